@@ -1,0 +1,466 @@
+"""What a machine, a convention and a target are: frozen facts, and the interface that an architecture implements.
+
+Nothing here knows a particular machine. `arches/*` build these records; every pass reads them.
+
+Words used throughout:
+
+* *CFA* (canonical frame address): the stack pointer at the caller's call instruction, before the call pushed
+  anything. Everything about a frame is measured from it or from the stack pointer in the body, `sp`; the frame's
+  size is `CFA - sp`, a return address that the call pushed included.
+* A *mask* says which bits of a register a convention speaks of; bit 0 is the least significant one.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+ByteOrder = Literal["little", "big"]
+
+
+class Bank(enum.Enum):
+    """The file that a register belongs to."""
+
+    INTEGER = "integer"
+    FLOAT = "floating point"
+    VECTOR = "vector"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """One whole register. `bits` is what the machine has, however little of it a convention keeps.
+
+    `name` is what reports, diagnostics and the language use ("x19", "r14", "mxcsr"); `gnu` is the spelling in
+    assembly text ("%r14", "$s0"); `number` is its number in the instruction encoding (and orders pairs and
+    multiples). Two registers never overlap: `d8` on arm64 is the low half of `v8` and has no record of its own.
+    """
+
+    name: str
+    bank: Bank
+    bits: int
+    gnu: str
+    number: int
+    aliases: tuple[str, ...] = field(default=(), compare=False)
+
+    def __str__(self) -> str:
+        return self.gnu
+
+
+# ------------------------------------------------------------------------------------------------- values in places
+
+
+@dataclass(frozen=True, slots=True)
+class ValueType:
+    """A value as conventions see it: `kind` "int" (pointers too) or "float", 8 to 64 bits."""
+
+    kind: Literal["int", "float"]
+    bits: int
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InRegister:
+    """A part of a value in a register. `left`: in the most significant `bits` of it (s390x singles)."""
+
+    register: Register
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OnStack:
+    """A part of a value in memory, `offset` bytes above the CFA (that is, above `sp` before the call)."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bits `low` to `low + bits - 1` of a value, and where they are.
+
+    `extend_to`: the caller (for an argument) or the callee (for a result) has widened the part to that many bits
+    and the other side may rely on it; 0 where nobody may. `extend_signed` says how; it can differ from the
+    type's own sign (mips64 sign-extends a u32). For `OnStack`, `bits` bytes/8 are written at `offset`, or
+    `extend_to` bits where that is not 0 (then `offset` is where the widened value starts). `as_double`: a 32-bit
+    float that travels in the register as the double of the same value (ppc64).
+    """
+
+    place: InRegister | OnStack
+    low: int
+    bits: int
+    extend_to: int = 0
+    extend_signed: bool = False
+    as_double: bool = False
+
+
+Location = tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Where the arguments and the result of one signature are. `stack_bytes`: what the arguments (and results that
+    travel in memory, as in Go's stack convention) use above the CFA, counted from the CFA itself and so including
+    the fixed area below them."""
+
+    arguments: tuple[Location, ...]
+    result: Location
+    stack_bytes: int
+
+
+# ------------------------------------------------------------------------------------------------------ conventions
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A register that has to hold a known value in the bits of `mask` at every call and at every return.
+
+    The value is `value`, or, where `code_mask` is not 0, the address of the callee's code in the bits of
+    `code_mask` (mips64: gp is the upper half of the program counter)."""
+
+    register: Register
+    mask: int
+    value: int
+    why: str
+    code_mask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadSlot:
+    """A thread-local word: `segment` register's base plus `offset` bytes (signed)."""
+
+    segment: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """A calling convention of one target, as data.
+
+    `kept` maps a register to the mask of the bits that a callee returns as they were. What is neither in `kept`
+    nor `fixed` nor the stack pointer may come back changed; `notes` gives, by register name or topic, the reason
+    and the source (document and section), for people.
+    """
+
+    name: str
+    title: str
+    source: str
+    integer_arguments: tuple[Register, ...]
+    float_arguments: tuple[Register, ...]
+    integer_results: tuple[Register, ...]
+    float_results: tuple[Register, ...]
+    assign: Callable[[Convention, Sequence[ValueType], ValueType | None], Assignment]
+    first_stack_argument: int  # bytes above the CFA
+    slot: int  # bytes an argument in memory takes at least
+    kept: Mapping[Register, int]
+    fixed: tuple[Fixed, ...]
+    reserved: Mapping[Register, str]  # registers that generated code may not use, and what they are for
+    alignment: int  # of the CFA, in bytes
+    red_zone: int  # bytes below sp that survive a signal
+    area: int  # bytes above the CFA that belong to the callee whatever it is called with
+    save_area: Mapping[Register, int]  # where in the caller's area a callee saves a register: bytes above the CFA
+    back_chain: bool  # the word at sp points to the caller's sp, at every call
+    callee_pops: bool
+    return_address: Register | None  # None: pushed by the call
+    return_slot: Literal["bottom", "top", "none"]
+    # where a frame keeps the return address for those who walk the stack: the word at sp ("bottom"), the word
+    # below the CFA ("top"), or nowhere that the convention fixes ("none")
+    call_through: Register | None  # holds the callee's address when it is entered through a pointer
+    descriptors: bool  # a function pointer points to entry, TOC, environment
+    toc_slot: int | None  # bytes above the CFA where a caller keeps its TOC pointer across a call
+    thread: Register | ThreadSlot | None  # where the runtime's `g` is
+    scratch: tuple[Register, ...]  # free for the compiler's own short sequences, never allocated to a value
+    linker_may_write: tuple[Register, ...]  # between the call and the callee's first instruction
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for register, mask in self.kept.items():
+            if mask <= 0 or mask >> register.bits:
+                raise ValueError(f"{self.name}: kept mask {mask:#x} does not fit {register.name}")
+            if register in self.scratch:
+                raise ValueError(f"{self.name}: {register.name} is both kept and scratch")
+        for name in ("integer_arguments", "float_arguments", "scratch"):
+            registers = getattr(self, name)
+            if len(set(registers)) != len(registers):
+                raise ValueError(f"{self.name}: a register twice in {name}")
+
+    def place(self, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+        """Where each argument and the result of such a signature travels."""
+        return self.assign(self, arguments, result)
+
+    def keeps(self, register: Register) -> int:
+        return self.kept.get(register, 0)
+
+    def derive(self, **changes: object) -> Convention:
+        return replace(self, **changes)  # type: ignore[arg-type]  # names are checked by the language's resolver
+
+
+# ----------------------------------------------------------------------------------------------------- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class Relocation:
+    """A place in an instruction that the linker fills: `type` is the ELF name ("R_390_PLT32DBL"), `offset` counts
+    bytes from the instruction's start."""
+
+    type: str
+    symbol: str
+    addend: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fixup:
+    """How a relocation type changes its field: `size` bytes in the target's byte order (4 for instructions); the
+    value is S + A - P if `pc_relative` else S + A, plus `bias`, shifted right by `shift`, and stored in the bits of
+    `mask`. `scatter` splits the value where the field is not one run of bits: (mask in the word, shift of value).
+    `in_place`: the object format keeps the addend in the field (REL, not RELA)."""
+
+    size: int
+    mask: int
+    shift: int = 0
+    pc_relative: bool = False
+    bias: int = 0
+    scatter: tuple[tuple[int, int], ...] = ()
+    in_place: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The memory that a simple load or store touches, for passes that merge neighbours."""
+
+    kind: Literal["load", "store"]
+    register: Register
+    base: Register
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Insn:
+    """One instruction (or a label: then `label` is set and `text` empty).
+
+    `text` is the GNU spelling. `keystone` is what Keystone is given where it needs another one: a statement, or
+    raw data as ".byte 0x.." that stands for the same bytes. `reads`, `writes`: registers, the condition flags
+    (`arch.flags`) among them; memory is `memory`. `target` names a local label that it may jump to. `transfer`
+    classes control flow. Fields after `comment` are for people and play no part in equality.
+    """
+
+    text: str
+    reads: frozenset[Register] = frozenset()
+    writes: frozenset[Register] = frozenset()
+    memory: Literal["none", "read", "write", "both"] = "none"
+    access: Access | None = None
+    transfer: Literal["none", "branch", "jump", "call", "return"] = "none"  # "branch" is conditional
+    target: str | None = None
+    label: str | None = None
+    relocation: Relocation | None = None
+    keystone: str | None = None
+    user_text: bool = False  # written by a user in an `asm` block: it is not to be trusted
+    delay_slot: bool = False  # the next instruction is executed before control leaves
+    comment: str = field(default="", compare=False)
+    line: int = field(default=0, compare=False)  # source line, 0 for none
+    column: int = field(default=0, compare=False)
+    part: Literal["prologue", "body", "epilogue"] = field(default="body", compare=False)
+
+
+Code = Iterator[Insn]
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A piece of a frame: `offset` bytes above `sp`, `size` bytes; `owner` is the value or register kept there and
+    `reason` why it is."""
+
+    offset: int
+    size: int
+    owner: str
+    reason: str
+    register: Register | None = None
+    stack: str = ""  # "" for the stack that the trampoline was entered on, else which `on stack` block's
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRequest:
+    """What a frame has to hold, before it is laid out.
+
+    `body` bytes from `sp` up are already spoken for (outgoing areas and locals, laid out by the core). `saves`: the
+    registers to keep, with the mask of the bits that matter. `link`: the return address must be kept because the
+    body calls.
+    """
+
+    convention: Convention
+    body: int
+    saves: tuple[tuple[Register, int], ...]
+    link: bool
+    alignment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame laid out: `size` is CFA - sp; `slots` cover saves, link and what the architecture adds."""
+
+    size: int
+    slots: tuple[Slot, ...]
+    request: FrameRequest
+
+
+# -------------------------------------------------------------------------------------------------------- interfaces
+
+Condition = Literal["eq", "ne", "lt", "le", "gt", "ge", "ult", "ule", "ugt", "uge"]
+BinaryOp = Literal["add", "sub", "and", "or", "xor", "shl", "shr", "sar", "mul"]
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What the assembler and the emulator are told about a machine."""
+
+    keystone_arch: str  # name in keystone's module: "KS_ARCH_X86"
+    keystone_mode: tuple[str, ...]
+    unicorn_arch: str
+    unicorn_mode: tuple[str, ...]
+    unicorn_cpu: str | None  # name in unicorn's constants of that architecture
+    capstone_arch: str
+    capstone_mode: tuple[str, ...]
+
+
+class Architecture(ABC):
+    """One machine in one mode (word size and byte order): its registers, its conventions, and its instructions.
+
+    Methods that emit yield `Insn`s for *physical* registers and final offsets. Offsets and immediates of any size
+    are accepted; the method uses the convention's `scratch` registers where the encoding is too narrow.
+    """
+
+    name: str  # "s390x", "mipsle"
+    family: str  # the module in arches/
+    word: int  # bytes
+    order: ByteOrder
+    engines: Engines
+    registers: Mapping[str, Register]  # by name and alias
+    sp: Register
+    flags: Register | None  # condition flags, as one register; None where the machine has none
+    conventions: Mapping[str, Convention]
+    fixups: Mapping[str, Fixup]
+    two_address: bool  # binary operations overwrite their first operand
+    byte_registers: frozenset[Register] | None = None  # those whose low byte can be stored, if not all
+    gnu_as: tuple[str, ...]  # GNU as and its options, for those who want to compare: ("s390x-linux-gnu-as", "-m64")
+    header: tuple[str, ...]  # directives at the top of a file
+    comment: str  # what starts a comment in GNU syntax
+
+    # -- which registers values may live in, best first
+
+    @abstractmethod
+    def allocatable(self, convention: Convention) -> tuple[Register, ...]: ...
+
+    @abstractmethod
+    def float_allocatable(self, convention: Convention) -> tuple[Register, ...]: ...
+
+    # -- moving words about
+
+    @abstractmethod
+    def move(self, d: Register, s: Register) -> Code: ...
+
+    @abstractmethod
+    def constant(self, d: Register, value: int) -> Code: ...
+
+    @abstractmethod
+    def symbol_address(self, d: Register, symbol: str) -> Code: ...
+
+    @abstractmethod
+    def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code: ...
+
+    @abstractmethod
+    def store(self, s: Register, base: Register, offset: int, bits: int) -> Code: ...
+
+    @abstractmethod
+    def float_move(self, d: Register, s: Register, bits: int) -> Code: ...
+
+    @abstractmethod
+    def float_load(self, d: Register, base: Register, offset: int, bits: int) -> Code: ...
+
+    @abstractmethod
+    def float_store(self, s: Register, base: Register, offset: int, bits: int) -> Code: ...
+
+    # -- arithmetic on words
+
+    @abstractmethod
+    def binary(self, op: BinaryOp, d: Register, a: Register, b: Register | int) -> Code: ...
+
+    @abstractmethod
+    def extend(self, d: Register, s: Register, bits: int, signed: bool) -> Code: ...
+
+    # -- control
+
+    @abstractmethod
+    def compare_branch(self, condition: Condition, a: Register, b: Register | int, label: str) -> Code: ...
+
+    @abstractmethod
+    def jump(self, label: str) -> Code: ...
+
+    @abstractmethod
+    def call(self, symbol: str, callee: Convention) -> Code: ...
+
+    @abstractmethod
+    def call_register(self, address: Register, callee: Convention) -> Code: ...
+
+    @abstractmethod
+    def tail_call(self, symbol: str, callee: Convention) -> Code: ...
+
+    @abstractmethod
+    def jump_register(self, address: Register, callee: Convention) -> Code: ...
+
+    # -- frames
+
+    @abstractmethod
+    def layout(self, request: FrameRequest) -> Frame: ...
+
+    @abstractmethod
+    def prologue(self, frame: Frame) -> Code: ...
+
+    @abstractmethod
+    def epilogue(self, frame: Frame) -> Code:
+        """Everything up to, and without, the instruction that leaves."""
+
+    @abstractmethod
+    def leave(self, frame: Frame, pop: int) -> Code:
+        """Return to the caller. `epilogue` has run."""
+
+    # -- fixed values, the thread, the passes at the end
+
+    @abstractmethod
+    def establish(self, fixed: Fixed) -> Code:
+        """Make the register hold the value that a callee's convention demands."""
+
+    @abstractmethod
+    def thread_load(self, d: Register, slot: ThreadSlot) -> Code: ...
+
+    @abstractmethod
+    def thread_store(self, s: Register, slot: ThreadSlot) -> Code: ...
+
+    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+        """Merge neighbours into pairs and multiples, fill delay slots. The default leaves the code as it is."""
+        return code
+
+    def trailer(self) -> Iterable[str]:
+        """Lines after the last function: the note that the stack need not be executable."""
+        return ('.section .note.GNU-stack,"",%progbits',)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An operating system on an architecture, and a variant of it: "linux/arm64", "linux/mips-soft"."""
+
+    name: str
+    os: str
+    architecture: Architecture
+    baseline: str  # the instruction set that may be relied on, for people: "POWER8"
+    variant: str = ""
+
+    @property
+    def conventions(self) -> Mapping[str, Convention]:
+        return self.architecture.conventions
