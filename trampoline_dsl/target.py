@@ -13,6 +13,7 @@ Words used throughout:
 from __future__ import annotations
 
 import enum
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -216,7 +217,8 @@ class Fixup:
     """How a relocation type changes its field: `size` bytes in the target's byte order (4 for instructions); the
     value is S + A - P if `pc_relative` else S + A, plus `bias`, shifted right by `shift`, and stored in the bits of
     `mask`. `scatter` splits the value where the field is not one run of bits: (mask in the word, shift of value).
-    `in_place`: the object format keeps the addend in the field (REL, not RELA)."""
+    `in_place`: the object format keeps the addend in the field (REL, not RELA). `base`: where the value is counted
+    from, if not from 0."""
 
     size: int
     mask: int
@@ -225,6 +227,7 @@ class Fixup:
     bias: int = 0
     scatter: tuple[tuple[int, int], ...] = ()
     in_place: bool = False
+    base: str = ""  # a symbol: ".TOC." on ppc64
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +332,17 @@ class Engines:
     capstone_mode: tuple[str, ...]
 
 
+PLAIN_SYMBOL = re.compile(r"[A-Za-z_.][A-Za-z0-9_.]*")
+
+
+def spelled(symbol: str) -> str:
+    """A symbol as GNU as takes it: in quotes where it is more than letters, digits, dots and underscores."""
+    if PLAIN_SYMBOL.fullmatch(symbol):
+        return symbol
+    escaped = symbol.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 class Architecture(ABC):
     """One machine in one mode (word size and byte order): its registers, its conventions, and its instructions.
 
@@ -351,6 +365,7 @@ class Architecture(ABC):
     gnu_as: tuple[str, ...]  # GNU as and its options, for those who want to compare: ("s390x-linux-gnu-as", "-m64")
     header: tuple[str, ...]  # directives at the top of a file
     comment: str  # what starts a comment in GNU syntax
+    function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
 
     # -- which registers values may live in, best first
 
@@ -445,6 +460,22 @@ class Architecture(ABC):
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Merge neighbours into pairs and multiples, fill delay slots. The default leaves the code as it is."""
         return code
+
+    def function_header(self, name: str, convention: Convention) -> Iterable[str]:
+        """Lines before the first instruction of a function that others may call.
+
+        `%function` and not `@function`: `@` starts a comment on arm, and GNU as takes `%` on every machine.
+        """
+        symbol = spelled(name)
+        yield ".text"
+        yield f".globl {symbol}"
+        yield f".balign {self.function_alignment}"
+        yield f".type {symbol}, %function"
+        yield f"{symbol}:"
+
+    def function_footer(self, name: str, convention: Convention) -> Iterable[str]:
+        """Lines after the last instruction of a function."""
+        yield f".size {spelled(name)}, .-{spelled(name)}"
 
     def trailer(self) -> Iterable[str]:
         """Lines after the last function: the note that the stack need not be executable."""
