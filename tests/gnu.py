@@ -1,0 +1,119 @@
+"""GNU as and ld as oracles: bytes and relocations of a text, and linked bytes, for one architecture.
+
+`.text` is padded to its alignment by some assemblers, so its end is marked by a symbol and the padding cut off.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.elf import enums
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
+
+from trampoline_dsl.target import Architecture
+
+# Offset in `.text`, ELF name, symbol, and addend: None where the format keeps it in the field (REL).
+GnuRelocation = tuple[int, str, str, int | None]
+
+_TYPES: dict[str, Mapping[str, Any]] = {
+    "EM_386": enums.ENUM_RELOC_TYPE_i386,
+    "EM_X86_64": enums.ENUM_RELOC_TYPE_x64,
+    "EM_ARM": enums.ENUM_RELOC_TYPE_ARM,
+    "EM_AARCH64": enums.ENUM_RELOC_TYPE_AARCH64,
+    "EM_MIPS": enums.ENUM_RELOC_TYPE_MIPS,
+    "EM_PPC64": enums.ENUM_RELOC_TYPE_PPC64,
+    "EM_S390": enums.ENUM_RELOC_TYPE_S390X,
+}
+
+
+class GnuError(Exception):
+    """GNU as or ld says no; the text is its own."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    code: bytes
+    relocations: tuple[GnuRelocation, ...]
+
+
+def assemble(architecture: Architecture, text: str) -> tuple[bytes, list[GnuRelocation]]:
+    """The bytes of `.text` and its relocations. The architecture's header goes before the text."""
+    [snippet] = assemble_each(architecture, [text])
+    return snippet.code, list(snippet.relocations)
+
+
+def assemble_each(architecture: Architecture, texts: Sequence[str]) -> list[Snippet]:
+    """Many texts in one process, each with offsets of its own."""
+    lines = [*architecture.header, ".text"]
+    for index, text in enumerate(texts):
+        lines += [f"snippet_{index}:", text]
+    lines += [f"snippet_{len(texts)}:", ""]
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "out.o")
+        _run([*architecture.gnu_as, "-o", str(result), "-"], "\n".join(lines))
+        with result.open("rb") as stream:
+            return _snippets(ELFFile(stream), len(texts))
+
+
+def link(architecture: Architecture, text: str, base: int, symbols: Mapping[str, int], *options: str) -> bytes:
+    """The bytes of `.text` when GNU ld puts it at `base` with these symbols."""
+    lines = [*architecture.header, ".text", ".globl snippet_0", "snippet_0:", text, "snippet_1:", ""]
+    with tempfile.TemporaryDirectory() as folder:
+        objects, result = Path(folder, "in.o"), Path(folder, "out")
+        _run([*architecture.gnu_as, "-o", str(objects), "-"], "\n".join(lines))
+        defined = [f"--defsym={name}={value:#x}" for name, value in symbols.items()]
+        linker = architecture.gnu_as[0].removesuffix("as") + "ld"
+        command = [linker, "-o", str(result), f"-Ttext={base:#x}", "-e", "snippet_0", *options, *defined, str(objects)]
+        _run(command, "")
+        with result.open("rb") as stream:
+            return _snippets(ELFFile(stream), 1)[0].code
+
+
+def _run(command: Sequence[str], text: str) -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
+    if done.returncode:
+        raise GnuError(done.stderr)
+
+
+def _snippets(elf: ELFFile, count: int) -> list[Snippet]:
+    section = elf.get_section_by_name(".text")
+    assert section is not None
+    code = section.data()
+    symbols = elf.get_section_by_name(".symtab")
+    assert isinstance(symbols, SymbolTableSection)
+    values = {symbol.name: symbol["st_value"] for symbol in symbols.iter_symbols()}
+    starts = [values[f"snippet_{index}"] - section["sh_addr"] for index in range(count + 1)]
+    relocations = sorted(_relocations(elf, symbols), key=lambda relocation: relocation[0])
+    result = []
+    for start, end in itertools.pairwise(starts):
+        own = [(r[0] - start, *r[1:]) for r in relocations if start <= r[0] < end]
+        result.append(Snippet(code[start:end], tuple(own)))
+    return result
+
+
+def _relocations(elf: ELFFile, symbols: SymbolTableSection) -> list[GnuRelocation]:
+    machine = elf["e_machine"]
+    names = {number: name for name, number in _TYPES[machine].items() if isinstance(number, int)}
+    result: list[GnuRelocation] = []
+    for name in (".rel.text", ".rela.text"):
+        section = elf.get_section_by_name(name)
+        if not isinstance(section, RelocationSection):
+            continue
+        for relocation in section.iter_relocations():
+            entry = relocation.entry
+            kind = names.get(entry["r_info_type"], f"type {entry['r_info_type']}")
+            # n64 composes up to three operations; none of ours needs more than one.
+            extra = [entry[key] for key in ("r_type2", "r_type3") if entry.get(key)]
+            if extra:
+                kind += "".join(f"/{names.get(number, number)}" for number in extra)
+            symbol = symbols.get_symbol(entry["r_info_sym"])
+            result.append((entry["r_offset"], kind, symbol.name, entry.get("r_addend")))
+    return result

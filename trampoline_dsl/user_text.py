@@ -1,0 +1,119 @@
+"""Text that a user wrote in an `asm` block: what may go to an engine, and whether what came back is what it says.
+
+Keystone runs for ever, crashes or exits the process on some statements, reads files for others, and drops or
+truncates without a word. So there are three fences: `admit` lets only the shape of one machine instruction or a short
+data directive through; the engine runs in a process of its own (`confined`); `why_wrong` reads the bytes back with
+Capstone. The last one sees: no code, more or less than one instruction, code whose meaning depends on where it lies,
+and a number that is not in the instruction as it is in the text. It does not compare registers or mnemonics (aliases
+differ too much), so an engine that takes another register, or another instruction with the same numbers, is not seen.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .disassemble import disassemble, instruction_unit
+from .engine import Refused
+from .statement import data, hexadecimal
+from .target import Architecture
+
+LONGEST = 200  # characters of a statement
+MOST_DATA = 64  # bytes of a data directive
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_. \t,()[]+-")
+_OF_MACHINE = {
+    "KS_ARCH_X86": frozenset("*:{}"),
+    "KS_ARCH_ARM": frozenset("#!{}"),
+    "KS_ARCH_ARM64": frozenset("#!{}"),
+    "KS_ARCH_MIPS": frozenset("$"),
+    "KS_ARCH_PPC": frozenset("%"),
+    "KS_ARCH_SYSTEMZ": frozenset("%"),
+}
+_MNEMONIC = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?=[ \t]|$)")
+_SEGMENT = re.compile(r"(?<![\w.])[c-gsC-GS][sS]:")
+_HASH = re.compile(r"#(?![ \t]*[-+]?[ \t]*[0-9])")
+_NUMBER = re.compile(r"(-[ \t]*)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+
+def admit(text: str, architecture: Architecture) -> str:
+    """The statement for the engine, its numbers in hexadecimal. Raises `Refused`."""
+    if len(text) > LONGEST:
+        raise Refused(f"has {len(text)} characters; a statement may have {LONGEST}")
+    statement = text.strip(" \t")
+    if not statement:
+        raise Refused("is empty")
+    allowed = _PLAIN | _OF_MACHINE.get(architecture.engines.keystone_arch, frozenset())
+    for character in statement:
+        if character not in allowed:
+            raise Refused(f"{character!r} has no place in a statement of {architecture.name}")
+    if statement.startswith("."):
+        return _admit_data(statement, architecture)
+    if not _MNEMONIC.match(statement):
+        raise Refused("does not start with the name of an instruction")
+    if _HASH.search(statement):
+        raise Refused("# is followed by no number")
+    if ":" in _SEGMENT.sub("", statement):
+        raise Refused("':' is only for a segment register: labels have no place here")
+    if reason := _why_unbalanced(statement):
+        raise Refused(reason)
+    rewritten = hexadecimal(statement, architecture)
+    for value in _numbers(rewritten):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise Refused(f"{value:#x} does not fit 64 bits")
+    return rewritten
+
+
+def why_wrong(statement: str, code: bytes, architecture: Architecture) -> str | None:
+    """Why these bytes cannot be what an admitted statement says, if so."""
+    if statement.startswith("."):
+        return None
+    here, there = (disassemble(architecture, code, address) for address in (0, 0x10000))
+    if len(here) != 1:
+        texts = "; ".join(instruction.text for instruction in here[:4])
+        return f"is not one instruction but {len(here)}: {texts}"
+    if here[0].text.startswith("."):
+        return f"gives bytes that Capstone does not know ({code.hex()}): if they are meant, write them as data"
+    if here[0].text != there[0].text:
+        return "means something else wherever it lies: an address has no place in a statement"
+    found = _numbers(here[0].text.partition(" ")[2])
+    for value in _numbers(statement.partition(" ")[2]):
+        # Displacements of 0, factors and shifts of 1 are often left out by Capstone.
+        if value not in (0, 1) and not any(_same(value, other) for other in found):
+            return f"{value:#x} is not in what was assembled, which Capstone reads as {here[0].text!r}"
+    return None
+
+
+def _admit_data(statement: str, architecture: Architecture) -> str:
+    code = data(statement, architecture)
+    if code is None:
+        raise Refused("is a directive; only .byte .short .long .word .quad and .2byte .4byte .8byte may be used")
+    if len(code) > MOST_DATA:
+        raise Refused(f"is {len(code)} bytes of data; a statement may have {MOST_DATA}")
+    unit = instruction_unit(architecture.engines)
+    if len(code) % unit:
+        raise Refused(f"is {len(code)} bytes of data, among instructions whose size is a multiple of {unit}")
+    return statement
+
+
+def _why_unbalanced(statement: str) -> str | None:
+    # Keystone assembles `mov rax, [rsp` as another instruction.
+    expected: list[str] = []
+    for character in statement:
+        if character in _BRACKETS.values():
+            expected.append(character)
+        elif character in _BRACKETS and (not expected or expected.pop() != _BRACKETS[character]):
+            return f"{character!r} closes nothing"
+    return f"{expected[-1]!r} is not closed" if expected else None
+
+
+def _numbers(operands: str) -> list[int]:
+    return [int(digits, 0) * (-1 if sign else 1) for sign, digits in _NUMBER.findall(operands)]
+
+
+def _same(a: int, b: int) -> bool:
+    """Whether both spell one bit pattern of 8, 16, 32 or 64 bits, with a sign or without."""
+    return a == b or any(
+        (a - b) % (1 << bits) == 0 and all(-(1 << (bits - 1)) <= value < 1 << bits for value in (a, b))
+        for bits in (8, 16, 32, 64)
+    )
