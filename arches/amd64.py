@@ -1,0 +1,215 @@
+"""amd64: the System V x86-64 ABI and Go's stack convention. What it shares with 386 is in `x86`.
+
+Unlike 386, arguments travel in registers, no instruction but one takes a constant of 64 bits, code finds data relative
+to rip, and the bytes of most instructions depend on whether a register is one of the old eight.
+
+The 128 bytes below rsp that a leaf function may use are left alone: every rule about what is below sp is then the same
+on all machines.
+
+The frame is the one that `x86` draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from trampoline_dsl.target import (
+    Assignment,
+    Bank,
+    Code,
+    Convention,
+    Engines,
+    Fixup,
+    InRegister,
+    Insn,
+    Location,
+    Part,
+    Register,
+    Relocation,
+    Target,
+    ThreadSlot,
+    ValueType,
+    spelled,
+)
+
+from .x86 import (
+    CONTROL_BITS,
+    FORWARD,
+    X86,
+    assign_go0,
+    by_name,
+    eflags,
+    fits,
+    fpcw,
+    guarded,
+    integers,
+    mxcsr,
+    number,
+    raw,
+    stacked,
+    vectors,
+    whole,
+)
+
+rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi = integers("r")
+r8, r9, r10, r11, r12, r13, r14, r15 = (Register(f"r{n}", Bank.INTEGER, 64, f"r{n}", n) for n in range(8, 16))
+_xmm64 = vectors(16)
+
+
+def assign_sysv(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+    """x86-64 psABI, section 3.2.3: two independent sequences of registers, and the rest in order on the stack.
+
+    Integers below 32 bits are widened to 32 by their type: the document is silent, clang trusts it as a callee, and
+    gcc and clang both do it as callers. What comes back is defined no further than its type."""
+    places: list[Location] = []
+    integers, floats = iter(convention.integer_arguments), iter(convention.float_arguments)
+    offset = convention.first_stack_argument
+    for kind in arguments:
+        extend_to = 32 if kind.kind == "int" and kind.bits < 32 else 0
+        register = next(integers if kind.kind == "int" else floats, None)
+        if register is None:
+            places.append(stacked(offset, kind, convention.slot, extend_to))
+            offset += convention.slot
+        else:
+            places.append((Part(InRegister(register), 0, kind.bits, extend_to, kind.signed and extend_to > 0),))
+    back: Location = ()
+    if result is not None:
+        results = convention.integer_results if result.kind == "int" else convention.float_results
+        back = (Part(InRegister(results[0]), 0, result.bits),)
+    return Assignment(tuple(places), back, offset)
+
+
+C = Convention(
+    name="c",
+    title="System V x86-64",
+    source="System V ABI, AMD64 Architecture Processor Supplement, version 1.0, section 3.2",
+    integer_arguments=(rdi, rsi, rdx, rcx, r8, r9),
+    float_arguments=_xmm64[:8],
+    integer_results=(rax, rdx),
+    float_results=_xmm64[:2],
+    assign=assign_sysv,
+    first_stack_argument=0,
+    slot=8,
+    kept=whole(rbx, rbp, r12, r13, r14, r15) | CONTROL_BITS,
+    fixed=(FORWARD,),
+    reserved={},
+    alignment=16,
+    red_zone=128,
+    area=0,
+    save_area={},
+    back_chain=False,
+    callee_pops=False,
+    return_address=None,
+    return_slot="top",
+    call_through=None,
+    descriptors=False,
+    toc_slot=None,
+    thread=None,
+    scratch=(),
+    linker_may_write=(r11,),
+    notes={
+        "kept": "rbx, rbp, r12-r15: x86-64 psABI 3.2.1, figure 3.4",
+        "mxcsr": "control bits are kept, status bits 0-5 are not: x86-64 psABI 3.2.1",
+        "fpcw": "the x87 control word is kept, the status word is not: x86-64 psABI 3.2.1",
+        "eflags": "DF is clear at entry and at return: x86-64 psABI 3.2.1",
+        "rax": "al holds the number of vector registers used in a call of a variadic function: x86-64 psABI 3.2.3",
+        "r10": "a nested function's static chain: x86-64 psABI 3.2.1, figure 3.4",
+        "r11": "a PLT or a linker's stub may use it: x86-64 psABI 3.2.1, figure 3.4",
+        "alignment": "rsp is a multiple of 16 at a call: x86-64 psABI 3.2.2",
+        "red zone": "128 bytes below rsp: x86-64 psABI 3.2.2. Code from here never uses them",
+        "narrow": "integers are widened to 32 bits by the caller: trusted by clang 20, not written in the psABI",
+    },
+)
+
+GO0 = C.derive(
+    name="go0",
+    title="Go's stack convention (ABI0)",
+    source="Go: cmd/compile/abi-internal.md and doc/asm; internal/goarch for the sizes",
+    integer_arguments=(),
+    float_arguments=(),
+    integer_results=(),
+    float_results=(),
+    assign=assign_go0,
+    kept=whole(rbp) | CONTROL_BITS,
+    alignment=8,
+    red_zone=0,
+    thread=ThreadSlot("fs", -8),
+    linker_may_write=(),
+    notes={
+        "kept": "rbp only: Go keeps frame pointers, and takes every other register for clobbered by a call",
+        "mxcsr": "Go never changes floating point modes",
+        "fpcw": "Go never changes floating point modes",
+        "eflags": "DF is clear: Go's runtime copies memory with string instructions",
+        "thread": "g is the thread-local word at fs:-8; r14 holds it in the register convention only",
+        "alignment": "a word: internal/goarch, StackAlign",
+        "red zone": "none: Go's signal handlers know of none",
+    },
+)
+
+
+class Amd64(X86):
+    name = "amd64"
+    word = 8
+    engines = Engines(
+        keystone_arch="KS_ARCH_X86",
+        keystone_mode=("KS_MODE_64",),
+        unicorn_arch="UC_ARCH_X86",
+        unicorn_mode=("UC_MODE_64",),
+        unicorn_cpu=None,
+        capstone_arch="CS_ARCH_X86",
+        capstone_mode=("CS_MODE_64",),
+    )
+    integers = (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15)
+    accumulator, counter, frame_pointer, sp = rax, rcx, rbp, rsp
+    registers = by_name((*integers, *_xmm64, eflags, mxcsr, fpcw))
+    conventions = MappingProxyType({"c": C, "go0": GO0})
+    # x86-64 psABI 4.4.1. A call through a PLT and one past it differ in the linker only.
+    fixups = MappingProxyType(
+        {
+            "R_X86_64_64": Fixup(8, 0xFFFFFFFFFFFFFFFF),
+            "R_X86_64_PC32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+            "R_X86_64_PLT32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+        }
+    )
+    branch_relocation = "R_X86_64_PLT32"
+    gnu_as = ("x86_64-linux-gnu-as", "--64", "-march=generic64")
+
+    def allocatable(self, convention: Convention) -> tuple[Register, ...]:
+        # The old eight need no prefix for themselves; r12 and r13 are longer as a base; rbp last, for those who walk
+        # the chain of frame pointers.
+        return (rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11, rbx, r14, r15, r12, r13, rbp)
+
+    def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
+        return _xmm64
+
+    def symbol_address(self, d: Register, symbol: str) -> Code:
+        yield Insn(
+            guarded(f"lea {d}, [rip+{spelled(symbol)}]", f"leaq {symbol}(%rip), %{d}", symbol),
+            writes=frozenset({d}),
+            relocation=Relocation("R_X86_64_PC32", symbol, -4, 3),
+            keystone=f"lea {d}, [rip]",
+        )
+
+    def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
+        text = f"mov {d}, qword ptr {self.thread_address(slot)}"
+        yield Insn(text, writes=frozenset({d}), memory="read", keystone=self.absolute(0x8B, d, slot))
+
+    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+        text = f"mov qword ptr {self.thread_address(slot)}, {s}"
+        yield Insn(text, frozenset({s}), memory="write", keystone=self.absolute(0x89, s, slot))
+
+    def thread_address(self, slot: ThreadSlot) -> str:
+        if not fits(slot.offset, 32):
+            raise ValueError(f"thread slot {slot.offset:#x} is out of an instruction's reach of 31 bits")
+        return f"{slot.segment}:[{number(slot.offset)}]"
+
+    def absolute(self, opcode: int, register: Register, slot: ThreadSlot) -> str | None:
+        """Keystone takes rax for the form with a 64-bit address, two bytes longer: the bytes of the other one."""
+        if register != rax:
+            return None
+        segment = {"fs": 0x64, "gs": 0x65}[slot.segment]
+        return raw(bytes((segment, 0x48, opcode, 0x04, 0x25)) + slot.offset.to_bytes(4, "little", signed=True))
+
+
+TARGETS: tuple[Target, ...] = (Target("linux/amd64", "linux", Amd64(), "x86-64-v1 (GOAMD64=v1)"),)

@@ -1,0 +1,642 @@
+"""x86: what 386 and amd64 share, in Intel syntax.
+
+Unlike the others, the call itself pushes the return address, binary operations overwrite their first operand, an
+instruction is as long as its operands make it (so there is a shortest spelling to choose), and the conventions leave
+no register to the compiler's own short sequences: what is written here borrows one and gives it back.
+
+                 CFA -> | stack arguments               |  the caller's
+                        | return address                |  pushed by the call
+                        | saved integer registers       |  pushed: ebp or rbp first, then by number, flags last
+                        | padding, so that sp is aligned|
+                        | saved xmm, mxcsr, fpcw        |
+    body bytes above sp | outgoing arguments and locals |
+                  sp -> +-------------------------------+
+
+Documents: *i386 psABI* is the System V ABI, Intel386 Architecture Processor Supplement, 1.1; *x86-64 psABI* its AMD64
+counterpart, 1.0; *SDM* is Intel's Software Developer's Manual, volume 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Literal
+
+from trampoline_dsl.target import (
+    Access,
+    Architecture,
+    Assignment,
+    Bank,
+    BinaryOp,
+    Code,
+    Condition,
+    Convention,
+    Fixed,
+    Frame,
+    FrameRequest,
+    Insn,
+    Location,
+    OnStack,
+    Part,
+    Register,
+    Relocation,
+    Slot,
+    ValueType,
+    spelled,
+)
+
+# --------------------------------------------------------------------------------------------------------- registers
+
+
+def integers(prefix: str) -> tuple[Register, ...]:
+    """The eight old registers in the order of their numbers, named in full width: eax... or rax..."""
+    roots = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
+    bits = 64 if prefix == "r" else 32
+    return tuple(Register(prefix + root, Bank.INTEGER, bits, prefix + root, n) for n, root in enumerate(roots))
+
+
+def vectors(count: int) -> tuple[Register, ...]:
+    return tuple(Register(f"xmm{n}", Bank.FLOAT, 128, f"xmm{n}", n) for n in range(count))
+
+
+def by_name(registers: Iterable[Register]) -> Mapping[str, Register]:
+    return MappingProxyType({name: register for register in registers for name in (register.name, *register.aliases)})
+
+
+# Both machines have these three; what they control is the same bit for bit.
+eflags = Register("eflags", Bank.CONTROL, 32, "eflags", 0)
+mxcsr = Register("mxcsr", Bank.CONTROL, 32, "mxcsr", 1)
+fpcw = Register("fpcw", Bank.CONTROL, 16, "fpcw", 2)
+
+DIRECTION = 0x400  # DF. SDM 3.4.3.2.
+# Denormals-are-zero, the six exception masks, rounding, flush-to-zero. Bits 0-5 are status, 16-31 reserved: loading
+# ones there traps. SDM 10.2.3.
+MXCSR_CONTROL = 0xFFC0
+# The six exception masks, precision, rounding, and the infinity bit, which only a 287 heeds but all store. SDM 8.1.5.
+FPCW_CONTROL = 0x1F3F
+
+
+def low(register: Register, bits: int) -> str:
+    """What assembly calls the low `bits` of an integer register."""
+    root = register.name[1:]
+    if root.isdigit():
+        return f"r{root}" + {8: "b", 16: "w", 32: "d", 64: ""}[bits]
+    if bits == 8:
+        return (root[0] if root.endswith("x") else root) + "l"
+    return {16: "", 32: "e", 64: "r"}[bits] + root
+
+
+# ------------------------------------------------------------------------------------------------------- conventions
+
+
+def stacked(offset: int, kind: ValueType, word: int, extend_to: int = 0) -> Location:
+    """A value in memory: an integer in parts of a word at most, a floating point value in one."""
+    step = word * 8 if kind.kind == "int" else kind.bits
+    return tuple(
+        Part(OnStack(offset + low // 8), low, min(step, kind.bits - low), extend_to, kind.signed and extend_to > 0)
+        for low in range(0, kind.bits, step)
+    )
+
+
+def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+    """Go's stack convention: cmd/compile/abi-internal.md, "Stack layout", and doc/asm: arguments, then results from the
+    next word on, laid out like one struct; nothing is widened. No type is aligned to more than a word: on 386 Go aligns
+    int64 and float64 to four bytes."""
+    places: list[Location] = []
+    word = convention.slot
+    offset = convention.first_stack_argument
+    for kind in arguments:
+        offset = up(offset, min(kind.bits // 8, word))
+        places.append(stacked(offset, kind, word))
+        offset += kind.bits // 8
+    offset = up(offset, word)
+    back: Location = ()
+    if result is not None:
+        back = stacked(offset, result, word)
+        offset = up(offset + result.bits // 8, word)
+    return Assignment(tuple(places), back, offset)
+
+
+def up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+FORWARD = Fixed(eflags, DIRECTION, 0, "string instructions count upwards (DF = 0)")
+CONTROL_BITS = {mxcsr: MXCSR_CONTROL, fpcw: FPCW_CONTROL}
+
+
+def whole(*registers: Register) -> dict[Register, int]:
+    return {register: (1 << register.bits) - 1 for register in registers}
+
+
+# ------------------------------------------------------------------------------------------------------ instructions
+
+_CONDITIONS: dict[Condition, str] = {
+    "eq": "je",
+    "ne": "jne",
+    "lt": "jl",
+    "le": "jle",
+    "gt": "jg",
+    "ge": "jge",
+    "ult": "jb",
+    "ule": "jbe",
+    "ugt": "ja",
+    "uge": "jae",
+}
+_BELOW: dict[Condition, Condition] = {"lt": "le", "ge": "gt", "ult": "ule", "uge": "ugt"}  # x < n is x <= n - 1
+_MNEMONICS: dict[BinaryOp, str] = {"mul": "imul"}
+_SIZES = {8: "byte", 16: "word", 32: "dword", 64: "qword", 128: "xmmword"}
+_LETTERS = {32: "s", 64: "d"}
+
+# Words of Intel syntax, and registers. GNU as reads a symbol of such a name as the operator or register: `call mod` is
+# an error, `call byte` a call to address 1 without a word.
+_TAKEN = re.compile(
+    r"and|not|or|xor|mod|shl|shr|eq|ne|lt|le|gt|ge|offset|ptr|short|near|far|flat|"
+    r"byte|[dfqot]?byte|[dfqo]?word|[xyz]?mmword|"
+    r"[re]?[abcd]x|[abcd][lh]|[re]?(si|di|bp|sp)|(si|di|bp|sp)l|[re]i[pz]|r[0-9]+[bwd]?|"
+    r"[cdefgs]s|st|[xyzt]?mm[0-9]+|[cdt][br][0-9]+|k[0-7]|bnd[0-3]",
+    re.IGNORECASE,
+)
+
+
+def number(value: int) -> str:
+    """Keystone may read a bare 16 as 0x16, so only single digits are decimal."""
+    return f"{value:d}" if abs(value) < 10 else f"{value:#x}"
+
+
+def raw(code: bytes) -> str:
+    return ".byte " + ", ".join(f"{byte:#x}" for byte in code)
+
+
+class X86(Architecture):
+    """What the two machines share. `word` is what differs most."""
+
+    family = "x86"
+    order = "little"
+    flags = eflags
+    two_address = True
+    header = (".intel_syntax noprefix",)
+    comment = "#"
+    integers: tuple[Register, ...]  # by number
+    accumulator: Register
+    counter: Register
+    frame_pointer: Register
+
+    # -- the pieces of an instruction
+
+    @property
+    def bits(self) -> int:
+        return self.word * 8
+
+    def signed(self, value: int) -> int:
+        """A word, given as signed or unsigned, as the signed number of the same bits."""
+        if not -(1 << self.bits - 1) <= value < 1 << self.bits:
+            raise ValueError(f"{value:#x} is not a word of {self.bits} bits")
+        return value - (1 << self.bits) if value >> self.bits - 1 == 1 else value
+
+    def memory(self, base: Register, offset: int, bits: int) -> str:
+        offset = self.signed(offset)
+        if not fits(offset, 32):
+            raise ValueError(f"offset {offset:#x} from {base} is out of an instruction's reach of 31 bits")
+        sign = "-" if offset < 0 else "+"
+        return f"{_SIZES[bits]} ptr [{base}{sign + number(abs(offset)) if offset else ''}]"
+
+    def load_insn(self, mnemonic: str, text: str, d: Register, base: Register, offset: int, bits: int) -> Insn:
+        return Insn(
+            f"{mnemonic} {text}, {self.memory(base, offset, bits)}",
+            reads=frozenset({base}),
+            writes=frozenset({d}),
+            memory="read",
+            access=Access("load", d, base, offset, bits // 8),
+        )
+
+    def store_insn(self, mnemonic: str, text: str, s: Register, base: Register, offset: int, bits: int) -> Insn:
+        return Insn(
+            f"{mnemonic} {self.memory(base, offset, bits)}, {text}",
+            reads=frozenset({s, base}),
+            memory="write",
+            access=Access("store", s, base, offset, bits // 8),
+        )
+
+    def operate(self, mnemonic: str, d: Register, b: Register | int | None = None, bits: int = 0) -> Insn:
+        """`d = d op b` on the low `bits` of them (0: all); 32-bit results are zero-extended by the machine."""
+        bits = bits or self.bits
+        operands = [low(d, bits)]
+        reads = {d}
+        if isinstance(b, Register):
+            operands.append(low(b, bits))
+            reads.add(b)
+        elif b is not None:
+            operands.append(number(b))
+        return Insn(f"{mnemonic} {', '.join(operands)}", frozenset(reads), frozenset({d, eflags}))
+
+    def lea(self, d: Register, address: str, *reads: Register) -> Insn:
+        return Insn(f"lea {d}, [{address}]", frozenset(reads), frozenset({d}))
+
+    def push(self, s: Register) -> Insn:
+        text = f"push {s}" if s is not eflags else f"pushf{'q' if self.word == 8 else 'd'}"
+        return Insn(text, frozenset({s, self.sp}), frozenset({self.sp}), "write")
+
+    def pop(self, d: Register) -> Insn:
+        text = f"pop {d}" if d is not eflags else f"popf{'q' if self.word == 8 else 'd'}"
+        return Insn(text, frozenset({self.sp}), frozenset({d, self.sp}), "read")
+
+    def with_lent(self, value: int, lent: Register, use: Iterable[Insn]) -> Code:
+        """`use` with a constant that no instruction takes in `lent`, which is then as it was. The flags are `use`'s."""
+        yield self.push(lent)
+        yield from self.constant(lent, value)
+        yield from use
+        yield self.pop(lent)
+
+    def lent(self, busy: Register) -> Register:
+        if busy == self.sp:
+            raise ValueError(f"{self.sp} takes no constant of 64 bits: the push around it would move it")
+        return self.counter if busy != self.counter else self.accumulator
+
+    # -- moving words about
+
+    def move(self, d: Register, s: Register) -> Code:
+        if d != s:
+            yield Insn(f"mov {d}, {s}", frozenset({s}), frozenset({d}))
+
+    def constant(self, d: Register, value: int) -> Code:
+        value = self.signed(value)
+        short = low(d, 32)
+        if value == 0:
+            yield Insn(f"xor {short}, {short}", frozenset(), frozenset({d, eflags}))
+        elif value == -1:
+            yield Insn(f"or {d}, -1", frozenset(), frozenset({d, eflags}))
+        elif 0 < value < 1 << 32:
+            yield Insn(f"mov {short}, {number(value)}", frozenset(), frozenset({d}))
+        elif fits(value, 32):
+            yield Insn(f"mov {d}, {number(value)}", frozenset(), frozenset({d}))
+        else:
+            yield Insn(f"movabs {d}, {number(value)}", frozenset(), frozenset({d}))
+
+    def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
+        if bits == self.bits:
+            yield self.load_insn("mov", f"{d}", d, base, offset, bits)
+        elif bits == 32:
+            yield self.load_insn(*(("movsxd", f"{d}") if signed else ("mov", low(d, 32))), d, base, offset, bits)
+        else:
+            yield self.load_insn(*(("movsx", f"{d}") if signed else ("movzx", low(d, 32))), d, base, offset, bits)
+
+    def store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        if bits == 8 and self.byte_registers is not None and s not in self.byte_registers:
+            # esi, edi, ebp and esp have no byte of their own on 386.
+            lent = next(r for r in self.integers if r in self.byte_registers and r != base)
+            yield self.exchange(lent, s)
+            yield self.store_insn("mov", low(lent, 8), lent, lent if base == s else base, offset, 8)
+            yield self.exchange(lent, s)
+            return
+        yield self.store_insn("mov", low(s, bits), s, base, offset, bits)
+
+    def exchange(self, a: Register, b: Register) -> Insn:
+        if self.sp in (a, b):
+            raise ValueError(f"{self.sp} cannot leave the stack, not even for an instruction")
+        return Insn(f"xchg {a}, {b}", frozenset({a, b}), frozenset({a, b}))
+
+    def float_move(self, d: Register, s: Register, bits: int) -> Code:
+        if d != s:
+            # A whole move: movss and movsd merge into the old value, and depend on it.
+            yield Insn(f"movaps {d}, {s}", frozenset({s}), frozenset({d}))
+
+    def float_load(self, d: Register, base: Register, offset: int, bits: int) -> Code:
+        yield self.load_insn(f"movs{_LETTERS[bits]}", f"{d}", d, base, offset, bits)
+
+    def float_store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        yield self.store_insn(f"movs{_LETTERS[bits]}", f"{s}", s, base, offset, bits)
+
+    # -- arithmetic on words
+
+    def binary(self, op: BinaryOp, d: Register, a: Register, b: Register | int) -> Code:
+        if isinstance(b, int):
+            yield from self.with_constant(op, d, a, b)
+            return
+        if d == b and d != a:
+            if op not in ("add", "and", "or", "xor", "mul"):
+                raise ValueError(f"{op} would overwrite its second operand, {b}, with the first")
+            a, b = b, a
+        if op in ("shl", "shr", "sar"):
+            yield from self.move(d, a)
+            yield from self.shift(op, d, b)
+        elif op == "add" and d != a:
+            # rsp cannot be an index; rbp and r13 as a base need a displacement byte.
+            base, index = (b, a) if b == self.sp or (a.number & 7 == 5 and a != self.sp) else (a, b)
+            yield self.lea(d, f"{base}+{index}", base, index)
+        else:
+            yield from self.move(d, a)
+            yield self.operate(_MNEMONICS.get(op, op), d, b)
+
+    def shift(self, op: BinaryOp, d: Register, count: Register) -> Code:
+        """Shifts count in cl and nowhere else."""
+        cl = self.counter
+        swapped = {cl: count, count: cl}.get(d, d) if count != cl else d
+        swap = [self.exchange(cl, count)] if count != cl else []
+        yield from swap
+        yield Insn(f"{op} {swapped}, cl", frozenset({swapped, cl}), frozenset({swapped, eflags}))
+        yield from swap
+
+    def with_constant(self, op: BinaryOp, d: Register, a: Register, value: int) -> Code:
+        if op in ("shl", "shr", "sar"):
+            if not 0 <= value < self.bits:
+                raise ValueError(f"a shift by {value} in a word of {self.bits} bits")
+            if op == "shl" and value == 1 and d != a:
+                yield from self.binary("add", d, a, a)
+                return
+            yield from self.move(d, a)
+            if value:
+                yield self.operate(op, d, value)
+            return
+        value = self.signed(value)
+        if op == "sub":
+            op, value = "add", self.signed(-value & (1 << self.bits) - 1)
+        match op, value:
+            case ("add" | "or" | "xor", 0) | ("and", -1) | ("mul", 1):
+                yield from self.move(d, a)
+            case ("and" | "mul", 0):
+                yield from self.constant(d, 0)
+            case ("or", -1):
+                yield from self.constant(d, -1)
+            case ("xor", -1):
+                yield from self.move(d, a)
+                yield Insn(f"not {d}", frozenset({d}), frozenset({d}))
+            case ("and", 0xFF | 0xFFFF | 0xFFFFFFFF):
+                yield from self.extend(d, a, value.bit_length(), signed=False)
+            case ("mul", -1):
+                yield from self.move(d, a)
+                yield self.operate("neg", d)
+            case ("mul", 3 | 5 | 9) if a.number & 7 != 5 and a != self.sp:
+                yield self.lea(d, f"{a}+{a}*{value - 1}", a)
+            case ("mul", _) if value & (value - 1) == 0:
+                yield from self.with_constant("shl", d, a, value.bit_length() - 1)
+            case ("and", _) if 0 < value < 1 << 32:
+                # The upper half of the result is zero, as that of every 32-bit operation: no prefix is needed.
+                if d != a:
+                    yield Insn(f"mov {low(d, 32)}, {low(a, 32)}", frozenset({a}), frozenset({d}))
+                yield self.operate("and", d, value, 32)
+            case _ if not fits(value, 32):
+                yield from self.with_wide_constant(op, d, a, value)
+            case ("add", _) if d == a:
+                yield self.adjust(d, value)
+            case ("add", _):
+                sign = "-" if value < 0 else "+"
+                yield self.lea(d, f"{a}{sign}{number(abs(value))}", a)
+            case ("mul", _):
+                yield Insn(f"imul {d}, {a}, {number(value)}", frozenset({a}), frozenset({d, eflags}))
+            case _:
+                yield from self.move(d, a)
+                yield self.operate(op, d, value)
+
+    def with_wide_constant(self, op: BinaryOp, d: Register, a: Register, value: int) -> Code:
+        mnemonic = _MNEMONICS.get(op, op)  # all of add, and, or, xor, mul may have their operands exchanged
+        if d != a:
+            yield from self.constant(d, value)
+            yield self.operate(mnemonic, d, a)
+        else:
+            lent = self.lent(d)
+            yield from self.with_lent(value, lent, [self.operate(mnemonic, d, lent)])
+
+    def adjust(self, d: Register, by: int) -> Insn:
+        """Add a constant of at most 32 bits, in the fewest bytes: -128 fits a byte where 128 does not."""
+        if not -(1 << 31) <= by <= 1 << 31:
+            raise ValueError(f"{d} cannot be changed by {by:#x} in one instruction")
+        if by in (1, -1):
+            return self.operate("inc" if by == 1 else "dec", d)
+        if by in (0x80, 1 << 31) or (by < 0 and by not in (-0x80, -(1 << 31))):
+            return self.operate("sub", d, -by)
+        return self.operate("add", d, by)
+
+    def extend(self, d: Register, s: Register, bits: int, signed: bool) -> Code:
+        if bits == self.bits:
+            yield from self.move(d, s)
+        elif bits == 8 and self.byte_registers is not None and s not in self.byte_registers:
+            yield from self.move(d, s)
+            if d in self.byte_registers:
+                yield from self.extend(d, d, 8, signed)
+            elif signed:
+                yield self.operate("shl", d, 24)
+                yield self.operate("sar", d, 24)
+            else:
+                yield self.operate("and", d, 0xFF)
+        elif signed and d == s == self.accumulator and bits * 2 == self.bits:
+            yield Insn("cdqe" if bits == 32 else "cwde", frozenset({s}), frozenset({d}))
+        elif signed:
+            mnemonic = "movsxd" if bits == 32 else "movsx"
+            yield Insn(f"{mnemonic} {d}, {low(s, bits)}", frozenset({s}), frozenset({d}))
+        else:
+            mnemonic = "mov" if bits == 32 else "movzx"
+            yield Insn(f"{mnemonic} {low(d, 32)}, {low(s, bits)}", frozenset({s}), frozenset({d}))
+
+    # -- control
+
+    def compare_branch(self, condition: Condition, a: Register, b: Register | int, label: str) -> Code:
+        if isinstance(b, int):
+            b = self.signed(b)
+            if condition in _BELOW and b in (1, 0x80):
+                condition, b = _BELOW[condition], b - 1
+        yield from self.compare(a, b)
+        yield Insn(f"{_CONDITIONS[condition]} {label}", frozenset({eflags}), transfer="branch", target=label)
+
+    def compare(self, a: Register, b: Register | int) -> Code:
+        if isinstance(b, Register):
+            yield Insn(f"cmp {a}, {b}", frozenset({a, b}), frozenset({eflags}))
+        elif b == 0:
+            yield Insn(f"test {a}, {a}", frozenset({a}), frozenset({eflags}))
+        elif fits(b, 32):
+            yield Insn(f"cmp {a}, {number(b)}", frozenset({a}), frozenset({eflags}))
+        else:
+            yield from self.with_lent(b, self.lent(a), self.compare(a, self.lent(a)))
+
+    def jump(self, label: str) -> Code:
+        yield Insn(f"jmp {label}", transfer="jump", target=label)
+
+    def relative(self, mnemonic: str, opcode: int, symbol: str, transfer: Literal["jump", "call"]) -> Insn:
+        text = f"{mnemonic} {spelled(symbol)}"
+        return Insn(
+            guarded(text, text, symbol),
+            frozenset({self.sp}),
+            memory="both" if transfer == "call" else "none",
+            transfer=transfer,
+            relocation=Relocation(self.branch_relocation, symbol, -4, 1),
+            # Keystone would choose the short jump for a near placeholder.
+            keystone=raw(bytes((opcode, 0, 0, 0, 0))),
+        )
+
+    branch_relocation: str
+
+    def call(self, symbol: str, callee: Convention) -> Code:
+        yield self.relative("call", 0xE8, symbol, "call")
+
+    def tail_call(self, symbol: str, callee: Convention) -> Code:
+        yield self.relative("jmp", 0xE9, symbol, "jump")
+
+    def call_register(self, address: Register, callee: Convention) -> Code:
+        yield Insn(f"call {address}", frozenset({address, self.sp}), memory="both", transfer="call")
+
+    def jump_register(self, address: Register, callee: Convention) -> Code:
+        yield Insn(f"jmp {address}", frozenset({address}), transfer="jump")
+
+    # -- frames
+
+    def layout(self, request: FrameRequest) -> Frame:
+        """`alignment` is met where the body calls (`link`), as far as the CFA's own alignment allows."""
+        pushed = self.pushed(request)
+        keeps = f"{request.convention.name} keeps it for its caller"
+        slots: list[Slot] = []
+        end = request.body
+        for register, size in stored(request):
+            end = up(end, size)
+            slots.append(Slot(end, size, register.name, keeps, register))
+            end += size
+        used = up(end, self.word)
+        size = used + self.word * (len(pushed) + 1)
+        if request.link:
+            size = up(size, max(self.word, request.alignment))
+        top = size - self.word
+        if padding := top - self.word * len(pushed) - used:
+            slots.append(Slot(used, padding, "padding", f"sp is a multiple of {request.alignment} at calls"))
+        for n, register in reversed(list(enumerate(pushed, start=1))):
+            slots.append(Slot(top - n * self.word, self.word, register.name, keeps, register))
+        slots.append(Slot(top, self.word, "return address", "the caller's call instruction pushed it"))
+        return Frame(size, tuple(slots), request)
+
+    def pushed(self, request: FrameRequest) -> list[Register]:
+        """The saved registers that a push can take, in the order of the pushes. The frame pointer is next to the return
+        address, where those who walk a chain of frame pointers look for it."""
+        registers = [r for r, _ in request.saves if r.bank is Bank.INTEGER or r == eflags]
+        return sorted(registers, key=lambda r: (r == eflags, r != self.frame_pointer, r.number))
+
+    def prologue(self, frame: Frame) -> Code:
+        for insn in self.enter(frame):
+            yield replace(insn, part="prologue")
+
+    def enter(self, frame: Frame) -> Code:
+        pushed = self.pushed(frame.request)
+        for register in pushed:
+            yield replace(self.push(register), comment=f"{frame.request.convention.name} keeps it")
+        rest = frame.size - self.word * (len(pushed) + 1)
+        if rest in (self.word, self.word * 2):
+            # A push of anything is the shortest way to lower sp by a word.
+            yield from [replace(self.push(self.accumulator), comment="room")] * (rest // self.word)
+        elif rest:
+            yield self.adjust(self.sp, -rest)
+        for slot in frame.slots:
+            if slot.register is not None and slot.register not in pushed:
+                yield self.keep(slot.register, slot.offset, slot.size)
+
+    def epilogue(self, frame: Frame) -> Code:
+        for insn in self.exit(frame):
+            yield replace(insn, part="epilogue")
+
+    def exit(self, frame: Frame) -> Code:
+        pushed = self.pushed(frame.request)
+        for slot in frame.slots:
+            if slot.register is not None and slot.register not in pushed:
+                yield self.restore(slot.register, slot.offset, slot.size)
+        rest = frame.size - self.word * (len(pushed) + 1)
+        # Room is dropped into a register that is about to be restored: no other is free, results are in some and a
+        # tail call's arguments in others.
+        dropped = next((r for r in reversed(pushed) if r != eflags), None)
+        if rest in (self.word, self.word * 2) and dropped is not None:
+            yield from [replace(self.pop(dropped), comment="room")] * (rest // self.word)
+        elif rest:
+            yield self.adjust(self.sp, rest)
+        for register in reversed(pushed):
+            yield self.pop(register)
+
+    def keep(self, register: Register, offset: int, size: int) -> Insn:
+        if register == fpcw:
+            return self.control_insn("fnstcw", register, offset, size, "write")
+        if register == mxcsr:
+            return self.control_insn("stmxcsr", register, offset, size, "write")
+        return self.store_insn(_MOVES[size], f"{register}", register, self.sp, offset, size * 8)
+
+    def restore(self, register: Register, offset: int, size: int) -> Insn:
+        if register == fpcw:
+            return self.control_insn("fldcw", register, offset, size, "read")
+        if register == mxcsr:
+            return self.control_insn("ldmxcsr", register, offset, size, "read")
+        return self.load_insn(_MOVES[size], f"{register}", register, self.sp, offset, size * 8)
+
+    def control_insn(
+        self, mnemonic: str, register: Register, offset: int, size: int, memory: Literal["read", "write"]
+    ) -> Insn:
+        text = f"{mnemonic} {self.memory(self.sp, offset, size * 8)}"
+        if memory == "write":
+            return Insn(text, frozenset({self.sp, register}), memory=memory)
+        return Insn(text, frozenset({self.sp}), frozenset({register}), memory)
+
+    def leave(self, frame: Frame, pop: int) -> Code:
+        if not 0 <= pop < 1 << 16:
+            raise ValueError(f"a return cannot pop {pop} bytes")
+        text = f"ret {number(pop)}" if pop else "ret"
+        yield Insn(text, frozenset({self.sp}), frozenset({self.sp}), "read", transfer="return", part="epilogue")
+
+    # -- fixed values, the thread, the passes at the end
+
+    def establish(self, fixed: Fixed) -> Code:
+        register = fixed.register
+        if register == eflags and fixed.mask == DIRECTION:
+            # cld reads the other flags only to leave them as they are.
+            yield Insn("std" if fixed.value else "cld", writes=frozenset({eflags}))
+        elif register in self.integers and fixed.mask == (1 << self.bits) - 1 and not fixed.code_mask:
+            yield from self.constant(register, fixed.value)
+        elif register.bank is Bank.FLOAT and fixed.value == 0:
+            yield Insn(f"xorps {register}, {register}", frozenset(), frozenset({register}))
+        else:
+            raise ValueError(f"no instruction sets the bits {fixed.mask:#x} of {register.name} to {fixed.value:#x}")
+
+    def function_footer(self, name: str, convention: Convention) -> Iterable[str]:
+        for line in super().function_footer(name, convention):
+            yield guarded(line, line, name)
+
+    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+        """Drop moves of a register to itself, and jumps to what follows."""
+        kept: list[Insn] = []
+        labels: set[str] = set()  # between here and the next instruction
+        for insn in reversed(code):
+            if insn.label is not None:
+                labels.add(insn.label)
+            elif insn.user_text:
+                labels.clear()
+            elif (insn.transfer == "jump" and insn.target in labels) or _is_idle(insn):
+                continue
+            else:
+                labels.clear()
+            kept.append(insn)
+        return kept[::-1]
+
+
+def _is_idle(insn: Insn) -> bool:
+    # `mov eax, eax` on amd64 is not: it clears the upper half, and names no whole register.
+    return any(insn.text in (f"mov {r}, {r}", f"movaps {r}, {r}") for r in insn.writes)
+
+
+def fits(value: int, bits: int) -> bool:
+    return -(1 << bits - 1) <= value < 1 << bits - 1
+
+
+def guarded(text: str, att: str, symbol: str) -> str:
+    """`text`, unless Intel syntax has another meaning for the symbol's name; AT&T syntax marks what is a register."""
+    if _TAKEN.fullmatch(symbol) is None:
+        return text
+    return f".att_syntax prefix; {att}; .intel_syntax noprefix"
+
+
+_MOVES = {4: "movss", 8: "movsd", 16: "movups"}  # movups: no frame has to be aligned for the saves' sake
+
+
+def stored(request: FrameRequest) -> list[tuple[Register, int]]:
+    """The saved registers that no push takes, with the bytes of each that matter, largest first."""
+    sizes: list[tuple[Register, int]] = []
+    for register, mask in request.saves:
+        if register in (mxcsr, fpcw):
+            sizes.append((register, register.bits // 8))
+        elif register.bank is Bank.FLOAT and register.name.startswith("xmm"):
+            sizes.append((register, next(size for size in _MOVES if not mask >> size * 8)))
+        elif register.bank is not Bank.INTEGER and register != eflags:
+            raise ValueError(f"{register.name} cannot be kept across a body")
+    return sorted(sizes, key=lambda pair: (-pair[1], pair[0].bank.value, pair[0].number))
