@@ -292,7 +292,8 @@ class FrameRequest:
 
     `body` bytes from `sp` up are already spoken for (outgoing areas and locals, laid out by the core). `saves`: the
     registers to keep, with the mask of the bits that matter. `link`: the return address must be kept because the
-    body calls.
+    body calls. `bottom_free`: nothing of the body uses the word at `sp` (all calls are by conventions whose word below
+    the arguments is the caller's own), so the return address may live there whatever `convention.return_slot` says.
     """
 
     convention: Convention
@@ -300,6 +301,7 @@ class FrameRequest:
     saves: tuple[tuple[Register, int], ...]
     link: bool
     alignment: int
+    bottom_free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
