@@ -217,7 +217,8 @@ class Fixup:
     """How a relocation type changes its field: `size` bytes in the target's byte order (4 for instructions); the
     value is S + A - P if `pc_relative` else S + A, plus `bias`, shifted right by `shift`, and stored in the bits of
     `mask`. `scatter` splits the value where the field is not one run of bits: (mask in the word, shift of value).
-    `in_place`: the object format keeps the addend in the field (REL, not RELA)."""
+    `in_place`: the object format keeps the addend in the field (REL, not RELA). `base`: where the value is counted
+    from, if not from 0."""
 
     size: int
     mask: int
@@ -226,6 +227,7 @@ class Fixup:
     bias: int = 0
     scatter: tuple[tuple[int, int], ...] = ()
     in_place: bool = False
+    base: str = ""  # a symbol: ".TOC." on ppc64
 
 
 @dataclass(frozen=True, slots=True)
