@@ -12,8 +12,8 @@ import pytest
 import unicorn
 import unicorn.s390x_const as names
 from elftools.elf.elffile import ELFFile
+from trampoline_dsl.arches.s390x import A0, FPC, GO0, LINK, PROGRAM_MASK, SP, TARGETS, C, F, R, V
 
-from trampoline_dsl.arches.s390x import A0, C, F, FPC, GO0, LINK, PROGRAM_MASK, R, SP, TARGETS, V
 from trampoline_dsl.assemble import assemble
 from trampoline_dsl.target import (
     Bank,
