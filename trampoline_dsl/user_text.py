@@ -29,10 +29,14 @@ _OF_MACHINE = {
     "KS_ARCH_PPC": frozenset("%"),
     "KS_ARCH_SYSTEMZ": frozenset("%"),
 }
-_MNEMONIC = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?=[ \t]|$)")
+# Where a name in the operands without this mark can only be a symbol: on mips an unknown one becomes 0.
+_MARK = {"KS_ARCH_MIPS": "$", "KS_ARCH_SYSTEMZ": "%"}
+_BARE_NAME = re.compile(r"(?<![\w.$%])[A-Za-z_.][\w.]*")
+_PADDED_NAME = re.compile(r"(?<![\w.])[$%]?[A-Za-z]+0[0-9]+\b")
+_MNEMONIC = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?= |$)")
 _SEGMENT = re.compile(r"(?<![\w.])[c-gsC-GS][sS]:")
-_HASH = re.compile(r"#(?![ \t]*[-+]?[ \t]*[0-9])")
-_NUMBER = re.compile(r"(-[ \t]*)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
+_HASH = re.compile(r"#(?! *[-+]? *[0-9])")
+_NUMBER = re.compile(r"(- *)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -40,7 +44,7 @@ def admit(text: str, architecture: Architecture) -> str:
     """The statement for the engine, its numbers in hexadecimal. Raises `Refused`."""
     if len(text) > LONGEST:
         raise Refused(f"has {len(text)} characters; a statement may have {LONGEST}")
-    statement = text.strip(" \t")
+    statement = text.strip(" \t").replace("\t", " ")
     if not statement:
         raise Refused("is empty")
     allowed = _PLAIN | _OF_MACHINE.get(architecture.engines.keystone_arch, frozenset())
@@ -57,6 +61,11 @@ def admit(text: str, architecture: Architecture) -> str:
         raise Refused("':' is only for a segment register: labels have no place here")
     if reason := _why_unbalanced(statement):
         raise Refused(reason)
+    if padded := _PADDED_NAME.search(statement):
+        raise Refused(f"{padded[0]!r} has a zero that GNU as and Keystone read differently")
+    mark = _MARK.get(architecture.engines.keystone_arch)
+    if mark and (name := _BARE_NAME.search(statement.partition(" ")[2])):
+        raise Refused(f"{name[0]!r} is no register, which start with {mark!r}, and a symbol has no place here")
     rewritten = hexadecimal(statement, architecture)
     for value in _numbers(rewritten):
         if not -(1 << 63) <= value < 1 << 64:
@@ -88,6 +97,8 @@ def _admit_data(statement: str, architecture: Architecture) -> str:
     code = data(statement, architecture)
     if code is None:
         raise Refused("is a directive; only .byte .short .long .word .quad and .2byte .4byte .8byte may be used")
+    if architecture.engines.keystone_arch == "KS_ARCH_MIPS" and statement.startswith(".quad"):
+        raise Refused("is padded by GNU as where it is not aligned on mips: use .8byte")
     if len(code) > MOST_DATA:
         raise Refused(f"is {len(code)} bytes of data; a statement may have {MOST_DATA}")
     unit = instruction_unit(architecture.engines)
