@@ -308,11 +308,13 @@ class FrameRequest:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame laid out: `size` is CFA - sp; `slots` cover saves, link and what the architecture adds."""
+    """A frame laid out: `size` is CFA - sp; `slots` cover saves, link and what the architecture adds, `body_slots`
+    what the core put into the body."""
 
     size: int
     slots: tuple[Slot, ...]
     request: FrameRequest
+    body_slots: tuple[Slot, ...] = ()
 
 
 # -------------------------------------------------------------------------------------------------------- interfaces

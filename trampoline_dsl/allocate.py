@@ -1,0 +1,503 @@
+"""Virtual registers to physical ones.
+
+Trampolines are small and full of calls that change every register. So: what lives across such a call gets a home in a
+frame, is stored where it is made and loaded where it is next used, once for each stretch between calls; the rest is
+coloured greedily in program order, with each value drawn to the register that it comes from or has to go to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .diagnostics import Diagnostic, InputError
+from .lir import ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, Body, Home, Operation, VirtualRegister
+from .target import Architecture, Register
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The operations that are left, and the register of every virtual register in them."""
+
+    operations: tuple[Operation, ...]
+    registers: Mapping[VirtualRegister, Register]
+
+    def __getitem__(self, value: VirtualRegister) -> Register:
+        return value.fixed if value.fixed is not None else self.registers[value]
+
+
+def allocate(body: Body, architecture: Architecture) -> Allocation:
+    """Choose a register or a home for every value of a body. `body.homes` grows by what is spilled."""
+    operations = _share_thread_loads(body)
+    operations = _hoist_outgoing(operations)
+    operations = _remove_dead(operations)
+    incoming = {
+        o.defs[0]: o.home
+        for o in operations
+        if o.kind == "home_load" and o.home is not None and o.home.incoming is not None
+    }
+    operations = _spill(body, operations, incoming, architecture)
+    for _ in range(100):
+        operations = _remove_dead(operations)
+        colouring = _Colouring(body, operations, architecture)
+        victim = colouring.run()
+        if victim is None:
+            kept = [o for o in operations if not (o.kind == "move" and _same(o, colouring.colours))]
+            return Allocation(tuple(kept), colouring.colours)
+        home = Home(victim.name, 8 if victim.floating else architecture.word, 0, "lives across a call")
+        operations = _spill(body, operations, {victim: home}, architecture)
+    raise AssertionError("register allocation does not end")
+
+
+def _same(operation: Operation, colours: Mapping[VirtualRegister, Register]) -> bool:
+    d, s = operation.defs[0], operation.uses[0]
+    return (d.fixed or colours.get(d)) is (s.fixed or colours.get(s))
+
+
+# -------------------------------------------------------------------------------------------------------- preparation
+
+
+def _share_thread_loads(body: Body) -> list[Operation]:
+    """One register has the thread's slot from a load or a store of it until the next call; it is loaded anew only
+    where some way to here has not got it."""
+    operations = body.operations
+    if not any(o.kind in ("thread_load", "thread_store") for o in operations):
+        return list(operations)
+    shared = body.new_register("g", False)
+    backward = _backward_labels(operations)
+    at_label: dict[str, bool] = {}
+    has, falls = False, True
+    result: list[Operation] = []
+    for operation in operations:
+        if operation.kind == "label":
+            arriving = at_label.get(operation.label, True)
+            has = arriving and (has or not falls) and operation.label not in backward
+            falls = True
+        if operation.kind in ("call", "asm"):
+            has = False
+        if operation.kind == "thread_load":
+            if not has:
+                result.append(operation.with_registers((shared,), ()))
+            has = True
+            operation = Operation("move", operation.defs, (shared,), span=operation.span, context=operation.context)
+        elif operation.kind == "thread_store":
+            source = operation.uses
+            result.append(Operation("move", (shared,), source, span=operation.span, context=operation.context))
+            operation = operation.with_registers((), (shared,))
+            has = True
+        result.append(operation)
+        if operation.kind in ("branch", "jump"):
+            at_label[operation.label] = at_label.get(operation.label, True) and has
+        if operation.kind in NO_FALL_THROUGH:
+            falls = False
+    return result
+
+
+def _backward_labels(operations: Sequence[Operation]) -> set[str]:
+    """Labels that are jumped to from behind them: at those, what is known before the loop may not hold."""
+    seen: set[str] = set()
+    backward = set()
+    for operation in operations:
+        if operation.kind == "label":
+            seen.add(operation.label)
+        elif operation.kind in ("branch", "jump") and operation.label in seen:
+            backward.add(operation.label)
+    return backward
+
+
+def _hoist_outgoing(operations: Sequence[Operation]) -> list[Operation]:
+    """An argument that travels in memory is stored before the calls that would change its register, where they leave
+    the place alone: then it need not be kept anywhere else meanwhile."""
+    result: list[Operation] = []
+    for operation in operations:
+        if operation.kind != "outgoing":
+            result.append(operation)
+            continue
+        source, place = operation.uses[0], operation.value
+        target = len(result)
+        crossed = 0
+        for index in range(len(result) - 1, -1, -1):
+            other = result[index]
+            if other.kind in ("label", "enter_stack", "leave_stack", "enter", "asm") or other.kind in ENDS_BLOCK:
+                break
+            if source in other.defs or source.fixed is not None:
+                break
+            if other.kind in ("outgoing", "out_load"):
+                end = other.value + other.bits // 8
+                if other.value < place + operation.bits // 8 and place < end:
+                    break
+            if other.kind == "call":
+                convention = other.convention
+                assert convention is not None
+                if max(other.value, convention.area) > place:
+                    break
+                crossed += 1
+                target = index
+        result.insert(target if crossed else len(result), operation)
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------ liveness
+
+
+class _Liveness:
+    """Which values are live behind each operation, as bit sets over `index`."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self.operations = operations
+        values: dict[VirtualRegister, int] = {}
+        for operation in operations:
+            for value in (*operation.defs, *operation.uses):
+                if value.fixed is None and value not in values:
+                    values[value] = len(values)
+        self.index = values
+        self.values = list(values)
+        self.after: list[int] = [0] * len(operations)
+        self._solve()
+
+    def bits(self, values: Iterable[VirtualRegister]) -> int:
+        total = 0
+        for value in values:
+            if value.fixed is None:
+                total |= 1 << self.index[value]
+        return total
+
+    def _solve(self) -> None:
+        labels = {o.label: i for i, o in enumerate(self.operations) if o.kind == "label"}
+        before = [0] * (len(self.operations) + 1)
+        gen = [self.bits(o.uses) for o in self.operations]
+        kill = [~self.bits(o.defs) for o in self.operations]
+        changed = True
+        while changed:
+            changed = False
+            for i in range(len(self.operations) - 1, -1, -1):
+                operation = self.operations[i]
+                out = 0 if operation.kind in NO_FALL_THROUGH else before[i + 1]
+                if operation.kind in ("branch", "jump"):
+                    out |= before[labels[operation.label]]
+                self.after[i] = out
+                new = gen[i] | (out & kill[i])
+                if new != before[i]:
+                    before[i] = new
+                    changed = True
+
+
+def _remove_dead(operations: Sequence[Operation]) -> list[Operation]:
+    """Without operations whose results nobody reads, and without what cannot be reached."""
+    current = list(operations)
+    while True:
+        current = _reachable(current)
+        live = _Liveness(current)
+        stored = {o.home for o in current if o.kind == "home_load"}
+        kept = []
+        for operation, after in zip(current, live.after, strict=True):
+            if operation.kind in REMOVABLE and not live.bits(operation.defs) & after:
+                if all(d.fixed is None for d in operation.defs):
+                    continue
+            if operation.kind == "home_store" and operation.home not in stored and _private(operation.home):
+                continue
+            kept.append(operation)
+        if len(kept) == len(current):
+            return kept
+        current = kept
+
+
+def _private(home: Home | None) -> bool:
+    """A spill's home is nobody's business; a slot that the source declares may be read by others, by its place."""
+    return home is not None and home.pin is None and home.reason != "declared in the frame"
+
+
+def _reachable(operations: Sequence[Operation]) -> list[Operation]:
+    targets = {o.label for o in operations if o.kind in ("branch", "jump")}
+    result: list[Operation] = []
+    dead = False
+    for index, operation in enumerate(operations):
+        if operation.kind == "label":
+            if operation.label not in targets:
+                continue
+            dead = False
+        if dead:
+            continue
+        if operation.kind in ("jump", "branch"):
+            # A branch to what comes next anyway says nothing.
+            following = index + 1
+            while following < len(operations) and operations[following].kind == "label":
+                if operations[following].label == operation.label:
+                    break
+                following += 1
+            else:
+                following = -1
+            if following > 0 and operations[following].label == operation.label:
+                continue
+        result.append(operation)
+        dead = operation.kind in NO_FALL_THROUGH
+    return result
+
+
+# -------------------------------------------------------------------------------------------------------------- spills
+
+
+def _spill(
+    body: Body, operations: Sequence[Operation], homes: Mapping[VirtualRegister, Home], architecture: Architecture
+) -> list[Operation]:
+    """Give values homes: stored behind every definition, loaded before a use unless a register still has the value.
+
+    A value that arrived in memory has its home there and is not stored until it is set anew.
+    """
+    if not homes:
+        return list(operations)
+    result: list[Operation] = []
+    cache: dict[VirtualRegister, VirtualRegister] = {}
+    at_label: dict[str, dict[VirtualRegister, VirtualRegister]] = {}
+    backward = _backward_labels(operations)
+    registered: set[Home] = set(body.homes)
+    falls = True
+    for operation in operations:
+        if operation.kind == "label":
+            arriving = at_label.get(operation.label)
+            if operation.label in backward:
+                cache = {}
+            elif arriving is not None:
+                cache = _agree(cache, arriving) if falls else dict(arriving)
+            falls = True
+        original = operation
+        is_incoming_load = (
+            operation.kind == "home_load"
+            and operation.defs[0] in homes
+            and operation.home is homes[operation.defs[0]]
+            and operation.home is not None
+            and operation.home.incoming is not None
+        )
+        if is_incoming_load:
+            # The value stays where it is until somebody wants it.
+            continue
+        uses = []
+        for value in operation.uses:
+            if value in homes:
+                if value not in cache:
+                    fresh = body.new_register(value.name, value.floating)
+                    fresh.temporary = True
+                    fresh.byte = value.byte
+                    cache[value] = fresh
+                    result.append(_home_load(fresh, homes[value], operation, architecture))
+                uses.append(cache[value])
+            else:
+                uses.append(value)
+        defs = []
+        stores = []
+        for value in operation.defs:
+            if value in homes:
+                fresh = body.new_register(value.name, value.floating)
+                fresh.temporary = True
+                fresh.byte = value.byte
+                home = homes[value]
+                if home.incoming is None and home not in registered:
+                    home.context = operation.context
+                    registered.add(home)
+                    body.homes.append(home)
+                stores.append(_home_store(fresh, home, operation, architecture))
+                defs.append(fresh)
+            else:
+                defs.append(value)
+        result.append(operation.with_registers(tuple(defs), tuple(uses)))
+        if operation.kind == "call" or operation.kind == "asm":
+            cache = {
+                v: r
+                for v, r in cache.items()
+                if not _all_lost(architecture, operation.clobbers, r, body)
+            }
+        for value, fresh in zip(original.defs, defs, strict=True):
+            if value in homes:
+                cache[value] = fresh
+        result += stores
+        if operation.kind in ("branch", "jump"):
+            known = at_label.get(operation.label)
+            at_label[operation.label] = dict(cache) if known is None else _agree(known, cache)
+        if operation.kind in NO_FALL_THROUGH:
+            falls = False
+            cache = {}
+    return result
+
+
+def _agree(
+    one: Mapping[VirtualRegister, VirtualRegister], two: Mapping[VirtualRegister, VirtualRegister]
+) -> dict[VirtualRegister, VirtualRegister]:
+    return {value: register for value, register in one.items() if two.get(value) is register}
+
+
+def _all_lost(architecture: Architecture, clobbers: frozenset[Register], value: VirtualRegister, body: Body) -> bool:
+    usable = (architecture.float_allocatable if value.floating else architecture.allocatable)(body.convention)
+    return all(register in clobbers for register in usable)
+
+
+def _home_load(value: VirtualRegister, home: Home, near: Operation, architecture: Architecture) -> Operation:
+    bits = home.bits or min(8 * home.size, 64 if value.floating else 8 * architecture.word)
+    return Operation(
+        "home_load", (value,), (), bits=bits, signed=home.signed, home=home, context=near.context, span=near.span
+    )
+
+
+def _home_store(value: VirtualRegister, home: Home, near: Operation, architecture: Architecture) -> Operation:
+    bits = home.bits or min(8 * home.size, 64 if value.floating else 8 * architecture.word)
+    return Operation("home_store", (), (value,), bits=bits, home=home, context=near.context, span=near.span)
+
+
+# ----------------------------------------------------------------------------------------------------------- colouring
+
+
+class _Colouring:
+    """One attempt to give every value a register. `run` returns the value to spill if that fails."""
+
+    def __init__(self, body: Body, operations: Sequence[Operation], architecture: Architecture) -> None:
+        self.body = body
+        self.operations = operations
+        self.architecture = architecture
+        self.convention = body.convention
+        self.live = _Liveness(operations)
+        self.colours: dict[VirtualRegister, Register] = {}
+        count = len(self.live.values)
+        self.neighbours = [0] * count
+        self.forbidden: list[set[Register]] = [set() for _ in range(count)]
+        self.preferred: list[list[Register]] = [[] for _ in range(count)]
+        self.partners: list[list[VirtualRegister]] = [[] for _ in range(count)]
+        self.length = [0] * count
+
+    def run(self) -> VirtualRegister | None:
+        self._constraints()
+        integer = self.architecture.allocatable(self.convention)
+        floating = self.architecture.float_allocatable(self.convention)
+        costs = {r for r in (*integer, *floating) if self.convention.keeps(r) & ~self.body.lost.get(r, 0)}
+        used: set[Register] = set()
+        for index, value in enumerate(self.live.values):
+            candidates = floating if value.floating else integer
+            if value.byte and self.architecture.byte_registers is not None:
+                candidates = tuple(r for r in candidates if r in self.architecture.byte_registers)
+            taken = self._taken(index)
+            free = [r for r in candidates if r not in taken and r not in self.forbidden[index]]
+            if not free:
+                return self._victim(index, candidates)
+            wanted = self._wanted(index)
+            # A register that the caller wants back costs a save and a restore, unless it is paid for already.
+            best = min(
+                free,
+                key=lambda r: (r in costs and r not in used, -wanted.get(r, 0), free.index(r)),
+            )
+            self.colours[value] = best
+            used.add(best)
+        return None
+
+    def _constraints(self) -> None:
+        live = self.live
+        for position, operation in enumerate(self.operations):
+            after = live.after[position]
+            self._interfere(operation, after)
+            self._attract(operation)
+            remaining = after
+            while remaining:
+                low = remaining & -remaining
+                self.length[low.bit_length() - 1] += 1
+                remaining ^= low
+
+    def _interfere(self, operation: Operation, after: int) -> None:
+        live = self.live
+        defined = live.bits(operation.defs)
+        busy = after | defined
+        if self._early(operation):
+            busy |= live.bits(operation.uses)
+        elif operation.kind == "binary" and self.architecture.two_address and len(operation.uses) == 2:
+            a, b = operation.uses
+            # The result is first a copy of the left operand; the right one has to survive that.
+            if b is not a:
+                busy |= live.bits((b,))
+        for value in operation.defs:
+            if value.fixed is not None:
+                continue
+            index = live.index[value]
+            others = busy & ~(1 << index)
+            if operation.kind == "move" and operation.uses[0].fixed is None:
+                others &= ~(1 << live.index[operation.uses[0]])
+            self._connect(index, others)
+        lost = set(operation.clobbers)
+        if operation.kind in ("call", "asm"):
+            lost |= {r for r in operation.places if r is not None} | set(operation.results)
+            through = after & ~defined
+            while through:
+                low = through & -through
+                self.forbidden[low.bit_length() - 1] |= lost
+                through ^= low
+        if operation.kind in ("tail_call", "resume") and operation.uses:
+            # The frame is given up before control leaves: what is needed then cannot be in a register being restored.
+            restored = set(self.convention.kept)
+            for value, place in zip(operation.uses, operation.places or (None,) * len(operation.uses), strict=True):
+                if value.fixed is None and place is None and operation.kind == "tail_call":
+                    self.forbidden[live.index[value]] |= restored
+
+    def _early(self, operation: Operation) -> bool:
+        """Whether results are written before all operands are read."""
+        return operation.kind in ("enter_stack",)
+
+    def _connect(self, index: int, others: int) -> None:
+        self.neighbours[index] |= others
+        remaining = others
+        while remaining:
+            low = remaining & -remaining
+            self.neighbours[low.bit_length() - 1] |= 1 << index
+            remaining ^= low
+
+    def _attract(self, operation: Operation) -> None:
+        live = self.live
+        for value, register in zip(operation.uses, operation.places, strict=False):
+            if value.fixed is None and register is not None:
+                self.preferred[live.index[value]].append(register)
+        for value, register in zip(operation.defs, operation.results, strict=False):
+            if value.fixed is None:
+                self.preferred[live.index[value]].append(register)
+        if operation.kind in ("move", "binary", "extend") and operation.uses:
+            d, s = operation.defs[0], operation.uses[0]
+            if d.fixed is None and s.fixed is None:
+                self.partners[live.index[d]].append(s)
+                self.partners[live.index[s]].append(d)
+
+    def _wanted(self, index: int) -> dict[Register, int]:
+        wanted: dict[Register, int] = {}
+        for register in self.preferred[index]:
+            wanted[register] = wanted.get(register, 0) + 2
+        for partner in self.partners[index]:
+            if partner in self.colours:
+                colour = self.colours[partner]
+                wanted[colour] = wanted.get(colour, 0) + 2
+            else:
+                for register in self.preferred[self.live.index[partner]]:
+                    wanted[register] = wanted.get(register, 0) + 1
+        return wanted
+
+    def _taken(self, index: int) -> set[Register]:
+        taken = set()
+        remaining = self.neighbours[index]
+        while remaining:
+            low = remaining & -remaining
+            colour = self.colours.get(self.live.values[low.bit_length() - 1])
+            if colour is not None:
+                taken.add(colour)
+            remaining ^= low
+        return taken
+
+    def _victim(self, index: int, candidates: Sequence[Register]) -> VirtualRegister:
+        """What to put in memory so that `index` finds a register: itself, if it lives long, or a long-lived neighbour."""
+        value = self.live.values[index]
+        if not value.temporary and all(r in self.forbidden[index] for r in candidates):
+            return value
+        choices = [value] if not value.temporary else []
+        remaining = self.neighbours[index]
+        while remaining:
+            low = remaining & -remaining
+            other = self.live.values[low.bit_length() - 1]
+            if not other.temporary and other.floating == value.floating:
+                choices.append(other)
+            remaining ^= low
+        if not choices:
+            message = f"there are not enough registers for `{value.name}`"
+            notes = ("an `asm` block or a convention ties too many of them",)
+            span = next((o.span for o in self.operations if value in o.defs or value in o.uses), self.body.span)
+            raise InputError([Diagnostic("L001", message, span, notes=notes)])
+        return max(choices, key=lambda v: (self.length[self.live.index[v]], -self.live.index[v]))

@@ -1,0 +1,1172 @@
+"""Statements and expressions of one body, resolved: names become variables, paths become loads, literals get types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, assert_never
+
+from . import ir
+from . import syntax as s
+from .diagnostics import Report, Span, suggestion
+from .layout import scalar
+from .target import Convention, Register
+
+if TYPE_CHECKING:
+    from .resolve import Environment
+
+_OPERATORS = {"+": "add", "-": "sub", "*": "mul", "&": "and", "|": "or", "^": "xor", "<<": "shl", ">>": "shr"}
+_SIGNED = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
+_UNSIGNED = {"==": "eq", "!=": "ne", "<": "ult", "<=": "ule", ">": "ugt", ">=": "uge"}
+_SPECIAL_NAMES = ("g", "sp")
+
+
+def define(names: dict[str, Span], name: str, span: Span, report: Report) -> None:
+    """Note a declaration; a second one of the same name is reported."""
+    if name in names:
+        report.error("R002", f"`{name}` is declared twice", span, related=[(names[name], "first here")])
+    else:
+        names[name] = span
+
+
+@dataclass(slots=True)
+class Scope:
+    """Names in sight, innermost last. `stack`: how many `on stack` blocks are around; `pushed`: one pushes a PC."""
+
+    variables: dict[str, ir.Variable] = field(default_factory=dict)
+    set_slots: set[ir.Variable] = field(default_factory=set)
+    stack: int = 0
+    pushed: bool = False
+    loop: int = 0  # the `stack` depth of the innermost loop, -1 outside
+    in_loop: bool = False
+    check: bool = False
+    handler: bool = False
+
+    def inner(self) -> Scope:
+        return Scope(
+            dict(self.variables),
+            set(self.set_slots),
+            self.stack,
+            self.pushed,
+            self.loop,
+            self.in_loop,
+            self.check,
+            self.handler,
+        )
+
+
+class BodyResolver:
+    """Resolves one trampoline or one check. `signature` is None outside a trampoline."""
+
+    def __init__(self, environment: Environment, scope: Scope, signature: ir.Signature | None) -> None:
+        self.environment = environment
+        self.report = environment.report
+        self.scope = scope
+        self.signature = signature
+        self.slots: list[ir.Variable] = []
+        self.save = True
+        self.handler_result: ir.Type | None = None
+        self.depth_of: dict[ir.Variable, int] = {}
+
+    # ----------------------------------------------------------------------------------------------------- constants
+
+    @property
+    def word_type(self) -> ir.Type:
+        return self._scalar("uptr")
+
+    def _scalar(self, name: str) -> ir.Type:
+        type_ = scalar(name, self.environment.target)
+        assert type_ is not None
+        return type_
+
+    def constant(self, node: s.Expression) -> int | None:
+        """The value of a constant expression; None after a diagnostic."""
+        match node:
+            case s.Integer(value=value):
+                return value
+            case s.Null():
+                return 0
+            case s.Unary(operator=operator, operand=operand):
+                inner = self.constant(operand)
+                return None if inner is None else (-inner if operator == "-" else ~inner)
+            case s.Binary(operator=operator, left=left, right=right):
+                a, b = self.constant(left), self.constant(right)
+                return None if a is None or b is None else self._compute(operator, a, b, node.span)
+            case s.SizeOf():
+                return self._size_of(node)
+            case s.OffsetOf():
+                return self._offset_of(node)
+            case s.Path(name=name) if str(name) in self.environment.constant_nodes:
+                return self.constant_named(str(name), node.span)
+            case _:
+                notes = []
+                if isinstance(node, s.Path):
+                    notes = suggestion(str(node.name), self.environment.constant_nodes)
+                self.report.error("R030", "this is not a constant", node.span, notes=notes)
+                return None
+
+    def constant_named(self, name: str, span: Span) -> int | None:
+        constants = self.environment.constants
+        if name not in constants:
+            constants[name] = None  # a cycle finds this
+            node = self.environment.constant_nodes[name]
+            constants[name] = self.constant(node.value)
+        elif constants[name] is None and not self.report.diagnostics:
+            self.report.error("R031", f"the constant {name} is defined by itself", span)
+        return constants[name]
+
+    def _compute(self, operator: str, a: int, b: int, span: Span) -> int | None:
+        if operator in ("<<", ">>") and not 0 <= b < 64:
+            self.report.error("R032", f"cannot shift by {b}", span, notes=["a shift is from 0 to 63"])
+            return None
+        match operator:
+            case "+":
+                return a + b
+            case "-":
+                return a - b
+            case "*":
+                return a * b
+            case "&":
+                return a & b
+            case "|":
+                return a | b
+            case "^":
+                return a ^ b
+            case "<<":
+                return a << b
+            case ">>":
+                return a >> b
+        raise AssertionError(operator)
+
+    def _size_of(self, node: s.SizeOf) -> int | None:
+        if node.type.name in self.environment.layouts.declarations and node.type.pointee is None:
+            layout = self.environment.layouts.struct(node.type.name, node.type.span)
+            return layout.size if layout else None
+        type_ = self.environment.layouts.type(node.type)
+        return type_.bytes if type_ else None
+
+    def _offset_of(self, node: s.OffsetOf) -> int | None:
+        found = self._fields(node.struct, node.path.parts, node.path.spans, node.span)
+        return found[1] if found else None
+
+    # --------------------------------------------------------------------------------------------------- expressions
+
+    def _fields(
+        self, struct: str, parts: Sequence[str], spans: Sequence[Span], span: Span
+    ) -> tuple[ir.StructField, int] | None:
+        """The last field of a chain of nested (not pointed to) structs, and its offset from the first one's start."""
+        layouts = self.environment.layouts
+        offset = 0
+        found: ir.StructField | None = None
+        for part, part_span in zip(parts, spans, strict=False):
+            if struct not in layouts.declarations:
+                self.report.error("R010", f"there is no struct `{struct}`", span)
+                return None
+            layout = layouts.struct(struct, part_span)
+            if layout is None:
+                return None
+            if part not in layout.fields:
+                notes = [*suggestion(part, layout.fields), f"{struct} has " + " ".join(layout.fields)]
+                self.report.error("R033", f"struct {struct} has no field `{part}`", part_span, notes=notes)
+                return None
+            found = layout.fields[part]
+            offset += found.offset
+            struct = found.type if isinstance(found.type, str) else ""
+        assert found is not None
+        return found, offset
+
+    def expression(self, node: s.Expression, expected: ir.Type | None = None) -> ir.Expression | None:
+        """An expression with a type; a literal takes the type that is expected of it."""
+        match node:
+            case s.Integer(value=value, span=span):
+                return self._literal(value, expected or self.word_type, span)
+            case s.Null(span=span):
+                type_ = expected if expected is not None and expected.kind == "pointer" else self._scalar("ptr")
+                return ir.Constant(0, type_, span)
+            case s.Path():
+                return self._path(node, expected)
+            case s.Unary(operator="-", operand=s.Integer(value=value), span=span):
+                return self._literal(-value, expected or self._scalar("iptr"), span)
+            case s.Unary(operator=operator, operand=operand, span=span):
+                inner = self.expression(operand, expected)
+                if inner is None or not self._is_integer(inner, operand.span):
+                    return None
+                if operator == "-":
+                    return self._operation("sub", ir.Constant(0, inner.type, span), inner, inner.type, span)
+                minus_one = ir.Constant(-1 if inner.type.signed else (1 << inner.type.bits) - 1, inner.type, span)
+                return self._operation("xor", inner, minus_one, inner.type, span)
+            case s.Binary():
+                return self._binary(node, expected)
+            case s.Cast(operand=operand, type=type_name, span=span):
+                type_ = self.environment.layouts.type(type_name)
+                value_ = self.expression(operand, type_ if isinstance(operand, (s.Integer, s.Null)) else None)
+                if type_ is None or value_ is None:
+                    return None
+                if (type_.kind == "float") != (value_.type.kind == "float"):
+                    message = f"{value_.type} is not converted to {type_}: only words are moved here, never computed with"
+                    self.report.error("R034", message, span)
+                    return None
+                return self._convert(value_, type_, span)
+            case s.Memory(type=type_name, address=address, span=span):
+                type_ = self.environment.layouts.type(type_name)
+                where = self._address(address)
+                if type_ is None or where is None:
+                    return None
+                return ir.Load(where[0], where[1], type_, span)
+            case s.AddressOf(name=name, span=span):
+                if str(name) not in self.environment.signatures:
+                    notes = suggestion(str(name), self.environment.signatures)
+                    self.report.error("R022", f"there is no extern or trampoline `{name}`", name.span, notes=notes)
+                    return None
+                return ir.SymbolAddress(str(name), self._scalar("ptr"), span)
+            case s.SizeOf() | s.OffsetOf():
+                value = self.constant(node)
+                return None if value is None else self._literal(value, expected or self.word_type, node.span)
+            case s.Special(what=what, span=span):
+                return self._special(what, span)
+            case s.CallExpression(span=span):
+                message = "a call stands alone: `let x = call f()`"
+                self.report.error("R035", message, span)
+                return None
+            case s.Compare() | s.Logical() | s.Not():
+                message = "this is a condition, and a value is needed here"
+                self.report.error("R036", message, node.span, notes=["use `if`"])
+                return None
+            case _:
+                assert_never(node)
+
+    def _literal(self, value: int, type_: ir.Type, span: Span) -> ir.Expression | None:
+        if type_.kind == "float":
+            self.report.error("R034", "there are no floating point literals", span, notes=["values are moved, not made"])
+            return None
+        low, high = -(1 << (type_.bits - 1)), (1 << type_.bits) - 1
+        if not low <= value <= high:
+            message = f"{value} does not fit {type_} ({type_.bits} bits)"
+            self.report.error("R037", message, span, notes=[f"from {low} to {high:#x}"])
+            return None
+        value &= high
+        if type_.signed and value >> (type_.bits - 1):
+            value -= 1 << type_.bits
+        return ir.Constant(value, type_, span)
+
+    def _special(self, what: str, span: Span) -> ir.Expression | None:
+        if what == "entry sp":
+            if not self.scope.stack:
+                self.report.error("R038", "`entry sp` means something inside `on stack` only", span)
+                return None
+            return ir.Special("entry sp", self.word_type, span)
+        if what == "pushed pc":
+            if not self.scope.pushed:
+                message = "`pushed pc` means something inside `on stack ... pushing pc` only"
+                self.report.error("R038", message, span)
+                return None
+            return ir.Special("pushed pc", self.word_type, span)
+        if not self.scope.handler:
+            self.report.error("R038", f"`{what}` means something in a check's `on` only", span)
+            return None
+        return ir.Special("caller pc" if what == "caller pc" else "caller sp", self.word_type, span)
+
+    def thread_type(self) -> ir.Type:
+        """`g` points to the struct called g, if there is one."""
+        word = 8 * self.environment.word
+        struct = "g" if "g" in self.environment.layouts.declarations else None
+        return ir.Type("ptr", "pointer", word, False, struct)
+
+    def _path(self, node: s.Path, expected: ir.Type | None) -> ir.Expression | None:
+        parts, spans = node.name.parts, node.name.spans
+        first = parts[0]
+        value: ir.Expression | None
+        variable = self.scope.variables.get(first)
+        if variable is not None:
+            if variable.kind == "stack":
+                if parts[1:] != ("top",):
+                    message = f"{first} is a stack: write `{first}.top`, its highest address"
+                    self.report.error("R039", message, node.span)
+                    return None
+                return ir.StackPlace(first, self.word_type, node.span)
+            if not self._may_use(variable, spans[0]):
+                return None
+            value = ir.Read(variable, spans[0])
+        elif str(node.name) in self.environment.constant_nodes:
+            number = self.constant_named(str(node.name), node.span)
+            return None if number is None else self._literal(number, expected or self.word_type, node.span)
+        elif first == "g":
+            value = self._thread(spans[0])
+        elif first == "sp" and len(parts) == 1:
+            return ir.Special("sp", self.word_type, node.span)
+        elif first == "any" and len(parts) == 1 and self.scope.check:
+            return ir.Special("any", expected or self.word_type, node.span)
+        else:
+            self._unknown_name(node.name)
+            return None
+        if value is None or len(parts) == 1:
+            return value
+        reached = self._reach(value, parts, spans)
+        if reached is None:
+            return None
+        address, field_, offset = reached
+        if isinstance(field_.type, str) or field_.count is not None:
+            what = "a struct" if isinstance(field_.type, str) else "an array"
+            message = f"`{node.name}` is {what}, not a value"
+            self.report.error("R040", message, node.span, notes=["name a field of it, or use `offsetof`"])
+            return None
+        return ir.Load(address, offset, field_.type, node.span)
+
+    def _unknown_name(self, name: s.Name) -> None:
+        first = name.parts[0]
+        known = [*self.scope.variables, *self.environment.constant_nodes, *_SPECIAL_NAMES]
+        text = str(name)
+        if text in self.environment.signatures:
+            message = f"`{text}` is a function: `call {text}(...)` calls it and `&{text}` is its address"
+            self.report.error("R041", message, name.span)
+            return
+        self.report.error("R041", f"there is nothing called `{first}` here", name.spans[0], notes=suggestion(first, known))
+
+    def _thread(self, span: Span) -> ir.Expression | None:
+        if self._thread_convention() is None:
+            conventions = self.environment.conventions
+            having = sorted(n for n, c in conventions.items() if c.thread is not None)
+            message = "nothing here says where `g` is kept"
+            notes = [f"conventions with a thread's `g` on {self.environment.target.name}: {' '.join(having) or 'none'}"]
+            self.report.error("R042", message, span, notes=notes)
+            return None
+        return ir.Thread(self.thread_type(), span)
+
+    def _thread_convention(self) -> Convention | None:
+        """Whose `g` a body means: its own convention's, or else that of the one convention that has a thread."""
+        if self.signature is not None and self.signature.convention.thread is not None:
+            return self.signature.convention
+        having = [c for c in self.environment.conventions.values() if c.thread is not None]
+        return having[0] if having else None
+
+    def _may_use(self, variable: ir.Variable, span: Span, *, write: bool = False) -> bool:
+        if variable.kind != "slot":
+            return True
+        if self.scope.stack:
+            message = f"`{variable.name}` is in the frame on the stack that this block has left"
+            notes = [f"copy it before the block: `let x = {variable.name}`"]
+            self.report.error("R043", message, span, notes=notes)
+            return False
+        if not write and variable not in self.scope.set_slots:
+            message = f"`{variable.name}` is read before it is set (on some way to here)"
+            self.report.error("R044", message, span, related=[(variable.span, "the slot")])
+            return False
+        return True
+
+    def _reach(
+        self, value: ir.Expression, parts: Sequence[str], spans: Sequence[Span]
+    ) -> tuple[ir.Expression, ir.StructField, int] | None:
+        """Follow `a.b.c`: pointers are loaded, nested structs add their offset. The last field is left unloaded."""
+        layouts = self.environment.layouts
+        struct = value.type.struct
+        offset = 0
+        found: ir.StructField | None = None
+        for index in range(1, len(parts)):
+            if found is not None:
+                if isinstance(found.type, str) and found.count is None:
+                    struct = found.type
+                elif isinstance(found.type, ir.Type) and found.count is None:
+                    value = ir.Load(value, offset, found.type, spans[index - 1])
+                    struct, offset = found.type.struct, 0
+                else:
+                    struct = None
+            if struct is None:
+                before = ".".join(parts[:index])
+                kind = value.type if found is None or isinstance(found.type, ir.Type) else found.type
+                message = f"`{before}` is a {kind}, which has no fields"
+                notes = ["give it a type that has: `as ptr<...>`"]
+                self.report.error("R045", message, spans[index], notes=notes)
+                return None
+            layout = layouts.struct(struct, spans[index])
+            if layout is None:
+                if struct not in layouts.declarations:
+                    self.report.error("R010", f"there is no struct `{struct}`", spans[index])
+                elif not self.report.diagnostics:
+                    self.report.error("R010", f"struct `{struct}` has no layout", spans[index])
+                return None
+            if parts[index] not in layout.fields:
+                notes = [*suggestion(parts[index], layout.fields), f"{struct} has " + " ".join(layout.fields)]
+                self.report.error("R033", f"struct {struct} has no field `{parts[index]}`", spans[index], notes=notes)
+                return None
+            found = layout.fields[parts[index]]
+            offset += found.offset
+        assert found is not None
+        return value, found, offset
+
+    def _address(self, node: s.Expression) -> tuple[ir.Expression, int] | None:
+        """A word that is an address, with a constant part taken out of it."""
+        value = self.expression(node, self.word_type)
+        if value is None:
+            return None
+        if value.type.kind == "float" or value.type.bits != 8 * self.environment.word:
+            self.report.error("R046", f"an address is a word, and this is {value.type}", node.span)
+            return None
+        if isinstance(value, ir.Operation) and isinstance(value.right, ir.Constant):
+            limit = 1 << 11
+            if value.operator == "add" and -limit <= value.right.value < limit:
+                return value.left, value.right.value
+            if value.operator == "sub" and -limit < value.right.value <= limit:
+                return value.left, -value.right.value
+        return value, 0
+
+    def _is_integer(self, value: ir.Expression, span: Span) -> bool:
+        if value.type.kind == "float":
+            message = f"{value.type} is moved about here, and never computed with"
+            self.report.error("R034", message, span)
+            return False
+        return True
+
+    def _binary(self, node: s.Binary, expected: ir.Type | None) -> ir.Expression | None:
+        shift = node.operator in ("<<", ">>")
+        pair = self._pair(node.left, node.right, expected, same=not shift)
+        if pair is None:
+            return None
+        left, right = pair
+        if not self._is_integer(left, node.left.span) or not self._is_integer(right, node.right.span):
+            return None
+        operator = _OPERATORS[node.operator]
+        if shift and isinstance(right, ir.Constant) and not 0 <= right.value < left.type.bits:
+            message = f"cannot shift {left.type} by {right.value}"
+            self.report.error("R032", message, node.right.span, notes=[f"from 0 to {left.type.bits - 1}"])
+            return None
+        if operator == "shr" and left.type.signed:
+            operator = "sar"
+        word = 8 * self.environment.word
+        if left.type.bits > word and operator in ("mul", "shl", "shr", "sar"):
+            message = f"`{node.operator}` is not there for {left.type} on a machine of {word}-bit words"
+            self.report.error("R047", message, node.span)
+            return None
+        type_ = left.type
+        if type_.kind != "pointer" and right.type.kind == "pointer":
+            type_ = right.type
+        return self._operation(operator, left, right, type_, node.span)
+
+    def _operation(
+        self, operator: str, left: ir.Expression, right: ir.Expression, type_: ir.Type, span: Span
+    ) -> ir.Expression:
+        if isinstance(left, ir.Constant) and isinstance(right, ir.Constant):
+            mask = (1 << type_.bits) - 1
+            symbol = {v: k for k, v in _OPERATORS.items()}.get(operator, ">>")
+            folded = self._compute(symbol, left.value, right.value, span)
+            if folded is not None:
+                folded &= mask
+                if type_.signed and folded >> (type_.bits - 1):
+                    folded -= 1 << type_.bits
+                return ir.Constant(folded, type_, span)
+        return ir.Operation(operator, left, right, type_, span)  # type: ignore[arg-type]  # one of _OPERATORS or sar
+
+    def _pair(
+        self, left_node: s.Expression, right_node: s.Expression, expected: ir.Type | None, *, same: bool
+    ) -> tuple[ir.Expression, ir.Expression] | None:
+        """Both operands, a literal taking the type of the other one."""
+        literal = (s.Integer, s.Null, s.SizeOf, s.OffsetOf)
+
+        def is_literal(node: s.Expression) -> bool:
+            if isinstance(node, s.Unary):
+                return is_literal(node.operand)
+            return isinstance(node, literal) or (
+                isinstance(node, s.Path) and str(node.name) in self.environment.constant_nodes
+            )
+
+        if not same:
+            left = self.expression(left_node, expected)
+            right = self.expression(right_node, left.type if left and left.type.kind == "int" else None)
+        elif is_literal(left_node) and not is_literal(right_node):
+            right = self.expression(right_node, expected)
+            left = self.expression(left_node, right.type if right else expected)
+        else:
+            left = self.expression(left_node, expected)
+            right = self.expression(right_node, left.type if left else expected)
+        if left is None or right is None:
+            return None
+        if same and left.type.bits != right.type.bits and left.type.kind != "float" and right.type.kind != "float":
+            message = f"{left.type} and {right.type} differ in width"
+            notes = [f"say which is meant: `... as {left.type}` or `... as {right.type}`"]
+            self.report.error("R048", message, right_node.span, notes=notes)
+            return None
+        return left, right
+
+    def _convert(self, value: ir.Expression, type_: ir.Type, span: Span) -> ir.Expression:
+        if isinstance(value, ir.Constant):
+            masked = value.value & ((1 << type_.bits) - 1)
+            if type_.signed and masked >> (type_.bits - 1):
+                masked -= 1 << type_.bits
+            return ir.Constant(masked, type_, span)
+        return ir.Convert(value, type_, span)
+
+    def value(self, node: s.Expression, type_: ir.Type, what: str) -> ir.Expression | None:
+        """An expression that is assigned to something of a type."""
+        value = self.expression(node, type_)
+        if value is None:
+            return None
+        return value if self._fits(value, type_, node.span, what) else None
+
+    def _fits(self, value: ir.Expression, type_: ir.Type, span: Span, what: str) -> bool:
+        found = value.type
+        if (found.kind == "float") != (type_.kind == "float") or found.bits != type_.bits:
+            notes = [] if "float" in (found.kind, type_.kind) else [f"convert it: `... as {type_}`"]
+            self.report.error("R049", f"{what} is {type_}, and this is {found}", span, notes=notes)
+            return False
+        if found.struct and type_.struct and found.struct != type_.struct:
+            notes = [f"if that is meant: `... as {type_}`"]
+            self.report.error("R049", f"{what} is {type_}, and this is {found}", span, notes=notes)
+            return False
+        return True
+
+    # ---------------------------------------------------------------------------------------------------- conditions
+
+    def condition(self, node: s.Expression) -> ir.Condition | None:
+        match node:
+            case s.Compare(operator=operator, left=left, right=right, span=span):
+                pair = self._pair(left, right, None, same=True)
+                if pair is None:
+                    return None
+                a, b = pair
+                if not self._is_integer(a, left.span) or not self._is_integer(b, right.span):
+                    return None
+                table = _SIGNED if a.type.signed else _UNSIGNED
+                if a.type.signed != b.type.signed and operator not in ("==", "!="):
+                    message = f"{a.type} and {b.type} differ in sign, so `{operator}` has no one meaning"
+                    self.report.error("R048", message, span, notes=[f"say which is meant: `... as {a.type}`"])
+                    return None
+                if a.type.signed != b.type.signed:
+                    b = self._convert(b, a.type, b.span)
+                return ir.Comparison(table[operator], a, b, span)  # type: ignore[arg-type]  # values of the tables
+            case s.Logical(operator=operator, left=left, right=right, span=span):
+                one, two = self.condition(left), self.condition(right)
+                if one is None or two is None:
+                    return None
+                return ir.Both(one, two, span) if operator == "and" else ir.Either(one, two, span)
+            case s.Not(operand=operand, span=span):
+                inner = self.condition(operand)
+                return ir.Negated(inner, span) if inner is not None else None
+            case _:
+                if self.expression(node) is not None:
+                    message = "this is a value, and a condition is needed here"
+                    self.report.error("R036", message, node.span, notes=["compare it: `... != 0`"])
+                return None
+
+    # ---------------------------------------------------------------------------------------------------- statements
+
+    def block(self, node: s.Block) -> tuple[ir.Statement, ...]:
+        """The statements of a block in a scope of their own."""
+        outer = self.scope
+        self.scope = outer.inner()
+        statements = tuple(self._statements(node.statements))
+        inner = self.scope
+        self.scope = outer
+        self.last_set = inner.set_slots
+        return statements
+
+    def _statements(self, nodes: Sequence[s.Statement]) -> Iterator[ir.Statement]:
+        for node in nodes:
+            yield from self.statement(node)
+
+    def statement(self, node: s.Statement) -> Iterator[ir.Statement]:
+        match node:
+            case s.Save():
+                self._save(node)
+            case s.FrameBlock():
+                self._frame(node)
+            case s.Let():
+                yield from self._let(node)
+            case s.Assign():
+                yield from self._assign(node)
+            case s.Call(call=call):
+                made = self._call(call, None)
+                if made is not None:
+                    yield made
+            case s.Jump():
+                yield from self._jump(node)
+            case s.Return():
+                yield from self._return(node)
+            case s.Resume(sp=sp, pc=pc, span=span):
+                stack = self.value(sp, self.word_type, "the stack pointer")
+                address = self.value(pc, self.word_type, "the program counter")
+                if self.scope.check:
+                    self.report.error("R050", "`resume` belongs in a trampoline", span)
+                if stack is not None and address is not None:
+                    yield ir.Resume(stack, address, span)
+            case s.If():
+                yield from self._if(node)
+            case s.While():
+                yield from self._while(node)
+            case s.Break(span=span) | s.Continue(span=span):
+                yield from self._leave_loop(node, span)
+            case s.OnStack():
+                yield from self._on_stack(node)
+            case s.When(targets=targets, then=then, otherwise=otherwise):
+                # A `when` is no scope of its own: what it declares is there for the statements behind it.
+                chosen = then if self.environment.holds(targets) else otherwise
+                if chosen is not None:
+                    yield from self._statements(chosen.statements)
+            case s.Asm():
+                yield from self._asm(node)
+            case s.Expect(condition=condition, span=span):
+                if not self.scope.check:
+                    self.report.error("R050", "`expect` belongs in a check", span, notes=["`check NAME { ... }`"])
+                made_condition = self.condition(condition)
+                if made_condition is not None:
+                    yield ir.Expect(made_condition, span)
+            case _:
+                assert_never(node)
+
+    def _save(self, node: s.Save) -> None:
+        what = str(node.what)
+        if what == "callee_saves":
+            self.save = True
+        elif what == "none":
+            self.save = False
+        else:
+            notes = [*suggestion(what, ["callee_saves", "none"]), "`save callee_saves` or `save none`"]
+            self.report.error("R051", f"`{what}` is no set of registers", node.what.span, notes=notes)
+        if self.scope.check:
+            self.report.error("R050", "`save` belongs in a trampoline", node.span)
+
+    def _frame(self, node: s.FrameBlock) -> None:
+        if self.scope.check or self.scope.stack:
+            self.report.error("R050", "`frame` belongs at the top of a trampoline", node.span)
+            return
+        for slot in node.slots:
+            type_ = self.environment.layouts.type(slot.type)
+            pin: int | None = None
+            if slot.place is not None and not isinstance(slot.place, str):
+                pin = self.constant(slot.place)
+                if pin is not None and not 0 <= pin < 1 << 16:
+                    self.report.error("R052", f"a slot is at 0 to 65535 bytes above sp, not at {pin}", slot.place.span)
+                    continue
+            if type_ is None:
+                continue
+            place = "bottom" if slot.place == "bottom" else pin
+            variable = ir.Variable(slot.name, type_, "slot", slot.span, place)  # type: ignore[arg-type]  # "bottom" or int
+            self._declare(variable)
+            self.slots.append(variable)
+
+    def _declare(self, variable: ir.Variable) -> None:
+        known = self.scope.variables.get(variable.name)
+        if known is not None:
+            message = f"`{variable.name}` is declared twice"
+            self.report.error("R002", message, variable.span, related=[(known.span, "first here")])
+        elif variable.name == "g" and variable.kind != "parameter":
+            self.report.error("R002", "`g` is the runtime's thread", variable.span, notes=["take another name"])
+        self.scope.variables[variable.name] = variable
+        self.depth_of[variable] = self.scope.stack
+
+    def _let(self, node: s.Let) -> Iterator[ir.Statement]:
+        type_ = self.environment.layouts.type(node.type) if node.type else None
+        if isinstance(node.value, s.CallExpression):
+            made = self._call(node.value, type_, wanted=True)
+            if made is None or made.result is None:
+                self._declare(ir.Variable(node.name, type_ or self.word_type, "local", node.name_span))
+                return
+            variable = ir.Variable(node.name, type_ or made.result, "local", node.name_span)
+            self._declare(variable)
+            yield _with_variable(made, variable)
+            return
+        value = self.value(node.value, type_, f"`{node.name}`") if type_ else self.expression(node.value)
+        if value is None:
+            # Declared all the same, so that its uses are not reported as well.
+            self._declare(ir.Variable(node.name, type_ or self.word_type, "local", node.name_span))
+            return
+        variable = ir.Variable(node.name, type_ or value.type, "local", node.name_span)
+        self._declare(variable)
+        yield ir.Assign(variable, value, node.span)
+
+    def _assign(self, node: s.Assign) -> Iterator[ir.Statement]:
+        if isinstance(node.place, s.Memory):
+            type_ = self.environment.layouts.type(node.place.type)
+            where = self._address(node.place.address)
+            value = self._right_side(node.value, type_, "this memory") if type_ else None
+            if type_ is not None and where is not None and value is not None:
+                yield ir.Store(where[0], where[1], value, type_, node.span)
+            return
+        parts, spans = node.place.name.parts, node.place.name.spans
+        first = parts[0]
+        variable = self.scope.variables.get(first)
+        base: ir.Expression | None
+        if variable is not None and variable.kind == "stack":
+            self.report.error("R039", f"{first} is a stack and cannot be set", node.span)
+            return
+        if variable is not None:
+            if len(parts) == 1:
+                yield from self._assign_variable(variable, node)
+                return
+            if not self._may_use(variable, spans[0]):
+                return
+            base = ir.Read(variable, spans[0])
+        elif first == "g":
+            if len(parts) == 1:
+                thread = self._thread(spans[0])
+                value = self._right_side(node.value, self.thread_type(), "`g`")
+                if thread is not None and value is not None:
+                    yield ir.SetThread(value, node.span)
+                return
+            base = self._thread(spans[0])
+        elif first == "sp" and len(parts) == 1:
+            notes = ["`on stack` switches for a while, `resume` for good"]
+            self.report.error("R053", "`sp` is not set directly", node.span, notes=notes)
+            return
+        else:
+            self._unknown_name(node.place.name)
+            return
+        if base is None:
+            return
+        reached = self._reach(base, parts, spans)
+        if reached is None:
+            return
+        address, field_, offset = reached
+        if isinstance(field_.type, str) or field_.count is not None:
+            self.report.error("R040", f"`{node.place.name}` is not a value that can be set", node.place.span)
+            return
+        value = self._right_side(node.value, field_.type, f"`{node.place.name}`")
+        if value is not None:
+            yield ir.Store(address, offset, value, field_.type, node.span)
+
+    def _right_side(self, node: s.Expression, type_: ir.Type, what: str) -> ir.Expression | None:
+        if isinstance(node, s.CallExpression):
+            notes = ["`let x = call f()`, then use x"]
+            self.report.error("R035", "a call's result is first given a name", node.span, notes=notes)
+            return None
+        return self.value(node, type_, what)
+
+    def _assign_variable(self, variable: ir.Variable, node: s.Assign) -> Iterator[ir.Statement]:
+        if not self._may_use(variable, node.place.span, write=True):
+            return
+        if variable.kind == "object":
+            self.report.error("R053", f"`{variable.name}` is an object; set its fields", node.span)
+            return
+        if isinstance(node.value, s.CallExpression):
+            made = self._call(node.value, variable.type, wanted=True)
+            if made is not None:
+                self.scope.set_slots.add(variable)
+                yield _with_variable(made, variable)
+            return
+        value = self.value(node.value, variable.type, f"`{variable.name}`")
+        if value is not None:
+            self.scope.set_slots.add(variable)
+            yield ir.Assign(variable, value, node.span)
+
+    def _if(self, node: s.If) -> Iterator[ir.Statement]:
+        condition = self.condition(node.condition)
+        then = self.block(node.then)
+        after_then = self.last_set if not _ends(then) else None
+        otherwise: tuple[ir.Statement, ...] = ()
+        after_else: set[ir.Variable] | None = set(self.scope.set_slots)
+        if node.otherwise is not None:
+            otherwise = self.block(node.otherwise)
+            after_else = self.last_set if not _ends(otherwise) else None
+        ways = [way for way in (after_then, after_else) if way is not None]
+        if ways:
+            self.scope.set_slots = set.intersection(*ways)
+        if condition is not None:
+            yield ir.If(condition, then, otherwise, node.span)
+
+    def _while(self, node: s.While) -> Iterator[ir.Statement]:
+        condition = self.condition(node.condition)
+        saved = self.scope.in_loop, self.scope.loop
+        self.scope.in_loop, self.scope.loop = True, self.scope.stack
+        body = self.block(node.body)
+        self.scope.in_loop, self.scope.loop = saved
+        if condition is not None:
+            yield ir.While(condition, body, node.span)
+
+    def _leave_loop(self, node: s.Break | s.Continue, span: Span) -> Iterator[ir.Statement]:
+        word = "break" if isinstance(node, s.Break) else "continue"
+        if not self.scope.in_loop:
+            self.report.error("R054", f"`{word}` outside a loop", span)
+        elif self.scope.loop != self.scope.stack:
+            self.report.error("R054", f"`{word}` would jump out of `on stack`", span, notes=["let the block end first"])
+        else:
+            yield ir.Break(span) if word == "break" else ir.Continue(span)
+
+    def _on_stack(self, node: s.OnStack) -> Iterator[ir.Statement]:
+        if self.scope.check:
+            self.report.error("R050", "`on stack` belongs in a trampoline", node.span, notes=["use `call f() at sp`"])
+        stack = self.value(node.stack, self.word_type, "a stack pointer")
+        pc = self.value(node.pc, self.word_type, "a program counter") if node.pc is not None else None
+        convention = self.signature.convention if self.signature else None
+        if node.pc is not None and convention is not None and convention.return_slot == "none":
+            message = f"{convention.name} fixes no place in a frame for a return address, so none can be pushed"
+            notes = [f"a {convention.name} trampoline can switch stacks without `pushing pc`"]
+            self.report.error("R055", message, node.pc.span, notes=notes)
+            pc = None
+        outer = self.scope
+        self.scope = outer.inner()
+        self.scope.stack += 1
+        self.scope.pushed = node.pc is not None
+        body = tuple(self._statements(node.body.statements))
+        self.scope = outer
+        if stack is not None and (node.pc is None or pc is not None):
+            yield ir.OnStack(stack, pc, body, node.span)
+
+    def _return(self, node: s.Return) -> Iterator[ir.Statement]:
+        wanted = self.handler_result if self.scope.check else (self.signature.result if self.signature else None)
+        if self.scope.stack:
+            message = "`return` inside `on stack`: the block ends first, and restores the stack"
+            self.report.error("R056", message, node.span)
+            return
+        if node.value is None:
+            if wanted is not None and not self.scope.check:
+                self.report.error("R057", f"this trampoline returns {wanted}, and here nothing", node.span)
+                return
+            yield ir.Return(None, node.span)
+            return
+        if wanted is None:
+            notes = ["give it a result: `trampoline f() -> uptr using ...`"]
+            self.report.error("R057", "there is no result to return a value as", node.span, notes=notes)
+            return
+        if isinstance(node.value, s.CallExpression):
+            made = self._call(node.value, wanted, wanted=True)
+            if made is not None:
+                variable = ir.Variable("result", wanted, "local", node.span)
+                yield _with_variable(made, variable)
+                yield ir.Return(ir.Read(variable, node.span), node.span)
+            return
+        value = self.value(node.value, wanted, "the result")
+        if value is not None:
+            yield ir.Return(value, node.span)
+
+    # --------------------------------------------------------------------------------------------------------- calls
+
+    def _callee(
+        self, call: s.CallExpression
+    ) -> tuple[str | ir.Expression, ir.Signature | None, Convention | None] | None:
+        name = str(call.callee)
+        signatures = self.environment.signatures
+        if name in signatures:
+            if call.convention is not None:
+                message = f"`{name}` has been declared: using {signatures[name].convention.name}"
+                self.report.error("R058", message, call.convention.span)
+            return name, signatures[name], signatures[name].convention
+        if call.callee.parts[0] in self.scope.variables or call.callee.parts[0] == "g":
+            address = self._path(s.Path(call.callee, call.callee.span), None)
+            if address is None:
+                return None
+            if address.type.bits != 8 * self.environment.word or address.type.kind == "float":
+                message = f"`{name}` is {address.type}, and what is called is an address"
+                self.report.error("R046", message, call.callee.span)
+                return None
+            if call.convention is None:
+                message = f"`{name}` is called through a pointer: say by which convention"
+                self.report.error("R058", message, call.callee.span, notes=[f"`call {name}(...) using c`"])
+                return None
+            convention = self.environment.convention(call.convention)
+            return None if convention is None else (address, None, convention)
+        notes = suggestion(name, [*signatures, *self.scope.variables])
+        self.report.error("R022", f"there is no extern, trampoline or variable `{name}` to call", call.callee.span, notes=notes)
+        return None
+
+    def _arguments(self, call: s.CallExpression, signature: ir.Signature | None) -> tuple[ir.Expression, ...] | None:
+        if signature is None:
+            values = [self.expression(argument) for argument in call.arguments]
+        else:
+            if len(call.arguments) != len(signature.parameters):
+                count = len(signature.parameters)
+                message = f"`{signature.name}` takes {count} argument{'s' * (count != 1)}, and here are {len(call.arguments)}"
+                related = [(signature.span, "declared here")]
+                self.report.error("R059", message, call.span, related=related)
+                for argument in call.arguments:
+                    self.expression(argument)
+                return None
+            values = [
+                self.value(argument, type_, f"parameter `{name}`")
+                for argument, (name, type_) in zip(call.arguments, signature.parameters, strict=True)
+            ]
+        made = tuple(value for value in values if value is not None)
+        return made if len(made) == len(values) else None
+
+    def _call(self, call: s.CallExpression, expected: ir.Type | None, *, wanted: bool = False) -> ir.Call | None:
+        if call.at is not None and not self.scope.check:
+            self.report.error("R050", "`at` belongs in a check", call.at.span, notes=["use `on stack`"])
+        found = self._callee(call)
+        if found is None:
+            for argument in call.arguments:
+                self.expression(argument)
+            return None
+        callee, signature, convention = found
+        assert convention is not None
+        arguments = self._arguments(call, signature)
+        result = signature.result if signature else None
+        if call.result is not None:
+            if signature is not None:
+                self.report.error("R058", f"the result of `{signature.name}` has been declared", call.result.span)
+            result = self.environment.layouts.type(call.result)
+        if wanted and result is None:
+            if signature is None and call.result is None:
+                notes = [f"`call {call.callee}(...) using {convention.name} -> uptr`"]
+                self.report.error("R057", "this call's result has no type", call.span, notes=notes)
+            elif signature is not None:
+                related = [(signature.span, "declared here")]
+                self.report.error("R057", f"`{signature.name}` returns nothing", call.span, related=related)
+            return None
+        if wanted and expected is not None and result is not None and result.bits != expected.bits:
+            self.report.error("R049", f"{expected} is wanted, and the call returns {result}", call.span)
+            return None
+        at = self.value(call.at, self.word_type, "a stack pointer") if call.at is not None else None
+        if self.scope.check and call.at is None:
+            notes = [f"`call {call.callee}(...) at sp`"]
+            self.report.error("R058", "a check says on which stack it calls", call.span, notes=notes)
+        if arguments is None:
+            return None
+        if not self.scope.check and signature is not None and not self._aligned(convention, call):
+            return None
+        clobbers = signature.clobbers if signature else None
+        return ir.Call(callee, arguments, convention, result, None, clobbers, call.span, at)
+
+    def _aligned(self, callee: Convention, call: s.CallExpression) -> bool:
+        """Inside `on stack` the block's stack pointer is the programmer's; elsewhere the entry's alignment must do."""
+        own = self.signature.convention if self.signature else None
+        if own is None or self.scope.stack or callee.alignment <= own.alignment:
+            return True
+        message = (
+            f"{callee.name} wants the stack aligned to {callee.alignment}, and a {own.name} function on"
+            f" {self.environment.target.name} is entered with {own.alignment}"
+        )
+        notes = [f"align it around the call: `on stack sp & -{callee.alignment} {{ ... }}`"]
+        self.report.error("R060", message, call.span, notes=notes)
+        return False
+
+    def _jump(self, node: s.Jump) -> Iterator[ir.Statement]:
+        if self.scope.check or self.scope.stack:
+            message = "`jump` belongs in a trampoline, outside `on stack`"
+            self.report.error("R050", message, node.span)
+            return
+        found = self._callee(node.call)
+        if found is None:
+            return
+        callee, signature, convention = found
+        arguments = self._arguments(node.call, signature)
+        if arguments is None or convention is None or self.signature is None:
+            return
+        own = self.signature.convention
+        if own.return_address is not convention.return_address or own.callee_pops != convention.callee_pops:
+            message = f"{convention.name} does not return the way {own.name} does, so this must be a call"
+            self.report.error("R061", message, node.span)
+            return
+        own_types = [v.type.value_type for v in self.signature_parameters()]
+        available = own.place(own_types, None).stack_bytes
+        needed = convention.place([a.type.value_type for a in arguments], None).stack_bytes
+        if needed > max(available, convention.first_stack_argument):
+            message = f"a jump has the caller's {available} bytes of arguments in memory, and this needs {needed}"
+            self.report.error("R061", message, node.span, notes=["call and return instead"])
+            return
+        lost = [
+            r.name
+            for r, mask in own.kept.items()
+            if mask & ~convention.keeps(r) and r is not self.environment.target.architecture.sp
+        ]
+        if lost and convention is not own:
+            message = f"{own.name} keeps registers that {convention.name} does not, and after a jump nobody restores them"
+            self.report.error("R061", message, node.span, notes=["lost: " + " ".join(lost[:12]), "call and return instead"])
+            return
+        yield ir.TailCall(callee, arguments, convention, node.span)
+
+    def signature_parameters(self) -> Sequence[ir.Variable]:
+        return [v for v in self.scope.variables.values() if v.kind == "parameter"]
+
+    # ----------------------------------------------------------------------------------------------------------- asm
+
+    def _asm(self, node: s.Asm) -> Iterator[ir.Statement]:
+        if self.scope.check:
+            self.report.error("R050", "`asm` belongs in a trampoline", node.span)
+            return
+        if not self.environment.holds(node.targets):
+            return
+        before = len(self.report.diagnostics)
+        inputs = []
+        for operand in node.inputs:
+            assert not isinstance(operand.value, str)
+            register = self._asm_register(operand.register, operand.register_span)
+            value = self.expression(operand.value, self.word_type)
+            if register is not None and value is not None:
+                inputs.append((register, value))
+        outputs = []
+        for operand in node.outputs:
+            register = self._asm_register(operand.register, operand.register_span)
+            variable = self._asm_variable(str(operand.value), operand.span)
+            if register is not None and variable is not None:
+                outputs.append((register, variable))
+        clobbers = {r for r in (self._asm_register(str(c), c.span, clobber=True) for c in node.clobbers) if r is not None}
+        for what, registers in (("in", [r for r, _ in inputs]), ("out", [r for r, _ in outputs])):
+            if len(set(registers)) != len(registers):
+                self.report.error("R062", f"a register is named twice in `{what}`", node.span)
+        if not node.lines:
+            self.report.error("R062", "this `asm` has no instruction", node.span, notes=['write it as a text: "nop"'])
+        if len(self.report.diagnostics) == before:
+            lines = tuple((line.text, line.span) for line in node.lines)
+            yield ir.Asm(tuple(inputs), tuple(outputs), frozenset(clobbers), lines, node.span)
+
+    def _asm_register(self, name: str, span: Span, *, clobber: bool = False) -> Register | None:
+        architecture = self.environment.target.architecture
+        register = self.environment.register(s.Name((name,), (span,), span))
+        if register is None:
+            return None
+        if register is architecture.sp:
+            message = f"{register.name} is the stack pointer, which `asm` may not change"
+            self.report.error("R063", message, span)
+            return None
+        convention = self.signature.convention if self.signature else None
+        if convention is not None and register in convention.reserved:
+            message = f"{register.name} is reserved: {convention.reserved[register]}"
+            self.report.error("R063", message, span)
+            return None
+        if not clobber and convention is not None:
+            usable = (*architecture.allocatable(convention), *architecture.float_allocatable(convention))
+            if register not in usable:
+                notes = ["usable here: " + " ".join(r.name for r in usable)]
+                self.report.error("R063", f"{register.name} cannot hold a value in {convention.name} code", span, notes=notes)
+                return None
+        return register
+
+    def _asm_variable(self, name: str, span: Span) -> ir.Variable | None:
+        known = self.scope.variables.get(name)
+        if known is not None:
+            if known.kind == "slot":
+                self.report.error("R064", f"`{name}` is in memory; take the output in a variable first", span)
+                return None
+            return known
+        variable = ir.Variable(name, self.word_type, "local", span)
+        self._declare(variable)
+        return variable
+
+    # ------------------------------------------------------------------------------------------- functions and checks
+
+    def function(self, item: s.Trampoline, signature: ir.Signature) -> ir.Function:
+        parameters = []
+        for (name, type_), node in zip(signature.parameters, item.parameters, strict=True):
+            variable = ir.Variable(name, type_, "parameter", node.span)
+            self.scope.variables[name] = variable
+            parameters.append(variable)
+        body = tuple(self._statements(item.body.statements))
+        if signature.result is not None and not _ends(body):
+            message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
+            self.report.error("R057", message, item.name.span)
+        return ir.Function(
+            signature.name,
+            tuple(parameters),
+            signature.result,
+            signature.convention,
+            body,
+            tuple(self.slots),
+            self.save,
+            item.span,
+        )
+
+    def scenario(self, item: s.Check, function: ir.Function) -> ir.Scenario:
+        """A check. Its objects, stacks and variables come first, whatever their order among the other items."""
+        self.scope.check = True
+        self.signature = None
+        items = list(self._check_items(item.items))
+        arguments = tuple(ir.Variable(v.name, v.type, "parameter", v.span) for v in function.parameters)
+        for variable in arguments:
+            self._declare(variable)
+        objects, stacks = self._check_world(items)
+        variables: list[tuple[ir.Variable, ir.Expression | None]] = []
+        for node in items:
+            if isinstance(node, s.CheckVariable):
+                type_ = self.environment.layouts.type(node.type) if node.type else self.word_type
+                value = self.value(node.value, type_, f"`{node.name}`") if node.value and type_ else None
+                variable = ir.Variable(str(node.name), type_ or self.word_type, "local", node.name.span)
+                self._declare(variable)
+                variables.append((variable, value))
+        given: list[ir.Statement] = []
+        finally_: list[ir.Statement] = []
+        handlers: dict[str, ir.Handler] = {}
+        for node in items:
+            match node:
+                case s.CheckGiven(body=body):
+                    given += self._statements(body.statements)
+                case s.CheckFinally(body=body):
+                    finally_ += self.block(body)
+                case s.CheckOn():
+                    handler = self._handler(node)
+                    if handler is not None and handler.callee in handlers:
+                        self.report.error("R002", f"`on {handler.callee}` stands here twice", node.callee.span)
+                    elif handler is not None:
+                        handlers[handler.callee] = handler
+        return ir.Scenario(
+            function.name,
+            item.title,
+            arguments,
+            tuple(objects),
+            tuple(stacks),
+            tuple(variables),
+            tuple(given),
+            handlers,
+            tuple(finally_),
+            item.trampoline.span,
+        )
+
+    def _check_items(self, items: Sequence[s.CheckItem]) -> Iterator[s.CheckItem]:
+        for item in items:
+            if not isinstance(item, s.CheckWhen):
+                yield item
+            elif self.environment.holds(item.targets):
+                yield from self._check_items(item.items)
+
+    def _check_world(self, items: Sequence[s.CheckItem]) -> tuple[list[ir.Variable], list[ir.Variable]]:
+        objects: list[ir.Variable] = []
+        stacks: list[ir.Variable] = []
+        layouts = self.environment.layouts
+        word = 8 * self.environment.word
+        for item in items:
+            if isinstance(item, s.CheckNew):
+                for node in item.objects:
+                    if node.type.name not in layouts.declarations or node.type.count or node.type.pointee:
+                        notes = suggestion(node.type.name, layouts.declarations)
+                        self.report.error("R010", f"`{node.type.name}` is no struct", node.type.span, notes=notes)
+                        continue
+                    type_ = ir.Type("ptr", "pointer", word, False, node.type.name)
+                    variable = ir.Variable(node.name, type_, "object", node.span)
+                    self._declare(variable)
+                    objects.append(variable)
+            elif isinstance(item, s.CheckStack):
+                variable = ir.Variable(str(item.name), self.word_type, "stack", item.name.span)
+                self._declare(variable)
+                stacks.append(variable)
+        return objects, stacks
+
+    def _handler(self, node: s.CheckOn) -> ir.Handler | None:
+        name = str(node.callee)
+        signature = self.environment.signatures.get(name)
+        if signature is None:
+            notes = suggestion(name, self.environment.signatures)
+            self.report.error("R022", f"there is no extern or trampoline `{name}`", node.callee.span, notes=notes)
+            return None
+        if len(node.parameters) != len(signature.parameters):
+            message = f"`{name}` takes {len(signature.parameters)} arguments, and {len(node.parameters)} are named"
+            self.report.error("R059", message, node.callee.span, related=[(signature.span, "declared here")])
+            return None
+        outer = self.scope
+        self.scope = outer.inner()
+        self.scope.handler = True
+        self.handler_result = signature.result
+        parameters = []
+        for parameter, (_, type_) in zip(node.parameters, signature.parameters, strict=True):
+            variable = ir.Variable(str(parameter), type_, "local", parameter.span)
+            self._declare(variable)
+            parameters.append(variable)
+        body = tuple(self._statements(node.body.statements))
+        self.scope = outer
+        self.handler_result = None
+        return ir.Handler(name, tuple(parameters), body, node.callee.span)
+
+
+def _with_variable(call: ir.Call, variable: ir.Variable) -> ir.Call:
+    return ir.Call(
+        call.callee, call.arguments, call.convention, call.result, variable, call.clobbers, call.span, call.at
+    )
+
+
+def _ends(body: Sequence[ir.Statement]) -> bool:
+    """Whether the end of a list of statements is never reached."""
+    for statement in body:
+        match statement:
+            case ir.Return() | ir.TailCall() | ir.Resume() | ir.Break() | ir.Continue():
+                return True
+            case ir.If(then=then, otherwise=otherwise) if otherwise and _ends(then) and _ends(otherwise):
+                return True
+            case ir.OnStack(body=inner) if _ends(inner):
+                return True
+    return False
+

@@ -1,0 +1,196 @@
+"""Positions in source files, and diagnostics as values: what a person is told about wrong input."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text with a name. Offsets count characters from 0; lines and columns count from 1."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def starts(self) -> list[int]:
+        starts = [0]
+        starts.extend(index + 1 for index, character in enumerate(self.text) if character == "\n")
+        return starts
+
+    def position(self, offset: int) -> tuple[int, int]:
+        line = bisect.bisect_right(self.starts, offset)
+        return line, offset - self.starts[line - 1] + 1
+
+    def line(self, number: int) -> str:
+        start = self.starts[number - 1]
+        end = self.starts[number] - 1 if number < len(self.starts) else len(self.text)
+        return self.text[start:end].rstrip("\r")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters `start` up to, not including, `end` of a source."""
+
+    source: Source
+    start: int
+    end: int
+
+    @property
+    def line(self) -> int:
+        return self.source.position(self.start)[0]
+
+    @property
+    def column(self) -> int:
+        return self.source.position(self.start)[1]
+
+    @property
+    def text(self) -> str:
+        return self.source.text[self.start : self.end]
+
+    def __str__(self) -> str:
+        line, column = self.source.position(self.start)
+        return f"{self.source.name}:{line}:{column}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One thing that is wrong: a stable `code`, where, what was found and expected (`message`), ways out (`notes`)."""
+
+    code: str
+    message: str
+    span: Span | None
+    label: str = ""
+    notes: tuple[str, ...] = ()
+    file: str = ""
+    related: tuple[tuple[Span, str], ...] = field(default=())
+
+    @property
+    def where(self) -> str:
+        return str(self.span) if self.span else self.file
+
+    def as_json(self) -> dict[str, Any]:
+        line, column = self.span.source.position(self.span.start) if self.span else (0, 0)
+        end_line, end_column = self.span.source.position(self.span.end) if self.span else (0, 0)
+        return {
+            "code": self.code,
+            "message": self.message,
+            "file": self.span.source.name if self.span else self.file,
+            "line": line,
+            "column": column,
+            "end_line": end_line,
+            "end_column": end_column,
+            "notes": list(self.notes),
+        }
+
+
+class InputError(Exception):
+    """The input is wrong. Carries every diagnostic that was found, in the order of the source."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        unique = dict.fromkeys(diagnostics)
+        self.diagnostics: tuple[Diagnostic, ...] = tuple(
+            sorted(unique, key=lambda d: (d.span.source.name, d.span.start) if d.span else (d.file, -1))
+        )
+        super().__init__("\n\n".join(render(d) for d in self.diagnostics))
+
+
+class Report:
+    """Collects diagnostics while a pass goes on; `finish` raises if there were any."""
+
+    def __init__(self) -> None:
+        self.diagnostics: list[Diagnostic] = []
+
+    def error(
+        self,
+        code: str,
+        message: str,
+        span: Span | None,
+        *,
+        label: str = "",
+        notes: Sequence[str] = (),
+        related: Sequence[tuple[Span, str]] = (),
+        file: str = "",
+    ) -> None:
+        self.diagnostics.append(Diagnostic(code, message, span, label, tuple(notes), file, tuple(related)))
+
+    def finish(self) -> None:
+        if self.diagnostics:
+            raise InputError(self.diagnostics)
+
+
+def _underlined(span: Span, label: str) -> list[str]:
+    line, column = span.source.position(span.start)
+    text = span.source.line(line)
+    width = max(1, min(span.end - span.start, len(text) - column + 1))
+    # A very long line is shown around the place, so that the mark stays visible.
+    shown, offset = text, 0
+    if len(text) > 160:
+        offset = max(0, column - 60)
+        shown = text[offset : offset + 160]
+        width = max(1, min(width, 160 - (column - 1 - offset)))
+    shown = "".join(c if c.isprintable() else ("\t" if c == "\t" else "\N{REPLACEMENT CHARACTER}") for c in shown)
+    indent = "".join("\t" if c == "\t" else " " for c in shown[: column - 1 - offset])
+    number = str(line)
+    mark = "^" * width + (f" {label}" if label else "")
+    return [f"  {number} | {shown}", f"  {' ' * len(number)} | {indent}{mark}"]
+
+
+def render(diagnostic: Diagnostic) -> str:
+    """The diagnostic as the command prints it, without colour."""
+    lines = [f"{diagnostic.where}: error[{diagnostic.code}]: {diagnostic.message}"]
+    if diagnostic.span:
+        lines += _underlined(diagnostic.span, diagnostic.label)
+    for span, text in diagnostic.related:
+        lines.append(f"  = {text}: {span}")
+        lines += _underlined(span, "")
+    lines += [f"  = {note}" for note in diagnostic.notes]
+    return "\n".join(lines)
+
+
+def suggestion(word: str, known: Iterable[str]) -> list[str]:
+    """A note that offers the nearest known word, if one is near."""
+    matches = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    return [f"did you mean `{matches[0]}`?"] if matches else []
+
+
+def read_source(path: str | Path, *, limit: int = 4 << 20) -> Source:
+    """Read a file of at most `limit` bytes as UTF-8. Raises InputError with a reason that a person understands."""
+    name = str(path)
+
+    def fail(code: str, message: str, *notes: str) -> InputError:
+        return InputError([Diagnostic(code, message, None, notes=notes, file=name)])
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise fail("F001", f"cannot read this file: {error.strerror or error}") from None
+    except ValueError as error:
+        raise fail("F001", f"cannot read this file: {error}") from None
+    return decode_source(name, data, limit=limit)
+
+
+def decode_source(name: str, data: bytes, *, limit: int = 4 << 20) -> Source:
+    """The text of `data`, at most `limit` bytes of UTF-8. Raises InputError."""
+    if len(data) > limit:
+        message = f"this file is larger than {limit >> 20} MiB, the most that is read"
+        raise InputError([Diagnostic("F002", message, None, file=name, notes=("is it a .tramp file?",))])
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"this file is not UTF-8 text (byte {error.start:#x} is {data[error.start]:#04x})"
+        raise InputError([Diagnostic("F003", message, None, file=name)]) from None
+    if "\0" in text:
+        message = f"this file has a zero byte at offset {text.index(chr(0)):#x}: it is not text"
+        raise InputError([Diagnostic("F003", message, None, file=name)])
+    return Source(name, text)

@@ -1,0 +1,111 @@
+"""Where everything in a frame is: outgoing areas and locals here, saves and the link by the architecture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .allocate import Allocation
+from .diagnostics import Diagnostic, InputError
+from .lir import Body, Context, Home
+from .target import Architecture, Bank, Frame, FrameRequest, Register, Slot
+
+
+def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> Frame:
+    """Fix the offset of every home and the frame's size. Sets `offset` of the homes that are in this frame."""
+    used = {o.home for o in allocation.operations if o.home is not None}
+    used |= {home for home in body.homes if home.pin is not None}
+    homes = [h for h in body.homes if h in used and h.incoming is None]
+    homes += [c.saved_sp for c in body.contexts if c.saved_sp is not None]
+    bottom = 0
+    slots: list[Slot] = []
+    for context in body.contexts:
+        end, made = _lay_out_context(body, context, [h for h in homes if h.context == context.number], architecture.word)
+        bottom = max(bottom, end)
+        slots += made
+    saves = _saves(body, allocation) if body.save else ()
+    alignment = body.alignment
+    if body.convention.return_address is not None:
+        # Machines without push keep their stack pointer aligned at all times.
+        alignment = max(alignment, body.convention.alignment)
+    link = body.convention.return_address in body.lost if body.convention.return_address is not None else False
+    free = body.calls and body.bottom_free
+    request = FrameRequest(body.convention, bottom, saves, link, alignment, free)
+    frame = architecture.layout(request)
+    slots = [replace(s, offset=s.offset + frame.size) if s.offset < 0 else s for s in slots]
+    return replace(frame, body_slots=tuple(sorted(slots, key=lambda s: (s.stack, s.offset))))
+
+
+def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ...]:
+    """What the caller wants back and the body changes: bits that callees lose, and registers that values live in."""
+    changed: dict[Register, int] = dict(body.lost)
+    for register in allocation.registers.values():
+        changed[register] = (1 << register.bits) - 1
+    fixed = {f.register for f in body.convention.fixed}
+    order = list(Bank)
+    return tuple(
+        sorted(
+            (
+                (register, mask)
+                for register, mask in body.convention.kept.items()
+                if mask & changed.get(register, 0) and register not in fixed
+            ),
+            key=lambda item: (order.index(item[0].bank), item[0].number),
+        )
+    )
+
+
+def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int) -> tuple[int, list[Slot]]:
+    """Offsets of one stack's homes: pinned ones first, the others in the first gap above the outgoing area."""
+    convention = body.convention
+    stack = "" if context.number == 0 else f"on stack {context.number}"
+    slots: list[Slot] = []
+    base = context.outgoing
+    if context.pushes and convention.return_slot == "top":
+        slots.append(Slot(-word, word, "pushed PC", "where a walk looks for the return address", None, stack))
+    uses_bottom = convention.return_slot == "bottom" and (body.calls if context.number == 0 else context.pushes)
+    if uses_bottom:
+        base = max(base, convention.first_stack_argument)
+        if context.number:
+            slots.append(Slot(0, word, "pushed PC", "where a walk looks for the return address", None, stack))
+    if context.outgoing > (convention.first_stack_argument if uses_bottom else 0):
+        start = convention.first_stack_argument if uses_bottom else 0
+        reason = "arguments in memory and areas that callees are given"
+        slots.append(Slot(start, context.outgoing - start, "outgoing area", reason, None, stack))
+    taken: list[tuple[int, int]] = [(0, base)]
+    # A slot at the bottom lies where outgoing arguments do: that is right while no call on this stack has any.
+    alignment = max(convention.alignment, 1)
+    bottom = (convention.first_stack_argument + alignment - 1) // alignment * alignment
+    end = base
+    for home in sorted(homes, key=lambda h: h.pin is None):
+        if home is context.saved_sp and convention.back_chain:
+            home.offset = 0  # the back chain is the way back
+            slots.append(Slot(0, home.size, "back chain", "the other stack's sp, and the way back to it", None, stack))
+            continue
+        if home.pin is not None:
+            home.offset = bottom if home.pin == "bottom" else home.pin
+            if home.offset < context.outgoing and context.outgoing > convention.first_stack_argument:
+                message = f"`{home.name}` at {home.offset} is where calls put their arguments ({context.outgoing} bytes)"
+                raise InputError([Diagnostic("L002", message, body.span, notes=("pin it higher",))])
+            clash = [t for t in taken[1:] if t[0] < home.offset + home.size and home.offset < t[1]]
+            if clash or (home.offset < bottom and uses_bottom):
+                message = f"`{home.name}` at {home.offset} overlaps another slot"
+                raise InputError([Diagnostic("L002", message, body.span, notes=("leave out a pin",))])
+        else:
+            home.offset = _first_gap(taken, home.size, base)
+        taken.append((home.offset, home.offset + home.size))
+        taken.sort()
+        end = max(end, home.offset + home.size)
+        slots.append(Slot(home.offset, home.size, home.name, home.reason, None, stack))
+    return end, slots
+
+
+def _first_gap(taken: list[tuple[int, int]], size: int, base: int) -> int:
+    align = min(size, 16) or 1
+    offset = (base + align - 1) // align * align
+    for start, end in sorted(taken):
+        if end <= offset:
+            continue
+        if start >= offset + size:
+            break
+        offset = (max(offset, end) + align - 1) // align * align
+    return offset

@@ -1,0 +1,386 @@
+"""The program as one target sees it: names resolved, offsets known, types checked. Still structured, no registers.
+
+Both the lowering and the reference interpreter start from here. A value of an integer type is always held widened to
+at least a machine word according to its type; 64-bit values on 32-bit machines are held whole, and the lowering splits
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Union
+
+from .diagnostics import Span
+from .target import Convention, Register, Target, ValueType
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """A scalar type: `bits` of an integer, a pointer or a float. `struct` names what a pointer points to."""
+
+    name: str
+    kind: Literal["int", "pointer", "float"]
+    bits: int
+    signed: bool = False
+    struct: str | None = None
+
+    @property
+    def value_type(self) -> ValueType:
+        return ValueType("float" if self.kind == "float" else "int", self.bits, self.signed)
+
+    @property
+    def bytes(self) -> int:
+        return self.bits // 8
+
+    def __str__(self) -> str:
+        return f"ptr<{self.struct}>" if self.struct else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class StructField:
+    """`type` is a scalar, or the name of a nested struct; `count` elements if it is an array."""
+
+    name: str
+    type: Type | str
+    offset: int
+    size: int
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StructLayout:
+    """`size` and `alignment` in bytes; a struct whose end is unknown has the size of what is known of it."""
+
+    name: str
+    fields: Mapping[str, StructField]
+    size: int
+    alignment: int
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Variable:
+    """A parameter, a `let`, or a frame slot (`in_memory`). Compared by identity."""
+
+    name: str
+    type: Type
+    kind: Literal["parameter", "local", "slot", "object", "stack"]
+    span: Span
+    pin: int | Literal["bottom"] | None = None  # of a slot: bytes above sp
+
+
+# ------------------------------------------------------------------------------------------------------- expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    value: int  # in the range of `type`, as Python sees it: negative if the type is signed and it is
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    variable: Variable
+    span: Span = field(compare=False)
+
+    @property
+    def type(self) -> Type:
+        return self.variable.type
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    address: Expression
+    offset: int
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    operator: Literal["add", "sub", "and", "or", "xor", "shl", "shr", "sar", "mul"]
+    left: Expression
+    right: Expression
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """The value of `operand` as `type`: cut off or widened as the types say."""
+
+    operand: Expression
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """The runtime's `g`."""
+
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolAddress:
+    symbol: str
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """`sp`; inside `on stack`: `entry sp` (the stack pointer that the block was entered with, wherever that stack is
+    by now) and `pushed pc` (the word where the PC was pushed); in a check: `caller pc` and `caller sp`."""
+
+    what: Literal["sp", "entry sp", "pushed pc", "caller pc", "caller sp", "any"]
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StackPlace:
+    """In a check: the highest address of a further stack."""
+
+    name: str
+    type: Type
+    span: Span = field(compare=False)
+
+
+Expression = Union[Constant, Read, Load, Operation, Convert, Thread, SymbolAddress, Special, StackPlace]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Integers of the same type; `condition` already tells signed from unsigned."""
+
+    condition: Literal["eq", "ne", "lt", "le", "gt", "ge", "ult", "ule", "ugt", "uge"]
+    left: Expression
+    right: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    left: Condition
+    right: Condition
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    left: Condition
+    right: Condition
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Negated:
+    operand: Condition
+    span: Span = field(compare=False)
+
+
+Condition = Union[Comparison, Both, Either, Negated]
+
+# -------------------------------------------------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    variable: Variable
+    value: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    address: Expression
+    offset: int
+    value: Expression
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SetThread:
+    value: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`callee` is a symbol or an address. `clobbers`: None for all that the convention lets the callee change."""
+
+    callee: str | Expression
+    arguments: tuple[Expression, ...]
+    convention: Convention
+    result: Type | None
+    variable: Variable | None
+    clobbers: frozenset[Register] | None
+    span: Span = field(compare=False)
+    at: Expression | None = None  # in a check: the stack pointer to call on
+
+
+@dataclass(frozen=True, slots=True)
+class TailCall:
+    callee: str | Expression
+    arguments: tuple[Expression, ...]
+    convention: Convention
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    value: Expression | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    sp: Expression
+    pc: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    condition: Condition
+    then: tuple[Statement, ...]
+    otherwise: tuple[Statement, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class While:
+    condition: Condition
+    body: tuple[Statement, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OnStack:
+    stack: Expression
+    pc: Expression | None
+    body: tuple[Statement, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asm:
+    """Machine text of the user's. Registers are of this target."""
+
+    inputs: tuple[tuple[Register, Expression], ...]
+    outputs: tuple[tuple[Register, Variable], ...]
+    clobbers: frozenset[Register]
+    lines: tuple[tuple[str, Span], ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    condition: Condition
+    span: Span = field(compare=False)
+
+
+Statement = Union[
+    Assign,
+    Store,
+    SetThread,
+    Call,
+    TailCall,
+    Return,
+    Resume,
+    If,
+    While,
+    Break,
+    Continue,
+    OnStack,
+    Asm,
+    Expect,
+]
+
+# ---------------------------------------------------------------------------------------------------------- programs
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a callee takes and gives. `clobbers`: None for all that the convention allows."""
+
+    name: str
+    parameters: tuple[tuple[str, Type], ...]
+    result: Type | None
+    convention: Convention
+    clobbers: frozenset[Register] | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One trampoline. `returns_never`: no path returns to the caller."""
+
+    name: str
+    parameters: tuple[Variable, ...]
+    result: Type | None
+    convention: Convention
+    body: tuple[Statement, ...]
+    slots: tuple[Variable, ...]
+    save: bool
+    span: Span = field(compare=False)
+
+    @property
+    def signature(self) -> Signature:
+        parameters = tuple((v.name, v.type) for v in self.parameters)
+        return Signature(self.name, parameters, self.result, self.convention, None, self.span)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """What a callee does in a check, before it returns."""
+
+    callee: str
+    parameters: tuple[Variable, ...]
+    body: tuple[Statement, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A check of one trampoline: the world it runs in, what its callees do, what holds at the end."""
+
+    trampoline: str
+    title: str
+    arguments: tuple[Variable, ...]
+    objects: tuple[Variable, ...]
+    stacks: tuple[Variable, ...]
+    variables: tuple[tuple[Variable, Expression | None], ...]
+    given: tuple[Statement, ...]
+    handlers: Mapping[str, Handler]
+    finally_: tuple[Statement, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything in a file (and the files that it imports) for one target. `functions` are in the order of the
+    source; `own` names those of the file itself."""
+
+    target: Target
+    structs: Mapping[str, StructLayout]
+    externs: Mapping[str, Signature]
+    functions: Mapping[str, Function]
+    scenarios: tuple[Scenario, ...]
+    own: tuple[str, ...]
+    file: str

@@ -1,0 +1,221 @@
+"""Types and where their bytes are: C layout for a target, pinned fields, and offsets read from a header of #defines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from . import ir
+from . import syntax as s
+from .diagnostics import InputError, Report, read_source, suggestion
+from .target import Target
+
+_INTEGERS = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (8, 16, 32, 64)}
+
+
+def scalar(name: str, target: Target) -> ir.Type | None:
+    """The scalar type called `name` on this target."""
+    word = 8 * target.architecture.word
+    if name in _INTEGERS:
+        bits, signed = _INTEGERS[name]
+        return ir.Type(name, "int", bits, signed)
+    if name in ("uptr", "iptr"):
+        return ir.Type(name, "int", word, name == "iptr")
+    if name == "ptr":
+        return ir.Type(name, "pointer", word)
+    if name in ("f32", "f64"):
+        return ir.Type(name, "float", int(name[1:]))
+    return None
+
+
+SCALARS = (*_INTEGERS, "uptr", "iptr", "ptr", "f32", "f64")
+
+
+def alignment_of(size: int, kind: str, target: Target) -> int:
+    """C's alignment of a scalar of `size` bytes: its size, but i386 aligns 8-byte scalars to 4 (SysV i386 psABI 1.1,
+    table 2.1)."""
+    if size == 8 and target.architecture.name == "386":
+        return 4
+    return size
+
+
+def read_header(path: Path, report: Report, span: s.Span) -> Mapping[str, int]:
+    """The `#define name number` lines of a header. Other lines are passed over."""
+    try:
+        source = read_source(path)
+    except InputError as error:
+        report.error("H001", f"cannot read the header: {error.diagnostics[0].message}", span, notes=[str(path)])
+        return {}
+    found = {}
+    for match in re.finditer(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(0[xX][0-9a-fA-F]+|\d+)\)?", source.text, re.M):
+        found[match[1]] = int(match[2], 0) if match[2][:2] in ("0x", "0X") else int(match[2])
+    return found
+
+
+class Layouts:
+    """Lays structs out on demand, so that they may be declared in any order."""
+
+    def __init__(
+        self,
+        target: Target,
+        report: Report,
+        constant: Callable[[s.Expression], int | None],
+    ) -> None:
+        self.target = target
+        self.report = report
+        self.constant = constant
+        self.declarations: dict[str, tuple[s.Struct, Path]] = {}
+        self.done: dict[str, ir.StructLayout | None] = {}
+        self.active: list[str] = []
+        self.headers: dict[Path, Mapping[str, int]] = {}
+
+    def declare(self, struct: s.Struct, folder: Path) -> None:
+        name = str(struct.name)
+        if name in self.declarations:
+            before = self.declarations[name][0]
+            self.report.error(
+                "R002", f"struct {name} is declared twice", struct.name.span, related=[(before.name.span, "first here")]
+            )
+            return
+        if name in SCALARS:
+            self.report.error("R002", f"{name} is a built-in type", struct.name.span)
+            return
+        self.declarations[name] = (struct, folder)
+
+    def type(self, node: s.TypeName) -> ir.Type | None:
+        """A scalar type, as a variable can have."""
+        if node.count is not None:
+            self.report.error("R011", "an array is no value", node.span, notes=["take a pointer to it: `ptr`"])
+            return None
+        plain = scalar(node.name, self.target)
+        if plain is not None:
+            if node.pointee is None:
+                return plain
+            if node.name != "ptr":
+                self.report.error("R011", f"{node.name} points to nothing", node.span, notes=["write `ptr<...>`"])
+                return None
+            if node.pointee not in self.declarations:
+                self.unknown(node.pointee, node)
+            return ir.Type("ptr", "pointer", plain.bits, False, node.pointee)
+        if node.name in self.declarations:
+            message = f"{node.name} is a struct, and a value is a word or less"
+            self.report.error("R011", message, node.span, notes=[f"write `ptr<{node.name}>`"])
+            return None
+        self.unknown(node.name, node)
+        return None
+
+    def unknown(self, name: str, node: s.TypeName) -> None:
+        notes = suggestion(name, [*SCALARS, *self.declarations])
+        self.report.error("R010", f"there is no type `{name}`", node.span, notes=notes)
+
+    def struct(self, name: str, span: s.Span | None = None) -> ir.StructLayout | None:
+        """The layout of a declared struct; None after a diagnostic."""
+        if name in self.done:
+            return self.done[name]
+        if name not in self.declarations:
+            return None
+        declaration, folder = self.declarations[name]
+        if name in self.active:
+            cycle = " in ".join([name, *reversed(self.active[self.active.index(name) :])])
+            message = f"struct {name} contains itself"
+            self.report.error("R012", message, span or declaration.name.span, notes=[cycle, "did you mean a `ptr<...>`?"])
+            self.done[name] = None
+            return None
+        self.active.append(name)
+        layout = self._lay_out(declaration, folder)
+        self.active.pop()
+        self.done[name] = layout if name not in self.done else self.done[name]
+        return self.done[name]
+
+    def _header(self, declaration: s.Struct, folder: Path) -> Mapping[str, int] | None:
+        if declaration.header is None or declaration.header_span is None:
+            return None
+        text = declaration.header.replace("{arch}", self.target.architecture.name).replace("{os}", self.target.os)
+        path = folder / text
+        if path not in self.headers:
+            self.headers[path] = read_header(path, self.report, declaration.header_span)
+        return self.headers[path]
+
+    def _lay_out(self, declaration: s.Struct, folder: Path) -> ir.StructLayout | None:
+        name = str(declaration.name)
+        header = self._header(declaration, folder)
+        fields: dict[str, ir.StructField] = {}
+        end = 0
+        alignment = 1
+        good = True
+        floating = False  # a gap was passed: the next field has to say where it is
+        for node in declaration.fields:
+            element = self._element(node)
+            if element is None:
+                good = False
+                continue
+            kind, size, align = element
+            count = None
+            if node.type.count is not None:
+                count = self.constant(node.type.count)
+                if count is None or count < 1:
+                    if count is not None:
+                        self.report.error("R013", "an array has at least one element", node.type.count.span)
+                    good = False
+                    continue
+                size *= count
+            if node.name in fields:
+                self.report.error("R002", f"{name} has two fields called {node.name}", node.span)
+                good = False
+                continue
+            offset = (end + align - 1) // align * align
+            floating = declaration.gap
+            if node.offset is not None:
+                value = self.constant(node.offset)
+                if value is None or value < 0:
+                    good = False
+                    continue
+                offset, floating = value, False
+            elif header is not None:
+                key = f"{name}_{node.name}"
+                if key in header:
+                    offset, floating = header[key], False
+                elif header:
+                    notes = suggestion(key, header)
+                    message = f"the header has no `#define {key}`"
+                    self.report.error("H002", message, node.span, notes=[*notes, f"in {declaration.header}"])
+                    good = False
+                    continue
+                else:
+                    good = False
+                    continue
+            if floating:
+                message = f"the place of {node.name} is not known: {name} has fields that are not named (`...`)"
+                self.report.error("R014", message, node.span, notes=["pin it (`@ 48`), or read it from a header"])
+                good = False
+                continue
+            fields[node.name] = ir.StructField(node.name, kind, offset, size, count)
+            end = max(end, offset + size)
+            alignment = max(alignment, align)
+        if not good:
+            return None
+        self._refuse_overlap(name, declaration, fields)
+        size = (end + alignment - 1) // alignment * alignment
+        if header is not None:
+            size = header.get(f"{name}__size", size)
+        return ir.StructLayout(name, fields, size, alignment, declaration.name.span)
+
+    def _element(self, node: s.Field) -> tuple[ir.Type | str, int, int] | None:
+        """The type of one element of a field, its size and its alignment."""
+        plain = scalar(node.type.name, self.target)
+        if plain is None and node.type.name in self.declarations:
+            nested = self.struct(node.type.name, node.type.span)
+            return (node.type.name, nested.size, nested.alignment) if nested else None
+        type_ = self.type(s.TypeName(node.type.name, node.type.pointee, None, node.type.span))
+        if type_ is None:
+            return None
+        return type_, type_.bytes, alignment_of(type_.bytes, type_.kind, self.target)
+
+    def _refuse_overlap(self, name: str, declaration: s.Struct, fields: Mapping[str, ir.StructField]) -> None:
+        spans = {node.name: node.span for node in declaration.fields}
+        ordered = sorted(fields.values(), key=lambda f: f.offset)
+        for before, after in zip(ordered, ordered[1:], strict=False):
+            if before.offset + before.size > after.offset:
+                message = f"{after.name} at {after.offset} overlaps {before.name}, which ends at {before.offset + before.size}"
+                self.report.error("R015", message, spans[after.name], related=[(spans[before.name], "the other field")])

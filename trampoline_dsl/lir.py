@@ -1,0 +1,173 @@
+"""Operations on virtual registers: what the lowering makes and the allocator and the selector read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .diagnostics import Span
+from .target import BinaryOp, Condition, Convention, Register
+
+
+@dataclass(eq=False, slots=True)
+class VirtualRegister:
+    """A value in some register: an integer of a word, or a float. `fixed` is a physical register that is never
+    allocated (the stack pointer, the thread register). Compared by identity."""
+
+    number: int
+    name: str
+    floating: bool = False
+    fixed: Register | None = None
+    byte: bool = False  # its low byte is stored
+    temporary: bool = False  # made by spilling; spilling it again would not help
+
+
+@dataclass(eq=False, slots=True)
+class Home:
+    """A place in a frame for a value. `context` 0 is the stack that the trampoline was entered on, others are those
+    of `on stack` blocks. `incoming`: bytes above the CFA if the value arrived in memory and stays there."""
+
+    name: str
+    size: int
+    context: int
+    reason: str
+    pin: int | Literal["bottom"] | None = None
+    incoming: int | None = None
+    bits: int = 0  # of a load or a store there; 0: as many as the register has
+    signed: bool = False
+    offset: int = -1  # above sp, once laid out
+
+
+Kind = Literal[
+    "enter",  # defs: parameters in their registers
+    "move",
+    "constant",
+    "symbol",
+    "load",
+    "store",
+    "home_load",
+    "home_store",
+    "outgoing",  # store at sp + value
+    "out_load",  # load from sp + value
+    "incoming_store",  # store at CFA + value
+    "incoming_load",
+    "binary",
+    "extend",
+    "thread_load",
+    "thread_store",
+    "entry_sp",
+    "pushed_pc",
+    "branch",
+    "jump",
+    "label",
+    "call",
+    "tail_call",
+    "return",
+    "resume",
+    "enter_stack",
+    "leave_stack",
+    "asm",
+]
+
+REMOVABLE = frozenset(
+    {
+        "move",
+        "constant",
+        "symbol",
+        "load",
+        "home_load",
+        "out_load",
+        "incoming_load",
+        "binary",
+        "extend",
+        "thread_load",
+        "entry_sp",
+        "pushed_pc",
+    }
+)
+ENDS_BLOCK = frozenset({"branch", "jump", "tail_call", "return", "resume"})
+NO_FALL_THROUGH = frozenset({"jump", "tail_call", "return", "resume"})
+
+
+@dataclass(slots=True)
+class Operation:
+    """One operation. `value` is an offset or an immediate (`immediate` says that it is the second operand).
+
+    `places` gives, for each of `uses` (calls, jumps, returns, asm), the register it has to be in, None for the
+    callee's address; `results` does so for `defs`. `clobbers` are the registers that may come back changed.
+    """
+
+    kind: Kind
+    defs: tuple[VirtualRegister, ...] = ()
+    uses: tuple[VirtualRegister, ...] = ()
+    value: int = 0
+    immediate: bool = False
+    bits: int = 0
+    signed: bool = False
+    operator: BinaryOp | None = None
+    condition: Condition | None = None
+    label: str = ""
+    symbol: str = ""
+    home: Home | None = None
+    context: int = 0
+    places: tuple[Register | None, ...] = ()
+    results: tuple[Register, ...] = ()
+    clobbers: frozenset[Register] = frozenset()
+    convention: Convention | None = None
+    text: tuple[str, ...] = ()
+    span: Span | None = None
+
+    def with_registers(
+        self, defs: tuple[VirtualRegister, ...], uses: tuple[VirtualRegister, ...]
+    ) -> Operation:
+        return Operation(
+            self.kind,
+            defs,
+            uses,
+            self.value,
+            self.immediate,
+            self.bits,
+            self.signed,
+            self.operator,
+            self.condition,
+            self.label,
+            self.symbol,
+            self.home,
+            self.context,
+            self.places,
+            self.results,
+            self.clobbers,
+            self.convention,
+            self.text,
+            self.span,
+        )
+
+
+@dataclass(slots=True)
+class Context:
+    """One stack that the body runs on. `outgoing`: bytes above sp that calls need there."""
+
+    number: int
+    parent: int
+    outgoing: int = 0
+    pushes: bool = False
+    saved_sp: Home | None = None
+
+
+@dataclass(slots=True)
+class Body:
+    """A trampoline before registers are chosen."""
+
+    name: str
+    operations: list[Operation]
+    contexts: list[Context]
+    homes: list[Home]
+    lost: dict[Register, int]  # the bits of registers that calls and asm change, anywhere
+    alignment: int  # what every call in it needs of sp, in bytes
+    convention: Convention
+    calls: bool
+    bottom_free: bool  # no call on the first stack uses the word at sp
+    save: bool
+    new_register: Callable[[str, bool], VirtualRegister]
+    span: Span = field(repr=False)

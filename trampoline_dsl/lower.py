@@ -1,0 +1,914 @@
+"""IR to operations on virtual registers: control flow is flattened, arguments get their places, 64-bit values on
+32-bit machines are split. Which register and which byte of the frame is decided later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import assert_never
+
+from . import ir
+from .diagnostics import Diagnostic, InputError, Span
+from .lir import Body, Context, Home, Operation, VirtualRegister
+from .target import (
+    Architecture,
+    Assignment,
+    Bank,
+    Condition,
+    Convention,
+    InRegister,
+    Location,
+    OnStack,
+    Part,
+    Register,
+    ThreadSlot,
+)
+
+_NEGATED: dict[Condition, Condition] = {
+    "eq": "ne",
+    "ne": "eq",
+    "lt": "ge",
+    "ge": "lt",
+    "le": "gt",
+    "gt": "le",
+    "ult": "uge",
+    "uge": "ult",
+    "ule": "ugt",
+    "ugt": "ule",
+}
+_SWAPPED: dict[Condition, Condition] = {
+    "eq": "eq",
+    "ne": "ne",
+    "lt": "gt",
+    "gt": "lt",
+    "le": "ge",
+    "ge": "le",
+    "ult": "ugt",
+    "ugt": "ult",
+    "ule": "uge",
+    "uge": "ule",
+}
+
+Values = tuple[VirtualRegister, ...]  # one register, or the low and the high word of a value of two
+
+
+def lower(function: ir.Function, architecture: Architecture) -> Body:
+    """The body of one trampoline. Raises InputError for what this machine cannot do."""
+    return _Lowering(function, architecture).run()
+
+
+def lost_bits(
+    convention: Convention, architecture: Architecture, only: frozenset[Register] | None
+) -> dict[Register, int]:
+    """The bits of each register that may be changed after a call by `convention`; `only` restricts the registers to
+    those that an extern names, and what every call may change."""
+    always = set(convention.linker_may_write)
+    if convention.return_address is not None:
+        always.add(convention.return_address)
+    if architecture.flags is not None:
+        always.add(architecture.flags)
+    if isinstance(convention.thread, Register):
+        always.add(convention.thread)  # the callee may be the one that changes the thread's g
+    if only is not None:
+        return {r: (1 << r.bits) - 1 for r in (only | always)}
+    fixed = {f.register: f.mask for f in convention.fixed}
+    lost = {}
+    for register in dict.fromkeys(architecture.registers.values()):
+        if register is architecture.sp or register in convention.reserved:
+            continue
+        mask = ((1 << register.bits) - 1) & ~convention.keeps(register) & ~fixed.get(register, 0)
+        if mask or register in always:
+            lost[register] = mask or (1 << register.bits) - 1
+    return lost
+
+
+def clobbers_of(lost: dict[Register, int]) -> frozenset[Register]:
+    """Where a value would not survive: values have at most 64 bits, so the upper half of a vector does not matter."""
+    return frozenset(r for r, mask in lost.items() if mask & ((1 << 64) - 1))
+
+
+class _Lowering:
+    def __init__(self, function: ir.Function, architecture: Architecture) -> None:
+        self.function = function
+        self.architecture = architecture
+        self.convention = function.convention
+        self.word = architecture.word
+        self.word_bits = 8 * architecture.word
+        self.operations: list[Operation] = []
+        self.count = 0
+        self.labels = 0
+        self.variables: dict[ir.Variable, Values] = {}
+        self.homes: dict[ir.Variable, Home] = {}
+        self.all_homes: list[Home] = []
+        self.contexts = [Context(0, -1)]
+        self.context = 0
+        self.sp = VirtualRegister(-1, "sp", fixed=architecture.sp)
+        self.thread_place = self._thread_place()
+        self.thread = (
+            VirtualRegister(-2, "g", fixed=self.thread_place) if isinstance(self.thread_place, Register) else None
+        )
+        self.span: Span | None = function.span
+        self.lost: dict[Register, int] = {}
+        self.alignment = 1
+        self.calls = False
+        self.bottom_free = True
+        self.loops: list[tuple[str, str]] = []
+        self.floats = bool(architecture.float_allocatable(self.convention))
+
+    def _thread_place(self) -> Register | ThreadSlot | None:
+        if self.convention.thread is not None:
+            return self.convention.thread
+        for convention in self.architecture.conventions.values():
+            if convention.thread is not None:
+                return convention.thread
+        return None
+
+    # ------------------------------------------------------------------------------------------------------- helpers
+
+    def new(self, name: str, floating: bool = False) -> VirtualRegister:
+        self.count += 1
+        return VirtualRegister(self.count, name, floating)
+
+    def add(self, kind: str, defs: Values = (), uses: Values = (), **rest: object) -> Operation:
+        operation = Operation(kind, defs, uses, context=self.context, span=self.span, **rest)  # type: ignore[arg-type]
+        self.operations.append(operation)
+        return operation
+
+    def label(self, hint: str) -> str:
+        self.labels += 1
+        return f"{hint}{self.labels}"
+
+    def place_label(self, label: str) -> None:
+        self.add("label", label=label)
+
+    def home(self, name: str, size: int, reason: str, **rest: object) -> Home:
+        home = Home(name, size, self.context, reason, **rest)  # type: ignore[arg-type]
+        self.all_homes.append(home)
+        return home
+
+    def is_float(self, type_: ir.Type) -> bool:
+        return type_.kind == "float" and self.floats
+
+    def is_wide(self, type_: ir.Type) -> bool:
+        return type_.bits > self.word_bits and not self.is_float(type_)
+
+    def fresh(self, name: str, type_: ir.Type) -> Values:
+        if self.is_wide(type_):
+            return (self.new(f"{name}.low"), self.new(f"{name}.high"))
+        return (self.new(name, self.is_float(type_)),)
+
+    def low_first(self, offset: int) -> tuple[int, int]:
+        """Where the low and the high word of a two-word value at `offset` are."""
+        if self.architecture.order == "little":
+            return offset, offset + self.word
+        return offset + self.word, offset
+
+    def fail(self, code: str, message: str, span: Span | None, *notes: str) -> InputError:
+        return InputError([Diagnostic(code, message, span, notes=notes)])
+
+    def _lose(self, lost: dict[Register, int]) -> None:
+        for register, mask in lost.items():
+            self.lost[register] = self.lost.get(register, 0) | mask
+
+    # ---------------------------------------------------------------------------------------------------- the whole
+
+    def run(self) -> Body:
+        for slot in self.function.slots:
+            self.homes[slot] = self.home(slot.name, slot.type.bytes, "declared in the frame", pin=slot.pin)
+        self._enter()
+        self.block(self.function.body)
+        if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume"):
+            self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
+            self.add("return", places=())
+        return Body(
+            self.function.name,
+            self.operations,
+            self.contexts,
+            self.all_homes,
+            self.lost,
+            self.alignment,
+            self.convention,
+            self.calls,
+            self.bottom_free,
+            self.function.save,
+            self.new,
+            self.function.span,
+        )
+
+    def _assignment(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> Assignment:
+        return convention.place([t.value_type for t in types], result.value_type if result else None)
+
+    def _enter(self) -> None:
+        parameters = self.function.parameters
+        assignment = self._assignment(self.convention, [p.type for p in parameters], self.function.result)
+        defs: list[VirtualRegister] = []
+        registers: list[Register] = []
+        after: list[Operation] = []
+        for variable, location in zip(parameters, assignment.arguments, strict=True):
+            values = self.fresh(variable.name, variable.type)
+            self.variables[variable] = values
+            before = len(self.operations)
+            self._receive(values, variable.type, location, defs, registers, variable.name, incoming=True)
+            after += self.operations[before:]
+            del self.operations[before:]
+        self.add("enter", tuple(defs), (), results=tuple(registers))
+        self.operations += after
+
+    def _receive(
+        self,
+        values: Values,
+        type_: ir.Type,
+        location: Location,
+        defs: list[VirtualRegister],
+        registers: list[Register],
+        name: str,
+        *,
+        incoming: bool,
+    ) -> None:
+        """A value that arrives by a convention: a parameter, or a call's result. Appends to `defs` and `registers`
+        what arrives in registers, and to the operations what has to be done after that."""
+        floating = self.is_float(type_)
+        places = [part.place for part in location]
+        if floating and all(isinstance(p, InRegister) and p.register.bank is not Bank.INTEGER for p in places):
+            first = location[0].place
+            assert isinstance(first, InRegister)
+            if self._odd_single(location[0]):
+                self._from_odd_single(values[0], first.register, defs, registers, name)
+                return
+            defs.append(values[0])
+            registers.append(first.register)
+            return
+        if floating:
+            # The bits arrive in core registers or in memory: through memory into a float register.
+            if all(isinstance(p, OnStack) for p in places):
+                offset = min(p.offset for p in places if isinstance(p, OnStack))
+                self._load_from(values[0], offset, type_.bits, False, name, type_.bytes, incoming=incoming)
+                return
+            pieces = tuple(self.new(name) for _ in location)
+            self._receive_parts(pieces, type_, location, defs, registers, name, incoming=incoming)
+            self._words_to_float(pieces, location, values[0], type_)
+            return
+        self._receive_parts(values, type_, location, defs, registers, name, incoming=incoming)
+
+    def _receive_parts(
+        self,
+        values: Values,
+        type_: ir.Type,
+        location: Location,
+        defs: list[VirtualRegister],
+        registers: list[Register],
+        name: str,
+        *,
+        incoming: bool,
+    ) -> None:
+        for part, value in self._parts(values, location):
+            match part.place:
+                case InRegister(register):
+                    enough = part.extend_to >= self.word_bits and part.extend_signed == type_.signed
+                    if type_.bits >= self.word_bits or type_.kind == "float" or enough:
+                        defs.append(value)
+                        registers.append(register)
+                    else:
+                        raw = self.new(name)
+                        defs.append(raw)
+                        registers.append(register)
+                        self.add("extend", (value,), (raw,), bits=type_.bits, signed=type_.signed)
+                case OnStack(offset):
+                    bits = min(part.bits, self.word_bits)
+                    if part.extend_to and self.architecture.order == "big":
+                        offset += (part.extend_to - part.bits) // 8
+                    self._load_from(value, offset, bits, type_.signed, name, bits // 8, incoming=incoming)
+
+    def _parts(self, values: Values, location: Location) -> list[tuple[Part, VirtualRegister]]:
+        if len(location) == len(values):
+            return [(part, value) for part, value in zip(sorted(location, key=lambda p: p.low), values, strict=True)]
+        assert len(location) == 1  # one run of memory for two words
+        part = location[0]
+        assert isinstance(part.place, OnStack)
+        low, high = self.low_first(part.place.offset)
+        half = self.word_bits
+        return [(Part(OnStack(low), 0, half), values[0]), (Part(OnStack(high), half, half), values[1])]
+
+    def _load_from(
+        self, value: VirtualRegister, offset: int, bits: int, signed: bool, name: str, size: int, *, incoming: bool
+    ) -> None:
+        if incoming:
+            reason = "argument in the caller's frame"
+            home = Home(name, size, 0, reason, incoming=offset, bits=bits, signed=signed)
+            self.add("home_load", (value,), (), home=home, bits=bits, signed=signed)
+        else:
+            self.add("out_load", (value,), (), value=offset, bits=bits, signed=signed)
+
+    def _odd_single(self, part: Part) -> bool:
+        """A single in the upper half of a register whose singles live in the lower half."""
+        return isinstance(part.place, InRegister) and part.place.left and not self.architecture.singles_left
+
+    def _from_odd_single(
+        self,
+        value: VirtualRegister,
+        register: Register,
+        defs: list[VirtualRegister],
+        registers: list[Register],
+        name: str,
+    ) -> None:
+        known = [d for d, r in zip(defs, registers, strict=True) if r is register]
+        pair = known[0] if known else self.new(name, True)
+        if not known:
+            defs.append(pair)
+            registers.append(register)
+        # Through memory: both halves are stored, and the upper one is loaded.
+        home = self.home(f"{name} (both halves)", 8, "to take a single out of the upper half of its register")
+        self.add("home_store", (), (pair,), home=home, bits=64)
+        self.add("home_load", (value,), (), home=home, bits=32, value=4 if self.architecture.order == "little" else 0)
+
+    def _words_to_float(self, pieces: Values, location: Location, value: VirtualRegister, type_: ir.Type) -> None:
+        home = self.home(f"{value.name} (bits)", 8, "to move bits between core and float registers")
+        for piece, part in zip(pieces, sorted(location, key=lambda p: p.low), strict=True):
+            self.add("home_store", (), (piece,), home=home, bits=part.bits, value=self._byte_of(part, type_))
+        self.add("home_load", (value,), (), home=home, bits=type_.bits)
+
+    def _float_to_words(self, value: VirtualRegister, location: Location, type_: ir.Type) -> Values:
+        home = self.home(f"{value.name} (bits)", 8, "to move bits between core and float registers")
+        self.add("home_store", (), (value,), home=home, bits=type_.bits)
+        pieces = []
+        for part in sorted(location, key=lambda p: p.low):
+            piece = self.new(value.name)
+            self.add("home_load", (piece,), (), home=home, bits=part.bits, value=self._byte_of(part, type_))
+            pieces.append(piece)
+        return tuple(pieces)
+
+    def _byte_of(self, part: Part, type_: ir.Type) -> int:
+        """Where a part of a value is, in bytes from the value's start in memory."""
+        if self.architecture.order == "little":
+            return part.low // 8
+        return (type_.bits - part.low - part.bits) // 8
+
+    # ---------------------------------------------------------------------------------------------------- statements
+
+    def block(self, body: Sequence[ir.Statement]) -> None:
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, node: ir.Statement) -> None:
+        self.span = node.span
+        match node:
+            case ir.Assign(variable=variable, value=value):
+                self._assign(variable, value)
+            case ir.Store(address=address, offset=offset, value=value, type=type_):
+                values = self.evaluate(value)
+                base, offset = self._base(address, offset)
+                self._store(values, base, offset, type_)
+            case ir.SetThread(value=value):
+                self._set_thread(value)
+            case ir.Call():
+                self._call(node)
+            case ir.TailCall():
+                self._tail_call(node)
+            case ir.Return():
+                self._return(node)
+            case ir.Resume(sp=sp, pc=pc):
+                stack, address = self.evaluate(sp)[0], self.evaluate(pc)[0]
+                self.add("resume", (), (stack, address))
+            case ir.If():
+                self._if(node)
+            case ir.While():
+                self._while(node)
+            case ir.Break():
+                self.add("jump", label=self.loops[-1][1])
+            case ir.Continue():
+                self.add("jump", label=self.loops[-1][0])
+            case ir.OnStack():
+                self._on_stack(node)
+            case ir.Asm():
+                self._asm(node)
+            case ir.Expect():
+                raise AssertionError("an expectation is part of a check")
+            case _:
+                assert_never(node)
+
+    def _assign(self, variable: ir.Variable, value: ir.Expression) -> None:
+        if variable in self.homes:
+            values = self.evaluate(value)
+            self._home_store(values, self.homes[variable], variable.type)
+            return
+        target = self._variable(variable)
+        self.evaluate(value, target)
+
+    def _variable(self, variable: ir.Variable) -> Values:
+        if variable not in self.variables:
+            self.variables[variable] = self.fresh(variable.name, variable.type)
+        return self.variables[variable]
+
+    def _home_store(self, values: Values, home: Home, type_: ir.Type) -> None:
+        if len(values) == 2:
+            low, high = self.low_first(0)
+            self.add("home_store", (), (values[0],), home=home, bits=self.word_bits, value=low)
+            self.add("home_store", (), (values[1],), home=home, bits=self.word_bits, value=high)
+        else:
+            self._mark_byte(values[0], type_.bits)
+            self.add("home_store", (), values, home=home, bits=type_.bits)
+
+    def _mark_byte(self, value: VirtualRegister, bits: int) -> None:
+        if bits == 8 and self.architecture.byte_registers is not None:
+            value.byte = True
+
+    def _store(self, values: Values, base: VirtualRegister, offset: int, type_: ir.Type) -> None:
+        if len(values) == 2:
+            low, high = self.low_first(offset)
+            self.add("store", (), (values[0], base), value=low, bits=self.word_bits)
+            self.add("store", (), (values[1], base), value=high, bits=self.word_bits)
+            return
+        value = values[0]
+        if type_.bits == 8 and self.architecture.byte_registers is not None:
+            if value.fixed is not None:
+                value = self._copy(value)
+            value.byte = True
+        self.add("store", (), (value, base), value=offset, bits=type_.bits)
+
+    def _copy(self, value: VirtualRegister) -> VirtualRegister:
+        copy = self.new(value.name, value.floating)
+        self.add("move", (copy,), (value,))
+        return copy
+
+    def _set_thread(self, value: ir.Expression) -> None:
+        if self.thread is not None:
+            if self.thread.fixed is not None:
+                self._lose({self.thread.fixed: (1 << self.thread.fixed.bits) - 1})
+            self.evaluate(value, (self.thread,))
+            return
+        source = self.evaluate(value)
+        assert isinstance(self.thread_place, ThreadSlot)
+        self.add("thread_store", (), source)
+
+    def _if(self, node: ir.If) -> None:
+        then, otherwise, end = self.label("then"), self.label("else"), self.label("end")
+        self._branch(node.condition, then, otherwise if node.otherwise else end, then)
+        self.place_label(then)
+        self.block(node.then)
+        if node.otherwise:
+            self.span = node.span
+            self.add("jump", label=end)
+            self.place_label(otherwise)
+            self.block(node.otherwise)
+        self.place_label(end)
+
+    def _while(self, node: ir.While) -> None:
+        top, body, end = self.label("while"), self.label("do"), self.label("done")
+        self.place_label(top)
+        self._branch(node.condition, body, end, body)
+        self.place_label(body)
+        self.loops.append((top, end))
+        self.block(node.body)
+        self.loops.pop()
+        self.add("jump", label=top)
+        self.place_label(end)
+
+    # ---------------------------------------------------------------------------------------------------- conditions
+
+    def _branch(self, condition: ir.Condition, yes: str, no: str, following: str) -> None:
+        """Go to `yes` or to `no`, of which `following` comes next in the code."""
+        match condition:
+            case ir.Negated(operand=operand):
+                self._branch(operand, no, yes, following)
+            case ir.Both(left=left, right=right):
+                middle = self.label("and")
+                self._branch(left, middle, no, middle)
+                self.place_label(middle)
+                self._branch(right, yes, no, following)
+            case ir.Either(left=left, right=right):
+                middle = self.label("or")
+                self._branch(left, yes, middle, middle)
+                self.place_label(middle)
+                self._branch(right, yes, no, following)
+            case ir.Comparison():
+                self._compare(condition, yes, no, following)
+            case _:
+                assert_never(condition)
+
+    def _compare(self, node: ir.Comparison, yes: str, no: str, following: str) -> None:
+        left, right, condition = node.left, node.right, node.condition
+        if isinstance(left, ir.Constant) and not isinstance(right, ir.Constant):
+            left, right, condition = right, left, _SWAPPED[condition]
+        if self.is_wide(left.type):
+            self._compare_wide(left, right, condition, yes, no, following)
+            return
+        a = self.evaluate(left)[0]
+        if isinstance(right, ir.Constant):
+            b: VirtualRegister | int = right.value & ((1 << self.word_bits) - 1)
+        else:
+            b = self.evaluate(right)[0]
+        self._compare_words(condition, a, b, yes, no, following)
+
+    def _compare_words(
+        self, condition: Condition, a: VirtualRegister, b: VirtualRegister | int, yes: str, no: str, following: str
+    ) -> None:
+        target = yes
+        if following == yes:
+            condition, target = _NEGATED[condition], no
+        if a.fixed is self.architecture.sp:
+            a = self._copy(a)
+        if isinstance(b, int):
+            self.add("branch", (), (a,), condition=condition, label=target, value=b, immediate=True)
+        else:
+            self.add("branch", (), (a, b), condition=condition, label=target)
+        if following not in (yes, no):
+            self.add("jump", label=no)
+
+    def _compare_wide(
+        self, left: ir.Expression, right: ir.Expression, condition: Condition, yes: str, no: str, following: str
+    ) -> None:
+        a, b = self.evaluate(left), self.evaluate(right)
+        if condition in ("eq", "ne"):
+            low, high, both = self.new("low"), self.new("high"), self.new("differ")
+            self.add("binary", (low,), (a[0], b[0]), operator="xor")
+            self.add("binary", (high,), (a[1], b[1]), operator="xor")
+            self.add("binary", (both,), (low, high), operator="or")
+            self._compare_words(condition, both, 0, yes, no, following)
+            return
+        strict: Condition = {"lt": "lt", "le": "lt", "gt": "gt", "ge": "gt"}.get(condition, condition)  # type: ignore[assignment]
+        strict = {"ult": "ult", "ule": "ult", "ugt": "ugt", "uge": "ugt"}.get(strict, strict)  # type: ignore[assignment]
+        unsigned: Condition = {"lt": "ult", "le": "ule", "gt": "ugt", "ge": "uge"}.get(condition, condition)  # type: ignore[assignment]
+        equal, low_words = self.label("high"), self.label("low")
+        self._compare_words(strict, a[1], b[1], yes, equal, equal)
+        self.place_label(equal)
+        self._compare_words("eq", a[1], b[1], low_words, no, low_words)
+        self.place_label(low_words)
+        self._compare_words(unsigned, a[0], b[0], yes, no, following)
+
+    # --------------------------------------------------------------------------------------------------- expressions
+
+    def _base(self, address: ir.Expression, offset: int) -> tuple[VirtualRegister, int]:
+        return self.evaluate(address)[0], offset
+
+    def evaluate(self, node: ir.Expression, into: Values | None = None) -> Values:
+        """The registers that hold a value; `into` asks for those."""
+        match node:
+            case ir.Read(variable=variable) if variable not in self.homes:
+                values = self._variable(variable)
+                if into is None:
+                    return values
+                for d, source in zip(into, values, strict=True):
+                    self.add("move", (d,), (source,))
+                return into
+            case ir.Special(what="sp"):
+                if into is None:
+                    return (self.sp,)
+                self.add("move", into, (self.sp,))
+                return into
+            case ir.Thread() if self.thread is not None:
+                if into is None:
+                    return (self.thread,)
+                self.add("move", into, (self.thread,))
+                return into
+        into = into if into is not None else self.fresh(_hint(node), node.type)
+        match node:
+            case ir.Constant(value=value):
+                for index, d in enumerate(into):
+                    word = (value >> (index * self.word_bits)) & ((1 << self.word_bits) - 1)
+                    self.add("constant", (d,), (), value=word)
+            case ir.Read(variable=variable):
+                home = self.homes[variable]
+                if len(into) == 2:
+                    low, high = self.low_first(0)
+                    self.add("home_load", (into[0],), (), home=home, bits=self.word_bits, value=low)
+                    self.add("home_load", (into[1],), (), home=home, bits=self.word_bits, value=high)
+                else:
+                    self.add("home_load", into, (), home=home, bits=node.type.bits, signed=node.type.signed)
+            case ir.Load(address=address, offset=offset, type=type_):
+                base, offset = self._base(address, offset)
+                if len(into) == 2:
+                    self._load_wide(into, base, offset)
+                else:
+                    self.add("load", into, (base,), value=offset, bits=type_.bits, signed=type_.signed)
+            case ir.Operation():
+                self._operation(node, into)
+            case ir.Convert():
+                self._convert(node, into)
+            case ir.Thread():
+                self.add("thread_load", into)
+            case ir.SymbolAddress(symbol=symbol):
+                self.add("symbol", into, (), symbol=symbol)
+            case ir.Special(what="entry sp"):
+                self.add("entry_sp", into)
+            case ir.Special(what="pushed pc"):
+                self.add("pushed_pc", into)
+            case ir.Special() | ir.StackPlace():
+                raise AssertionError(f"{node} is part of a check")
+            case _:
+                assert_never(node)
+        return into
+
+    def _load_wide(self, into: Values, base: VirtualRegister, offset: int) -> None:
+        low, high = self.low_first(offset)
+        first = self.new("low")  # the base may be the very register that the first half is wanted in
+        self.add("load", (first,), (base,), value=low, bits=self.word_bits)
+        self.add("load", (into[1],), (base,), value=high, bits=self.word_bits)
+        self.add("move", (into[0],), (first,))
+
+    def _operation(self, node: ir.Operation, into: Values) -> None:
+        left, right, operator = node.left, node.right, node.operator
+        if isinstance(left, ir.Constant) and operator in ("add", "and", "or", "xor", "mul"):
+            left, right = right, left
+        if len(into) == 2:
+            self._wide_operation(operator, left, right, into)
+            return
+        a = self.evaluate(left)[0]
+        if a.fixed is self.architecture.sp and operator != "add":
+            a = self._copy(a)
+        narrow = node.type.bits < self.word_bits and node.type.kind == "int"
+        widen = narrow and operator in ("add", "sub", "shl", "mul")
+        result = self.new(_hint(node)) if widen else into[0]
+        if isinstance(right, ir.Constant):
+            value = right.value & ((1 << self.word_bits) - 1)
+            if operator == "mul" and value and value & (value - 1) == 0:
+                operator, value = "shl", value.bit_length() - 1
+            self.add("binary", (result,), (a,), operator=operator, value=value, immediate=True)
+        else:
+            b = self.evaluate(right)[0]
+            self.add("binary", (result,), (a, b), operator=operator)
+        if widen:
+            self.add("extend", into, (result,), bits=node.type.bits, signed=node.type.signed)
+
+    def _wide_operation(self, operator: str, left: ir.Expression, right: ir.Expression, into: Values) -> None:
+        a, b = self.evaluate(left), self.evaluate(right)
+        if operator in ("and", "or", "xor"):
+            low = self.new("low")
+            self.add("binary", (low,), (a[0], b[0]), operator=operator)
+            self.add("binary", (into[1],), (a[1], b[1]), operator=operator)
+            self.add("move", (into[0],), (low,))
+            return
+        assert operator in ("add", "sub")
+        # The carry is a comparison of the low words: there is no carry flag on every machine.
+        low, high, done = self.new("low"), self.new("high"), self.label("carry")
+        self.add("binary", (low,), (a[0], b[0]), operator=operator)
+        self.add("binary", (high,), (a[1], b[1]), operator=operator)
+        if operator == "add":
+            self.add("branch", (), (low, a[0]), condition="uge", label=done)
+        else:
+            self.add("branch", (), (a[0], b[0]), condition="uge", label=done)
+        self.add("binary", (high,), (high,), operator=operator, value=1, immediate=True)
+        self.place_label(done)
+        self.add("move", (into[0],), (low,))
+        self.add("move", (into[1],), (high,))
+
+    def _convert(self, node: ir.Convert, into: Values) -> None:
+        source_type, type_ = node.operand.type, node.type
+        values = self.evaluate(node.operand)
+        if len(into) == 2 and len(values) == 2:
+            for d, value in zip(into, values, strict=True):
+                self.add("move", (d,), (value,))
+        elif len(into) == 2:
+            low = self._copy(values[0])
+            if source_type.signed:
+                shift = self.word_bits - 1
+                self.add("binary", (into[1],), (low,), operator="sar", value=shift, immediate=True)
+            else:
+                self.add("constant", (into[1],), (), value=0)
+            self.add("move", (into[0],), (low,))
+        elif type_.bits < self.word_bits and (type_.bits < source_type.bits or type_.signed != source_type.signed):
+            self.add("extend", into, (values[0],), bits=type_.bits, signed=type_.signed)
+        else:
+            # Widening costs nothing: values are held widened by their own type, and so is the result by C's rules.
+            self.add("move", into, (values[0],))
+            if type_.bits < self.word_bits and type_.bits > source_type.bits and source_type.signed and not type_.signed:
+                self.operations.pop()
+                self.add("extend", into, (values[0],), bits=type_.bits, signed=False)
+
+    # --------------------------------------------------------------------------------------------------------- calls
+
+    def _deliver(
+        self,
+        values: Values,
+        type_: ir.Type,
+        location: Location,
+        uses: list[VirtualRegister],
+        places: list[Register | None],
+        kind: str,
+    ) -> None:
+        """Put a value where a convention wants it. Memory is written by operations of `kind`; what travels in
+        registers is appended to `uses` and `places`."""
+        floating = self.is_float(type_)
+        in_floats = all(
+            isinstance(p.place, InRegister) and p.place.register.bank is not Bank.INTEGER for p in location
+        )
+        if floating and in_floats:
+            first = location[0].place
+            assert isinstance(first, InRegister)
+            if self._odd_single(location[0]):
+                self._to_odd_single(values[0], first.register, uses, places)
+                return
+            uses.append(values[0])
+            places.append(first.register)
+            return
+        if floating and all(isinstance(p.place, OnStack) for p in location):
+            offset = min(p.place.offset for p in location if isinstance(p.place, OnStack))
+            self.add(kind, (), values, value=offset, bits=type_.bits)
+            return
+        if floating:
+            values = self._float_to_words(values[0], location, type_)
+        for part, value in self._parts(values, location):
+            if part.extend_to > type_.bits and part.extend_signed != type_.signed and type_.kind == "int":
+                widened = self.new(value.name)
+                self.add("extend", (widened,), (value,), bits=type_.bits, signed=part.extend_signed)
+                value = widened
+            match part.place:
+                case InRegister(register):
+                    uses.append(value)
+                    places.append(register)
+                case OnStack(offset):
+                    bits = max(part.extend_to, min(part.bits, self.word_bits))
+                    if value.fixed is not None and bits == 8:
+                        value = self._copy(value)
+                    self._mark_byte(value, bits)
+                    self.add(kind, (), (value,), value=offset, bits=bits)
+
+    def _to_odd_single(
+        self, value: VirtualRegister, register: Register, uses: list[VirtualRegister], places: list[Register | None]
+    ) -> None:
+        """Both singles of a register are put together in memory: the other half is what goes there already."""
+        home = self.home(f"{value.name} (both halves)", 8, "to put a single into the upper half of its register")
+        if register in places:
+            index = places.index(register)
+            self.add("home_store", (), (uses[index],), home=home, bits=32, value=0)
+            del uses[index], places[index]
+        upper = 4 if self.architecture.order == "little" else 0
+        self.add("home_store", (), (value,), home=home, bits=32, value=upper)
+        pair = self.new(value.name, True)
+        self.add("home_load", (pair,), (), home=home, bits=64)
+        uses.append(pair)
+        places.append(register)
+
+    def _call(self, node: ir.Call) -> None:
+        convention = node.convention
+        assignment = self._assignment(convention, [a.type for a in node.arguments], node.result)
+        arguments = [self.evaluate(argument) for argument in node.arguments]
+        callee = self.evaluate(node.callee) if not isinstance(node.callee, str) else None
+        uses: list[VirtualRegister] = []
+        places: list[Register | None] = []
+        for values, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
+            self._deliver(values, argument.type, location, uses, places, "outgoing")
+        if callee is not None:
+            uses.append(callee[0])
+            places.append(None)
+        context = self.contexts[self.context]
+        stack_bytes = max(assignment.stack_bytes, convention.first_stack_argument, convention.area)
+        context.outgoing = max(context.outgoing, stack_bytes)
+        self.alignment = max(self.alignment, convention.alignment)
+        self.calls = True
+        if self.context == 0:
+            self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
+        lost = lost_bits(convention, self.architecture, node.clobbers)
+        self._lose(lost)
+        own = {f.register: f for f in self.convention.fixed}
+        self._lose({f.register: f.mask for f in convention.fixed if own.get(f.register) != f})
+        defs: list[VirtualRegister] = []
+        results: list[Register] = []
+        after: list[Operation] = []
+        if node.variable is not None and node.result is not None:
+            values = self.fresh(node.variable.name, node.result)
+            before = len(self.operations)
+            self._receive(values, node.result, assignment.result, defs, results, node.variable.name, incoming=False)
+            after = self.operations[before:]
+            del self.operations[before:]
+        self.add(
+            "call",
+            tuple(defs),
+            tuple(uses),
+            symbol=node.callee if isinstance(node.callee, str) else "",
+            places=tuple(places),
+            results=tuple(results),
+            clobbers=clobbers_of(lost),
+            convention=convention,
+            value=assignment.stack_bytes,
+        )
+        self.operations += after
+        if node.variable is not None and node.result is not None:
+            if node.variable in self.homes:
+                self._home_store(values, self.homes[node.variable], node.variable.type)
+            else:
+                for d, value in zip(self._variable(node.variable), values, strict=True):
+                    self.add("move", (d,), (value,))
+
+    def _tail_call(self, node: ir.TailCall) -> None:
+        convention = node.convention
+        assignment = self._assignment(convention, [a.type for a in node.arguments], None)
+        arguments = []
+        for argument in node.arguments:
+            values = self.evaluate(argument)
+            # Copies: an argument in memory may lie where another one is about to be written.
+            arguments.append(tuple(self._copy(v) for v in values))
+        callee = self.evaluate(node.callee) if not isinstance(node.callee, str) else None
+        uses: list[VirtualRegister] = []
+        places: list[Register | None] = []
+        for values, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
+            self._deliver(values, argument.type, location, uses, places, "incoming_store")
+        if callee is not None:
+            uses.append(callee[0])
+            places.append(None)
+        self.add(
+            "tail_call",
+            (),
+            tuple(uses),
+            symbol=node.callee if isinstance(node.callee, str) else "",
+            places=tuple(places),
+            convention=convention,
+        )
+
+    def _return(self, node: ir.Return) -> None:
+        uses: list[VirtualRegister] = []
+        places: list[Register | None] = []
+        if node.value is not None and self.function.result is not None:
+            types = [p.type for p in self.function.parameters]
+            assignment = self._assignment(self.convention, types, self.function.result)
+            values = self.evaluate(node.value)
+            self._deliver(values, self.function.result, assignment.result, uses, places, "incoming_store")
+        self.add("return", (), tuple(uses), places=tuple(places))
+
+    # ------------------------------------------------------------------------------------------------- stacks and asm
+
+    def _on_stack(self, node: ir.OnStack) -> None:
+        stack = self.evaluate(node.stack)[0]
+        pc = self.evaluate(node.pc)[0] if node.pc is not None else None
+        if stack.fixed is not None:
+            stack = self._copy(stack)
+        if pc is not None and pc.fixed is not None:
+            pc = self._copy(pc)
+        used, assigned = _variables(node.body)
+        outside = {v for v in self.variables if v in used or v in assigned}
+        outer = dict(self.variables)
+        for variable in sorted(outside, key=lambda v: (v.span.start, v.name)):
+            copies = tuple(self.new(v.name, v.floating) for v in self.variables[variable])
+            for copy, value in zip(copies, self.variables[variable], strict=True):
+                self.add("move", (copy,), (value,))
+            self.variables[variable] = copies
+        number = len(self.contexts)
+        parent = self.context
+        context = Context(number, parent, pushes=pc is not None)
+        self.contexts.append(context)
+        self.context = number
+        context.saved_sp = self.home("the other stack's sp", self.word, "to come back to")
+        old = self.new("old sp")
+        self.add("enter_stack", (old,), (stack,) if pc is None else (stack, pc))
+        self.block(node.body)
+        self.span = node.span
+        self.add("leave_stack")
+        self.context = parent
+        inner = self.variables
+        self.variables = {**inner, **outer}
+        for variable in sorted(assigned & outside, key=lambda v: (v.span.start, v.name)):
+            for d, value in zip(outer[variable], inner[variable], strict=True):
+                self.add("move", (d,), (value,))
+
+    def _asm(self, node: ir.Asm) -> None:
+        uses = []
+        for _, value in node.inputs:
+            values = self.evaluate(value)
+            uses.append(self._copy(values[0]) if values[0].fixed is not None else values[0])
+        defs = []
+        for _, variable in node.outputs:
+            defs.append(self._variable(variable)[0])
+        clobbers = set(node.clobbers)
+        if self.architecture.flags is not None:
+            clobbers.add(self.architecture.flags)
+        touched = clobbers | {r for r, _ in node.outputs} | {r for r, _ in node.inputs}
+        self._lose({r: (1 << r.bits) - 1 for r in touched})
+        self.add(
+            "asm",
+            tuple(defs),
+            tuple(uses),
+            places=tuple(r for r, _ in node.inputs),
+            results=tuple(r for r, _ in node.outputs),
+            clobbers=frozenset(clobbers),
+            text=tuple(text for text, _ in node.lines),
+        )
+
+
+def _hint(node: ir.Expression) -> str:
+    """A name that tells people what a value is."""
+    text = node.span.text
+    return text if len(text) <= 24 and "\n" not in text else "value"
+
+
+def _variables(body: Sequence[ir.Statement]) -> tuple[set[ir.Variable], set[ir.Variable]]:
+    """The variables that a list of statements reads, and those that it sets."""
+    used: set[ir.Variable] = set()
+    assigned: set[ir.Variable] = set()
+
+    def walk(node: object) -> None:
+        if isinstance(node, ir.Read):
+            used.add(node.variable)
+        elif isinstance(node, ir.Assign):
+            assigned.add(node.variable)
+        elif isinstance(node, ir.Call) and node.variable is not None:
+            assigned.add(node.variable)
+        elif isinstance(node, ir.Asm):
+            assigned.update(variable for _, variable in node.outputs)
+        if isinstance(node, tuple):
+            for child in node:
+                walk(child)
+        elif hasattr(node, "__dataclass_fields__") and not isinstance(node, (Span, ir.Variable, Convention, Register)):
+            for name in node.__dataclass_fields__:
+                if name not in ("span", "convention"):
+                    walk(getattr(node, name))
+
+    walk(tuple(body))
+    return used, assigned

@@ -1,0 +1,177 @@
+"""The passes in order: source text to an artifact for one target. The table of contents of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePath
+
+from . import ir
+from .allocate import allocate
+from .assemble import Assembled, AssemblyError, assemble
+from .diagnostics import Diagnostic, InputError, Source, Span
+from .emit import file_text, function_text
+from .frame import lay_out
+from .lower import lower
+from .resolve import Module, check_module, load_module, resolve
+from .select import select
+from .target import Frame, Insn, Relocation, Target
+
+
+@dataclass(frozen=True)
+class Line:
+    """Which source line a piece of code comes from: `offset` and `size` in bytes from the function's start."""
+
+    offset: int
+    size: int
+    instruction: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One trampoline compiled for one target.
+
+    `code` are its bytes before linking, `relocations` the places that a linker fills (offsets from its start). `frame`
+    says where everything is, `instructions` and `source_map` tie code to source.
+    """
+
+    function: ir.Function
+    target: Target
+    frame: Frame
+    instructions: tuple[Insn, ...]
+    source: Source = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @cached_property
+    def _assembled(self) -> Assembled:
+        try:
+            return assemble(self.target.architecture, self.instructions)
+        except AssemblyError as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: AssemblyError) -> InputError:
+        """An instruction that a user wrote is the user's to mend; any other one is ours, and says so."""
+        insn = self.instructions[error.index]
+        if not insn.user_text:
+            raise error
+        start = self.source.starts[insn.line - 1] + insn.column - 1
+        found = self.source.text.find(f'"{error.text}"', start)
+        span = Span(self.source, found, found + len(error.text) + 2) if found >= 0 else Span(self.source, start, start + 1)
+        message = f"this is no instruction of {self.target.name}: {error.reason}"
+        return InputError([Diagnostic("A001", message, span)])
+
+    @property
+    def code(self) -> bytes:
+        return self._assembled.code
+
+    @property
+    def relocations(self) -> tuple[Relocation, ...]:
+        return self._assembled.relocations
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each of `instructions` starts."""
+        return self._assembled.offsets
+
+    @cached_property
+    def source_map(self) -> tuple[Line, ...]:
+        ends = (*self.offsets[1:], len(self.code))
+        return tuple(
+            Line(start, end - start, insn.text, insn.line, insn.column)
+            for insn, start, end in zip(self.instructions, self.offsets, ends, strict=True)
+            if insn.label is None
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """The function in GNU syntax."""
+        title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
+        return function_text(
+            self.name, self.function.convention, self.instructions, self.frame, self.target, self.source, title
+        )
+
+    @property
+    def instruction_count(self) -> int:
+        return sum(1 for insn in self.instructions if insn.label is None)
+
+    def __str__(self) -> str:
+        size = f"{len(self.code)} bytes, {self.instruction_count} instructions, frame {self.frame.size}"
+        return f"{self.name} for {self.target.name}: {size}"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Every trampoline of a file (and of what it imports), for one target."""
+
+    program: ir.Program
+    artifacts: dict[str, Artifact]
+
+    @property
+    def target(self) -> Target:
+        return self.program.target
+
+    @property
+    def own(self) -> tuple[Artifact, ...]:
+        """Those that the file itself declares, in its order."""
+        return tuple(self.artifacts[name] for name in self.program.own)
+
+    @property
+    def text(self) -> str:
+        """The file's trampolines as GNU as takes them."""
+        return file_text([a.text for a in self.own], self.target, PurePath(self.program.file).name)
+
+    def __getitem__(self, name: str) -> Artifact:
+        return self.artifacts[name]
+
+
+def compile_function(function: ir.Function, target: Target, ordinal: int) -> Artifact:
+    """One trampoline, from IR to instructions."""
+    architecture = target.architecture
+    body = lower(function, architecture)
+    allocation = allocate(body, architecture)
+    frame = lay_out(body, allocation, architecture)
+    types = [p.type.value_type for p in function.parameters]
+    result = function.result.value_type if function.result else None
+    in_memory = function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
+    code = select(body, allocation, frame, architecture, in_memory, f".L{ordinal}_")
+    return Artifact(function, target, frame, code, function.span.source)
+
+
+def compile_module(module: Module, target: Target) -> Compiled:
+    """Everything in a module, for one target. Raises InputError."""
+    program = resolve(module, target)
+    artifacts = {}
+    errors: list[Diagnostic] = []
+    for ordinal, function in enumerate(program.functions.values()):
+        try:
+            artifacts[function.name] = compile_function(function, target, ordinal)
+        except InputError as error:
+            errors += error.diagnostics
+    if errors:
+        raise InputError(errors)
+    return Compiled(program, artifacts)
+
+
+def compile_source(source: Source, targets: Iterable[Target]) -> dict[str, Compiled]:
+    """A source text for several targets, by target name. Raises InputError with what is wrong on any of them."""
+    module = load_module(source)
+    check_module(module)
+    results = {}
+    errors: dict[tuple[str, str, int], Diagnostic] = {}
+    for target in targets:
+        try:
+            results[target.name] = compile_module(module, target)
+        except InputError as error:
+            for diagnostic in error.diagnostics:
+                # The same mistake on every target is one mistake.
+                start = diagnostic.span.start if diagnostic.span else -1
+                errors.setdefault((diagnostic.code, diagnostic.file, start), diagnostic)
+    if errors:
+        raise InputError(errors.values())
+    return results

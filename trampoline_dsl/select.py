@@ -1,0 +1,403 @@
+"""Operations with registers to machine instructions: the last pass before text. Parallel moves are made sequences here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from .allocate import Allocation
+from .diagnostics import Diagnostic, InputError, Span
+from .lir import Body, Home, Operation, VirtualRegister
+from .target import Architecture, Bank, Convention, Fixed, Frame, Insn, Register, ThreadSlot
+
+Move = tuple[Register, Register]  # destination, source
+
+
+def select(
+    body: Body,
+    allocation: Allocation,
+    frame: Frame,
+    architecture: Architecture,
+    parameters: int,
+    prefix: str,
+) -> tuple[Insn, ...]:
+    """The instructions of a trampoline. `parameters`: bytes of arguments in memory, which a callee that pops removes;
+    `prefix` starts the names of its local labels."""
+    return _Selection(body, allocation, frame, architecture, parameters, prefix).run()
+
+
+class _Selection:
+    def __init__(
+        self,
+        body: Body,
+        allocation: Allocation,
+        frame: Frame,
+        architecture: Architecture,
+        parameters: int,
+        prefix: str,
+    ) -> None:
+        self.body = body
+        self.allocation = allocation
+        self.frame = frame
+        self.architecture = architecture
+        self.parameters = parameters
+        self.prefix = prefix
+        self.convention = body.convention
+        self.code: list[Insn] = []
+        self.established: list[tuple[int, Fixed]] = []  # positions in the code
+        self.calls: dict[int, Convention] = {}
+
+    def run(self) -> tuple[Insn, ...]:
+        architecture = self.architecture
+        self.emit(architecture.prologue(self.frame), self.body.span, "prologue")
+        for operation in self.allocation.operations:
+            self.operation(operation)
+        self._drop_needless_establishing()
+        return tuple(architecture.improve(self.code))
+
+    # ---------------------------------------------------------------------------------------------------- small helps
+
+    def emit(self, code: Iterable[Insn], span: Span | None, part: str = "body") -> None:
+        line, column = (span.source.position(span.start)) if span is not None else (0, 0)
+        for insn in code:
+            self.code.append(replace(insn, line=line, column=column, part=part))  # type: ignore[arg-type]  # a literal
+
+    def label(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def register(self, value: VirtualRegister) -> Register:
+        return self.allocation[value]
+
+    @property
+    def sp(self) -> Register:
+        return self.architecture.sp
+
+    def place(self, home: Home) -> int:
+        """Bytes above sp."""
+        return self.frame.size + home.incoming if home.incoming is not None else home.offset
+
+    # ------------------------------------------------------------------------------------------------------ operations
+
+    def operation(self, operation: Operation) -> None:
+        if operation.kind == "label":
+            self.code.append(Insn("", label=self.label(operation.label)))
+            return
+        defs = [self.register(v) for v in operation.defs]
+        uses = [self.register(v) for v in operation.uses]
+        if operation.kind in ("return", "tail_call"):
+            self._leave(operation, uses)
+            return
+        self.emit(self._body(operation, defs, uses), operation.span)
+
+    def _body(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+        arch, sp = self.architecture, self.sp
+        floating = bool(operation.defs and operation.defs[0].floating) or bool(
+            operation.uses and operation.uses[0].floating
+        )
+        match operation.kind:
+            case "enter":
+                moves = list(zip(defs, operation.results, strict=True))
+                yield from self.parallel(moves, frozenset(self.convention.scratch))
+            case "move":
+                yield from arch.float_move(defs[0], uses[0], 64) if floating else arch.move(defs[0], uses[0])
+            case "constant":
+                yield from arch.constant(defs[0], operation.value)
+            case "symbol":
+                yield from arch.symbol_address(defs[0], operation.symbol)
+            case "load":
+                yield from self._load(floating, defs[0], uses[0], operation.value, operation)
+            case "store":
+                yield from self._store(floating, uses[0], uses[1], operation.value, operation)
+            case "home_load":
+                assert operation.home is not None
+                yield from self._load(floating, defs[0], sp, self.place(operation.home) + operation.value, operation)
+            case "home_store":
+                assert operation.home is not None
+                yield from self._store(floating, uses[0], sp, self.place(operation.home) + operation.value, operation)
+            case "outgoing":
+                yield from self._store(floating, uses[0], sp, operation.value, operation)
+            case "out_load":
+                yield from self._load(floating, defs[0], sp, operation.value, operation)
+            case "incoming_store":
+                yield from self._store(floating, uses[0], sp, self.frame.size + operation.value, operation)
+            case "incoming_load":
+                yield from self._load(floating, defs[0], sp, self.frame.size + operation.value, operation)
+            case "binary":
+                assert operation.operator is not None
+                b: Register | int = operation.value if operation.immediate else uses[1]
+                yield from arch.binary(operation.operator, defs[0], uses[0], b)
+            case "extend":
+                yield from arch.extend(defs[0], uses[0], operation.bits, operation.signed)
+            case "thread_load":
+                yield from arch.thread_load(defs[0], self._thread_slot())
+            case "thread_store":
+                yield from arch.thread_store(uses[0], self._thread_slot())
+            case "entry_sp":
+                yield from arch.binary("add", defs[0], sp, self.frame.size)
+            case "pushed_pc":
+                yield from arch.load(defs[0], sp, self._pushed_place(), 8 * arch.word, False)
+            case "branch":
+                assert operation.condition is not None
+                right: Register | int = operation.value if operation.immediate else uses[1]
+                yield from arch.compare_branch(operation.condition, uses[0], right, self.label(operation.label))
+            case "jump":
+                yield from arch.jump(self.label(operation.label))
+            case "call":
+                yield from self._call(operation, defs, uses)
+            case "resume":
+                yield from self._resume(uses)
+            case "enter_stack":
+                yield from self._enter_stack(operation, defs, uses)
+            case "leave_stack":
+                home = self.body.contexts[operation.context].saved_sp
+                assert home is not None
+                yield from arch.load(sp, sp, home.offset, 8 * arch.word, False)
+            case "asm":
+                yield from self._asm(operation, defs, uses)
+            case _:
+                raise AssertionError(operation.kind)
+
+    def _load(self, floating: bool, d: Register, base: Register, offset: int, operation: Operation) -> Iterator[Insn]:
+        if floating:
+            yield from self.architecture.float_load(d, base, offset, operation.bits)
+        else:
+            yield from self.architecture.load(d, base, offset, operation.bits, operation.signed)
+
+    def _store(self, floating: bool, s: Register, base: Register, offset: int, operation: Operation) -> Iterator[Insn]:
+        if floating:
+            yield from self.architecture.float_store(s, base, offset, operation.bits)
+        else:
+            yield from self.architecture.store(s, base, offset, operation.bits)
+
+    def _thread_slot(self) -> ThreadSlot:
+        for convention in (self.convention, *self.architecture.conventions.values()):
+            if isinstance(convention.thread, ThreadSlot):
+                return convention.thread
+        raise AssertionError("no convention has a thread slot")
+
+    def _pushed_place(self) -> int:
+        return 0 if self.convention.return_slot == "bottom" else self.frame.size - self.architecture.word
+
+    # ---------------------------------------------------------------------------------------------------------- stacks
+
+    def _enter_stack(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+        """The stack pointer moves first and whole: nothing is ever stored below it."""
+        arch = self.architecture
+        home = self.body.contexts[operation.context].saved_sp
+        assert home is not None
+        yield from arch.move(defs[0], self.sp)
+        yield from arch.binary("add", self.sp, uses[0], -self.frame.size & ((1 << 8 * arch.word) - 1))
+        yield from arch.store(defs[0], self.sp, home.offset, 8 * arch.word)
+        if len(uses) > 1:
+            yield from arch.store(uses[1], self.sp, self._pushed_place(), 8 * arch.word)
+
+    def _resume(self, uses: list[Register]) -> Iterator[Insn]:
+        yield from self.architecture.move(self.sp, uses[0])
+        yield from self.architecture.jump_register(uses[1], self.convention)
+
+    # ----------------------------------------------------------------------------------------------------------- calls
+
+    def _call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+        arch, convention = self.architecture, operation.convention
+        assert convention is not None
+        address = yield from self._marshal(operation, uses, convention)
+        for fixed in convention.fixed:
+            for insn in arch.establish(fixed):
+                self.established.append((id(fixed), fixed))
+                yield replace(insn, comment=f"establish {fixed.register.name}")
+        if address is None:
+            yield from arch.call(operation.symbol, convention)
+        else:
+            yield from arch.call_register(address, convention)
+        free = operation.clobbers - set(operation.results)
+        yield from self.parallel(list(zip(defs, operation.results, strict=True)), free)
+
+    def _marshal(
+        self, operation: Operation, uses: list[Register], convention: Convention
+    ) -> Iterator[Insn]:  # type: ignore[misc]  # a generator whose value is the callee's register
+        moves: list[Move] = []
+        address: Register | None = None
+        taken = {place for place in operation.places if place is not None}
+        for source, place in zip(uses, operation.places, strict=True):
+            if place is not None:
+                moves.append((place, source))
+            else:
+                address = source
+        if address is not None:
+            wanted = convention.call_through
+            if wanted is None and address in taken:
+                usable = self.architecture.allocatable(self.convention)
+                choices = [*convention.scratch, *(r for r in usable if r in operation.clobbers)]
+                sources = set(uses)
+                wanted = next(r for r in choices if r not in taken and r not in sources and r.bank is Bank.INTEGER)
+            if wanted is not None:
+                moves.append((wanted, address))
+                address = wanted
+        yield from self.parallel(moves, operation.clobbers)
+        return address
+
+    def parallel(self, moves: Sequence[Move], free: frozenset[Register]) -> Iterator[Insn]:
+        """All moves as if at once. `free` may be overwritten besides the destinations."""
+        pending = {d: s for d, s in moves if d is not s}
+        while pending:
+            sources = set(pending.values())
+            ready = [d for d in pending if d not in sources]
+            if ready:
+                d = ready[0]
+                yield from self._move(d, pending.pop(d))
+                continue
+            # Only cycles are left. One value steps aside.
+            d, s = next(iter(pending.items()))
+            aside = self._aside(s, set(pending) | sources, free)
+            yield from self._move(aside, s)
+            pending[d] = aside
+
+    def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register:
+        arch = self.architecture
+        integer = like.bank is Bank.INTEGER
+        usable = arch.allocatable(self.convention) if integer else arch.float_allocatable(self.convention)
+        scratch = [r for r in self.convention.scratch if (r.bank is Bank.INTEGER) == integer]
+        candidates = [*scratch, *(r for r in usable if r in free)]
+        for register in candidates:
+            if register not in busy:
+                return register
+        raise InputError(
+            [Diagnostic("L003", "no register is free to exchange arguments through", self.body.span)]
+        )
+
+    def _move(self, d: Register, s: Register) -> Iterator[Insn]:
+        if d.bank is Bank.INTEGER:
+            yield from self.architecture.move(d, s)
+        else:
+            yield from self.architecture.float_move(d, s, 64)
+
+    # --------------------------------------------------------------------------------------------------------- leaving
+
+    def _leave(self, operation: Operation, uses: list[Register]) -> None:
+        arch = self.architecture
+        address: Register | None = None
+        if operation.kind == "tail_call":
+            assert operation.convention is not None
+            restored = {register for register, _ in self.frame.request.saves}
+            lost = [p for p in operation.places if p is not None and p in restored]
+            if lost:
+                message = f"an argument travels in {lost[0].name}, which is given back to the caller before the jump"
+                raise InputError([Diagnostic("L004", message, operation.span, notes=("call and return instead",))])
+            marshal = self._marshal(replace_clobbers(operation, self.convention), uses, operation.convention)
+            address = self._run(marshal, operation.span)
+        else:
+            moves = [(p, s) for p, s in zip(operation.places, uses, strict=True) if p is not None]
+            self.emit(self.parallel(moves, frozenset(self.convention.scratch)), operation.span)
+        for fixed in self.convention.fixed:
+            code = [replace(insn, comment=f"establish {fixed.register.name}") for insn in arch.establish(fixed)]
+            self.emit(code, operation.span, "epilogue")
+        self.emit(arch.epilogue(self.frame), operation.span, "epilogue")
+        if operation.kind == "return":
+            pop = self.parameters if self.convention.callee_pops else 0
+            self.emit(arch.leave(self.frame, pop), operation.span, "epilogue")
+        elif address is not None:
+            assert operation.convention is not None
+            self.emit(arch.jump_register(address, operation.convention), operation.span, "epilogue")
+        else:
+            assert operation.convention is not None
+            self.emit(arch.tail_call(operation.symbol, operation.convention), operation.span, "epilogue")
+
+    def _run(self, generator: Iterator[Insn], span: Span | None) -> Register | None:
+        """Emit what a generator yields, and give what it returns."""
+        while True:
+            try:
+                insn = next(generator)
+            except StopIteration as stop:
+                value: Register | None = stop.value
+                return value
+            self.emit((insn,), span)
+
+    def _drop_needless_establishing(self) -> None:
+        """A register that already holds what a convention demands is not set again."""
+        own = {f.register: f for f in self.convention.fixed}
+        marks = {f"establish {f.register.name}": f.register for f in self._all_fixed()}
+        targets = {insn.target for insn in self.code if insn.target is not None}
+        known: set[Register] = set(own)
+        written_somewhere = {
+            r for insn in self.code if insn.comment not in marks for r in self._written(insn)
+        } | self._lost_by_calls()
+        result: list[Insn] = []
+        for insn in self.code:
+            if insn.label is not None and insn.label in targets:
+                known = {r for r in own if r not in written_somewhere}
+            register = marks.get(insn.comment)
+            if register is not None:
+                if register in known:
+                    continue
+                result.append(replace(insn, comment=""))
+                following = marks.get(self._next_comment(insn))
+                if following is not register:
+                    known.add(register)
+                continue
+            known -= self._written(insn)
+            if insn.transfer == "call":
+                known &= self._kept_by(insn)
+                known |= self._given_by(insn)
+            result.append(insn)
+        self.code = result
+
+    def _written(self, insn: Insn) -> frozenset[Register]:
+        """Whole registers that an instruction writes. Ordinary ones write only condition bits of the flags, and what
+        conventions fix there (the direction flag) is none of those."""
+        if self.architecture.flags is None or insn.user_text:
+            return insn.writes
+        return insn.writes - {self.architecture.flags}
+
+    def _next_comment(self, insn: Insn) -> str:
+        index = next(i for i, other in enumerate(self.code) if other is insn)
+        return self.code[index + 1].comment if index + 1 < len(self.code) else ""
+
+    def _all_fixed(self) -> list[Fixed]:
+        conventions = [self.convention, *(o.convention for o in self.allocation.operations if o.convention)]
+        return [f for c in conventions for f in c.fixed]
+
+    def _conventions(self) -> list[Convention]:
+        return [o.convention for o in self.allocation.operations if o.kind == "call" and o.convention is not None]
+
+    def _lost_by_calls(self) -> set[Register]:
+        lost: set[Register] = set()
+        for operation in self.allocation.operations:
+            if operation.kind in ("call", "asm"):
+                given = {f.register for f in operation.convention.fixed} if operation.convention else set()
+                lost |= set(operation.clobbers) - given
+        return lost
+
+    def _kept_by(self, insn: Insn) -> set[Register]:
+        """The fixed registers that survive any of the calls in this body."""
+        fixed = {f.register for f in self._all_fixed()}
+        return fixed - self._lost_by_calls()
+
+    def _given_by(self, insn: Insn) -> set[Register]:
+        """What every convention called here leaves in place."""
+        sets = [{f.register for f in c.fixed} for c in self._conventions()]
+        return set.intersection(*sets) if sets else set()
+
+    # ------------------------------------------------------------------------------------------------------------- asm
+
+    def _asm(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+        moves = [(p, s) for p, s in zip(operation.places, uses, strict=True) if p is not None]
+        yield from self.parallel(moves, operation.clobbers)
+        writes = frozenset(operation.clobbers | set(operation.results))
+        for text in operation.text:
+            yield Insn(
+                text,
+                reads=frozenset(r for r in operation.places if r is not None),
+                writes=writes,
+                memory="both",
+                user_text=True,
+            )
+        free = operation.clobbers - set(operation.results)
+        yield from self.parallel(list(zip(defs, operation.results, strict=True)), free)
+
+
+def replace_clobbers(operation: Operation, convention: Convention) -> Operation:
+    """A jump leaves for good: whatever the convention lets go may be overwritten on the way."""
+    changed = operation.with_registers(operation.defs, operation.uses)
+    changed.clobbers = frozenset(convention.scratch)
+    return changed
+

@@ -1,0 +1,520 @@
+"""The syntax tree of the language: what was written, with positions, before any target is known.
+
+Positions are no part of a node's meaning: `span` is left out of equality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Union
+
+from .diagnostics import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """An identifier, or several joined by dots ("g.m.g0", "runtime.load_g")."""
+
+    parts: tuple[str, ...]
+    spans: tuple[Span, ...] = field(compare=False)
+    span: Span = field(compare=False)
+
+    def __str__(self) -> str:
+        return ".".join(self.parts)
+
+
+# ------------------------------------------------------------------------------------------------------------- types
+
+
+@dataclass(frozen=True, slots=True)
+class TypeName:
+    """`u32`, `ptr`, `ptr<g>`, a struct's name, or `u64[4]`."""
+
+    name: str
+    pointee: str | None
+    count: Expression | None
+    span: Span = field(compare=False)
+
+
+# ------------------------------------------------------------------------------------------------------- expressions
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    value: int
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A name and the fields reached from it; what the first part is, the resolver decides."""
+
+    name: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    operator: str  # "-" "~"
+    operand: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    operator: str  # + - * & | ^ << >>
+    left: Expression
+    right: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    operator: str  # == != < <= > >=
+    left: Expression
+    right: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Logical:
+    operator: str  # "and" "or"
+    left: Expression
+    right: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    operand: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    operand: Expression
+    type: TypeName
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """`mem<u16>(address)`."""
+
+    type: TypeName
+    address: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressOf:
+    name: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeOf:
+    type: TypeName
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetOf:
+    struct: str
+    path: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`."""
+
+    what: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CallExpression:
+    """`call f(a, b) using c -> i32 at sp`: the last two parts only where the form allows them."""
+
+    callee: Name
+    arguments: tuple[Expression, ...]
+    convention: Name | None
+    result: TypeName | None
+    at: Expression | None
+    span: Span = field(compare=False)
+
+
+Expression = Union[
+    Integer,
+    Null,
+    Path,
+    Unary,
+    Binary,
+    Compare,
+    Logical,
+    Not,
+    Cast,
+    Memory,
+    AddressOf,
+    SizeOf,
+    OffsetOf,
+    Special,
+    CallExpression,
+]
+
+
+# ------------------------------------------------------------------------------------------------ target conditions
+
+
+@dataclass(frozen=True, slots=True)
+class TargetName:
+    """An architecture, an os/architecture, a variant, or `g in register`."""
+
+    name: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSet:
+    """A condition that a target meets if it is one of `names`, or, when `negated`, none of them."""
+
+    negated: bool
+    names: tuple[TargetName, ...]
+    span: Span = field(compare=False)
+
+
+# -------------------------------------------------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    what: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSlot:
+    """A named place in the frame. `place`: None, "bottom", or the bytes above sp."""
+
+    name: str
+    type: TypeName
+    place: Expression | str | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBlock:
+    slots: tuple[FrameSlot, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    name: str
+    type: TypeName | None
+    value: Expression
+    name_span: Span = field(compare=False)
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    place: Path | Memory
+    value: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    call: CallExpression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    call: CallExpression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    value: Expression | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    sp: Expression
+    pc: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    condition: Expression
+    then: Block
+    otherwise: Block | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class While:
+    condition: Expression
+    body: Block
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OnStack:
+    stack: Expression
+    pc: Expression | None
+    body: Block
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    targets: TargetSet
+    then: Block
+    otherwise: Block | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AsmOperand:
+    """`in x0 = expression` or `out x0 = variable`."""
+
+    register: str
+    value: Expression | str
+    register_span: Span = field(compare=False)
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AsmLine:
+    text: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Asm:
+    targets: TargetSet
+    inputs: tuple[AsmOperand, ...]
+    outputs: tuple[AsmOperand, ...]
+    clobbers: tuple[Name, ...]
+    lines: tuple[AsmLine, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    condition: Expression
+    span: Span = field(compare=False)
+
+
+Statement = Union[
+    Save,
+    FrameBlock,
+    Let,
+    Assign,
+    Call,
+    Jump,
+    Return,
+    Resume,
+    If,
+    While,
+    Break,
+    Continue,
+    OnStack,
+    When,
+    Asm,
+    Expect,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    statements: tuple[Statement, ...]
+    span: Span = field(compare=False)
+
+
+# ------------------------------------------------------------------------------------------------------ declarations
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    path: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    name: Name
+    value: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    name: str
+    type: TypeName
+    offset: Expression | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """`gap`: fields that are not named stand somewhere between those that are."""
+
+    name: Name
+    header: str | None
+    fields: tuple[Field, ...]
+    gap: bool
+    header_span: Span | None = field(compare=False)
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    type: TypeName
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Clobbers:
+    targets: TargetSet
+    registers: tuple[Name, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Extern:
+    name: Name
+    parameters: tuple[Parameter, ...]
+    result: TypeName | None
+    convention: Name
+    clobbers: tuple[Clobbers, ...] | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConventionFact:
+    """`keeps rbx rbp`, `align 16`, `thread r14`, `pops callee`."""
+
+    what: str
+    names: tuple[Name, ...]
+    value: Expression | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConventionWhen:
+    targets: TargetSet
+    facts: tuple[ConventionFact | ConventionWhen, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConventionDeclaration:
+    name: Name
+    like: Name
+    facts: tuple[ConventionFact | ConventionWhen, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Trampoline:
+    name: Name
+    parameters: tuple[Parameter, ...]
+    result: TypeName | None
+    convention: Name
+    body: Block
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckNew:
+    """Objects of struct types, filled with values that differ from run to run."""
+
+    objects: tuple[Parameter, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStack:
+    name: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckVariable:
+    name: Name
+    type: TypeName | None
+    value: Expression | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckGiven:
+    body: Block
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOn:
+    callee: Name
+    parameters: tuple[Name, ...]
+    body: Block
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinally:
+    body: Block
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckWhen:
+    targets: TargetSet
+    items: tuple[CheckItem, ...]
+    span: Span = field(compare=False)
+
+
+CheckItem = Union[CheckNew, CheckStack, CheckVariable, CheckGiven, CheckOn, CheckFinally, CheckWhen]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    trampoline: Name
+    title: str
+    items: tuple[CheckItem, ...]
+    span: Span = field(compare=False)
+
+
+Item = Union[Import, Constant, Struct, Extern, ConventionDeclaration, Trampoline, Check]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One source file, parsed."""
+
+    source: Source = field(compare=False)
+    items: tuple[Item, ...]
