@@ -1,0 +1,1013 @@
+"""arm64: AAPCS64 (Arm, 2026Q1, "the AAPCS64" below); instructions and system registers: Arm DDI 0487.
+
+How this machine differs from the others:
+
+* The stack pointer is a multiple of 16 whenever it is a base: every step of it is.
+* A pair of registers goes to memory in one instruction, and that instruction can lower the stack too. So prologues
+  and bodies here store single registers; `improve` makes the pairs, whoever stored their halves.
+* d8 to d15 are kept, which is only the lower half of v8 to v15.
+* sp and the number zero share an encoding: sp can be added to and compared, and little else. Whatever else is
+  asked of it goes through x16 or x17.
+* Go keeps the return address at 0(sp), and C's rules do not say where. Where nothing else of a C frame is there, it is
+  put at 0(sp) as well: the store that lowers the stack then has something to store.
+
+    CFA, the caller's sp ->  +---------------------------+
+                             | padding to 16             |
+                             | whole vector registers    |
+                             | control registers         |
+                             | d registers               |
+                             | x registers               |
+                             | return address, if not    |
+                             |   at the bottom           |
+                             | body                      |
+                             | return address            |
+    sp                   ->  +---------------------------+
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from trampoline_dsl.target import (
+    Access,
+    Architecture,
+    Assignment,
+    Bank,
+    BinaryOp,
+    Code,
+    Condition,
+    Convention,
+    Engines,
+    Fixed,
+    Fixup,
+    Frame,
+    FrameRequest,
+    InRegister,
+    Insn,
+    Location,
+    OnStack,
+    Part,
+    Register,
+    Relocation,
+    Slot,
+    Target,
+    ThreadSlot,
+    ValueType,
+    spelled,
+)
+
+WORD = 8
+WHOLE = (1 << 64) - 1
+
+# ----------------------------------------------------------------------------------------------------------- registers
+
+_ROLES = {16: ("ip0",), 17: ("ip1",), 29: ("fp",), 30: ("lr",)}
+X = tuple(Register(f"x{n}", Bank.INTEGER, 64, f"x{n}", n, (f"w{n}", *_ROLES.get(n, ()))) for n in range(31))
+SP = Register("sp", Bank.INTEGER, 64, "sp", 31)
+V = tuple(Register(f"v{n}", Bank.FLOAT, 128, f"v{n}", n, (f"q{n}", f"d{n}", f"s{n}")) for n in range(32))
+NZCV = Register("nzcv", Bank.CONTROL, 32, "nzcv", 0)
+FPCR = Register("fpcr", Bank.CONTROL, 64, "fpcr", 0)
+FPSR = Register("fpsr", Bank.CONTROL, 64, "fpsr", 0)
+THREAD_POINTER = Register("tpidr_el0", Bank.CONTROL, 64, "tpidr_el0", 0)
+
+IP0, IP1, PLATFORM, FRAME_POINTER, LINK = X[16], X[17], X[18], X[29], X[30]
+
+_REGISTERS: Mapping[str, Register] = {
+    name: register
+    for register in (*X, SP, *V, NZCV, FPCR, FPSR, THREAD_POINTER)
+    for name in (register.name, *register.aliases)
+}
+
+# DDI 0487, "FPCR, Floating-point Control Register": AHP 26, DN 25, FZ 24, RMode 23:22, FZ16 19, the trap enables
+# IDE 15, IXE 12, UFE 11, OFE 10, DZE 9, IOE 8, and NEP 2, AH 1, FIZ 0. Stride and Len mean nothing in AArch64 state.
+FPCR_CONTROL = 0x07C8_9F07
+
+# ---------------------------------------------------------------------------------------------------------- conventions
+
+
+def _aligned(value: int, alignment: int) -> int:
+    return -(-value // alignment) * alignment
+
+
+def assign_c(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+    """AAPCS64, "Parameter passing rules" and "Result return": two independent sequences, then slots of 8 bytes.
+
+    Nobody but the one who uses it widens a value: above its own bits, register and slot are undefined.
+    """
+    integers = iter(convention.integer_arguments)
+    floats = iter(convention.float_arguments)
+    top = convention.first_stack_argument
+    places: list[Location] = []
+    for value in arguments:
+        register = next(floats if value.kind == "float" else integers, None)
+        if register is not None:
+            places.append((Part(InRegister(register), 0, value.bits),))
+            continue
+        places.append((Part(OnStack(top), 0, value.bits),))
+        top += convention.slot
+    if result is None:
+        return Assignment(tuple(places), (), top)
+    registers = convention.float_results if result.kind == "float" else convention.integer_results
+    return Assignment(tuple(places), (Part(InRegister(registers[0]), 0, result.bits),), top)
+
+
+def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+    """Go's ABI0: arguments, then results from the next word on, in memory like the fields of a struct."""
+    top = convention.first_stack_argument
+    places: list[Location] = []
+    for value in arguments:
+        top = _aligned(top, value.bits // 8)
+        places.append((Part(OnStack(top), 0, value.bits),))
+        top += value.bits // 8
+    top = _aligned(top, WORD)
+    if result is None:
+        return Assignment(tuple(places), (), top)
+    return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
+
+
+_EVERYWHERE_KEPT = {FPCR: FPCR_CONTROL, PLATFORM: WHOLE, THREAD_POINTER: WHOLE}
+_EVERYWHERE_RESERVED = {
+    SP: "the stack pointer",
+    PLATFORM: "the platform register",
+    THREAD_POINTER: "the thread pointer",
+}
+_PLATFORM_NOTE = (
+    "scratch by the letter, but a shadow call stack may live in it: nobody touches it, so it counts as kept "
+    '(AAPCS64, "General-purpose registers", note on the platform register)'
+)
+
+C = Convention(
+    name="c",
+    title="AAPCS64",
+    source="Procedure Call Standard for the Arm 64-bit Architecture, 2026Q1",
+    integer_arguments=X[0:8],
+    float_arguments=V[0:8],
+    integer_results=X[0:2],
+    float_results=V[0:4],
+    assign=assign_c,
+    first_stack_argument=0,
+    slot=WORD,
+    kept=dict.fromkeys((*X[19:30], *V[8:16]), WHOLE) | _EVERYWHERE_KEPT,
+    fixed=(),
+    reserved=_EVERYWHERE_RESERVED,
+    alignment=16,
+    red_zone=0,
+    area=0,
+    save_area={},
+    back_chain=False,
+    callee_pops=False,
+    return_address=LINK,
+    return_slot="none",
+    call_through=None,
+    descriptors=False,
+    toc_slot=None,
+    thread=None,
+    scratch=(IP0, IP1),
+    linker_may_write=(IP0, IP1),
+    notes={
+        "x16": 'x16 and x17 belong to PLTs and veneers at every call (AAPCS64, "Use of IP0 and IP1 by the linker")',
+        "x18": _PLATFORM_NOTE,
+        "x29": 'the frame pointer: kept like x19 to x28, and left alone so that the chain holds (AAPCS64, "The frame '
+        'pointer")',
+        "v8": 'v8 to v15 are kept in their lower 64 bits only (AAPCS64, "SIMD and floating-point registers")',
+        "fpcr": 'modes and trap enables are the process\'s (AAPCS64, "SIMD and floating-point registers"); bits: DDI '
+        '0487, "FPCR"',
+        "fpsr": "its cumulative flags are results",
+        "nzcv": "undefined at entry and return",
+        "alignment": 'AAPCS64, "Stack constraints at a public interface"; the hardware checks it too',
+        "red zone": 'none: data lives at sp and above (AAPCS64, "Universal stack constraints")',
+        "SME": "PSTATE.SM is 0 and ZA off or dormant at both ends: code for the baseline cannot change them",
+    },
+)
+
+GO0 = Convention(
+    name="go0",
+    title="Go's stack convention, ABI0",
+    source="cmd/internal/obj/arm64/a.out.go; cmd/compile/abi-internal.md, section on arm64",
+    integer_arguments=(),
+    float_arguments=(),
+    integer_results=(),
+    float_results=(),
+    assign=assign_go0,
+    first_stack_argument=8,
+    slot=1,
+    kept={FRAME_POINTER: WHOLE} | _EVERYWHERE_KEPT,
+    fixed=(),
+    reserved={**_EVERYWHERE_RESERVED, X[27]: "the temporary of Go's assembler", FRAME_POINTER: "the frame pointer"},
+    alignment=16,
+    red_zone=0,
+    area=0,
+    save_area={},
+    back_chain=False,
+    callee_pops=False,
+    return_address=LINK,
+    return_slot="bottom",
+    call_through=None,
+    descriptors=False,
+    toc_slot=None,
+    thread=X[28],
+    scratch=(IP0, IP1),
+    linker_may_write=(IP0, IP1),
+    notes={
+        "return address": "a function that calls keeps it at 0(sp), where Go's traceback looks",
+        "x18": _PLATFORM_NOTE,
+        "x27": "REGTMP: Go's assembler writes it for large offsets and constants",
+        "x29": "Go's functions keep it, in the word below their sp",
+        "fpcr": "Go never changes modes",
+    },
+)
+
+_CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0}
+
+# -------------------------------------------------------------------------------------------------- instruction pieces
+
+# ELF for the Arm 64-bit Architecture, "Static AArch64 relocations".
+_FIXUPS: Mapping[str, Fixup] = {
+    "R_AARCH64_CALL26": Fixup(4, 0x03FFFFFF, shift=2, pc_relative=True),
+    "R_AARCH64_JUMP26": Fixup(4, 0x03FFFFFF, shift=2, pc_relative=True),
+    # The two low bits of a page number lie apart from the rest.
+    "R_AARCH64_ADR_PREL_PG_HI21": Fixup(
+        4, 0x60FFFFE0, shift=12, pc_relative=True, scatter=((0x60000000, 0), (0x00FFFFE0, 2))
+    ),
+    "R_AARCH64_ADD_ABS_LO12_NC": Fixup(4, 0x003FFC00),
+    "R_AARCH64_LDST8_ABS_LO12_NC": Fixup(4, 0x003FFC00),
+    "R_AARCH64_LDST16_ABS_LO12_NC": Fixup(4, 0x001FFC00, shift=1),
+    "R_AARCH64_LDST32_ABS_LO12_NC": Fixup(4, 0x000FFC00, shift=2),
+    "R_AARCH64_LDST64_ABS_LO12_NC": Fixup(4, 0x0007FC00, shift=3),
+    "R_AARCH64_ABS64": Fixup(8, WHOLE),
+    "R_AARCH64_ABS32": Fixup(4, 0xFFFFFFFF),
+    "R_AARCH64_PREL64": Fixup(8, WHOLE, pc_relative=True),
+    "R_AARCH64_PREL32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+}
+
+_CONDITIONS: Mapping[Condition, str] = {
+    "eq": "eq",
+    "ne": "ne",
+    "lt": "lt",
+    "le": "le",
+    "gt": "gt",
+    "ge": "ge",
+    "ult": "lo",
+    "ule": "ls",
+    "ugt": "hi",
+    "uge": "hs",
+}
+
+# (bits, signed): mnemonic behind "ld" and the letter of the target register
+_LOADS: Mapping[tuple[int, bool], tuple[str, str]] = {
+    (8, False): ("rb", "w"),
+    (8, True): ("rsb", "x"),
+    (16, False): ("rh", "w"),
+    (16, True): ("rsh", "x"),
+    (32, False): ("r", "w"),
+    (32, True): ("rsw", "x"),
+    (64, False): ("r", "x"),
+    (64, True): ("r", "x"),
+}
+_STORES: Mapping[int, tuple[str, str]] = {8: ("rb", "w"), 16: ("rh", "w"), 32: ("r", "w"), 64: ("r", "x")}
+_SCALARS: Mapping[int, str] = {32: "s", 64: "d", 128: "q"}
+
+
+def number(value: int) -> str:
+    """Hexadecimal from 10 on: Keystone may take a bare 16 for 0x16."""
+    return str(value) if abs(value) < 10 else f"{value:#x}"
+
+
+def signed(value: int) -> int:
+    value &= WHOLE
+    return value - (1 << 64) if value >> 63 else value
+
+
+def narrow(register: Register, letter: str) -> str:
+    """The register under the name that its use at this width has: w5, d8, q8."""
+    return f"{letter}{register.number}"
+
+
+def insn(
+    text: str,
+    reads: Iterable[Register] = (),
+    writes: Iterable[Register] = (),
+    memory: Literal["none", "read", "write"] = "none",
+    access: Access | None = None,
+) -> Insn:
+    return Insn(text, frozenset(reads), frozenset(writes), memory, access)
+
+
+def is_pattern(value: int, bits: int = 64) -> bool:
+    """Whether a logical instruction can hold `value`: DDI 0487, "DecodeBitMasks", a rotated run of ones, repeated."""
+    if value in (0, (1 << bits) - 1):
+        return False
+    size = bits
+    while size > 2 and value & ((1 << size // 2) - 1) == value >> size // 2 & ((1 << size // 2) - 1):
+        size //= 2
+        value &= (1 << size) - 1
+    # A rotated run has one step up and one down on the way around.
+    rotated = value >> 1 | (value & 1) << (size - 1)
+    return (value ^ rotated).bit_count() == 2
+
+
+def _in_one(value: int) -> bool:
+    """Whether one instruction makes this constant, as `mov` or, for a 32-bit one, as `mov` of a w register."""
+    halves = [value >> shift & 0xFFFF for shift in (0, 16, 32, 48)]
+    few = sum(half != 0 for half in halves) <= 1 or sum(half != 0xFFFF for half in halves) <= 1
+    return few or is_pattern(value) or _in_one_word(value)
+
+
+def _in_one_word(value: int) -> bool:
+    return value >> 32 == 0 and (0xFFFF in (value >> 16, value & 0xFFFF) or is_pattern(value, 32))
+
+
+def _temporary(*taken: Register | int) -> Register:
+    return IP1 if IP0 in taken else IP0
+
+
+def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
+    for one in code:
+        yield replace(one, part=part)
+
+
+# -------------------------------------------------------------------------------------------------------- the machine
+
+# What an `ldp` or `stp` of d or x registers reaches.
+_PAIR_REACH = 504
+# What an `ldr` or `str` of a d or x register reaches, less than a page of it.
+_SINGLE_REACH = 0x7000
+
+
+class Arm64(Architecture):
+    """AArch64 state, little-endian."""
+
+    name = "arm64"
+    family = "arm64"
+    word = WORD
+    order = "little"
+    engines = Engines(
+        keystone_arch="KS_ARCH_ARM64",
+        keystone_mode=("KS_MODE_LITTLE_ENDIAN",),
+        unicorn_arch="UC_ARCH_ARM64",
+        unicorn_mode=("UC_MODE_ARM",),
+        unicorn_cpu="UC_CPU_ARM64_A72",
+        capstone_arch="CS_ARCH_ARM64",
+        capstone_mode=("CS_MODE_ARM",),
+    )
+    registers = _REGISTERS
+    sp = SP
+    flags = NZCV
+    conventions = _CONVENTIONS
+    fixups = _FIXUPS
+    two_address = False
+    gnu_as = ("aarch64-linux-gnu-as", "-march=armv8-a")
+    header = (".arch armv8-a",)
+    comment = "//"
+
+    # -- which registers values may live in
+
+    def allocatable(self, convention: Convention) -> tuple[Register, ...]:
+        # Those first that carry no argument and need no save. x29 never: whoever walks the frames relies on it.
+        order = (*X[9:16], X[8], *reversed(X[0:8]), *X[19:29])
+        taken = {*convention.reserved, *convention.scratch, convention.thread}
+        return tuple(register for register in order if register not in taken)
+
+    def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
+        return (*V[16:32], *reversed(V[0:8]), *V[8:16])
+
+    # -- moving words about
+
+    def move(self, d: Register, s: Register) -> Code:
+        yield insn(f"mov {d}, {s}", (s,), (d,))
+
+    def constant(self, d: Register, value: int) -> Code:
+        value &= WHOLE
+        if d == SP:
+            yield from self.constant(IP0, value)
+            yield from self.move(SP, IP0)
+            return
+        if _in_one(value):
+            of_word = _in_one_word(value)
+            name = narrow(d, "w") if of_word else d
+            yield insn(f"mov {name}, #{number(value if of_word else _readable(value))}", (), (d,))
+            return
+        halves = [(shift, value >> shift & 0xFFFF) for shift in (0, 16, 32, 48)]
+        idle = 0xFFFF if sum(half == 0xFFFF for _, half in halves) > sum(half == 0 for _, half in halves) else 0
+        (shift, first), *rest = [(shift, half) for shift, half in halves if half != idle]
+        lead = "movn" if idle else "movz"
+        yield insn(f"{lead} {d}, #{number(first ^ idle)}{_shifted(shift)}", (), (d,))
+        for shift, half in rest:
+            yield insn(f"movk {d}, #{number(half)}{_shifted(shift)}", (d,), (d,))
+
+    def symbol_address(self, d: Register, symbol: str) -> Code:
+        name = spelled(symbol)
+        yield replace(
+            insn(f"adrp {d}, {name}", (), (d,)),
+            relocation=Relocation("R_AARCH64_ADR_PREL_PG_HI21", symbol),
+            keystone=f"adrp {d}, 0x0",
+        )
+        yield replace(
+            insn(f"add {d}, {d}, :lo12:{name}", (d,), (d,)),
+            relocation=Relocation("R_AARCH64_ADD_ABS_LO12_NC", symbol),
+            keystone=f"add {d}, {d}, #0",
+        )
+
+    def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
+        if d == SP:
+            yield from self.load(IP0, base, offset, bits, signed)
+            yield from self.move(SP, IP0)
+            return
+        name, letter = _LOADS[bits, signed]
+        yield from self._transfer("load", name, letter, d, base, offset, bits // 8)
+
+    def store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        if s == SP:
+            s = _temporary(base)
+            yield from self.move(s, SP)
+        name, letter = _STORES[bits]
+        yield from self._transfer("store", name, letter, s, base, offset, bits // 8)
+
+    def float_move(self, d: Register, s: Register, bits: int) -> Code:
+        if bits == 128:
+            yield insn(f"mov {d}.16b, {s}.16b", (s,), (d,))
+            return
+        letter = _SCALARS[bits]
+        yield insn(f"fmov {narrow(d, letter)}, {narrow(s, letter)}", (s,), (d,))
+
+    def float_load(self, d: Register, base: Register, offset: int, bits: int) -> Code:
+        yield from self._transfer("load", "r", _SCALARS[bits], d, base, offset, bits // 8)
+
+    def float_store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        yield from self._transfer("store", "r", _SCALARS[bits], s, base, offset, bits // 8)
+
+    def _transfer(
+        self,
+        kind: Literal["load", "store"],
+        name: str,
+        letter: str,
+        register: Register,
+        base: Register,
+        offset: int,
+        size: int,
+    ) -> Code:
+        """One load or store: `name` is the mnemonic behind "ld" or "st"."""
+        place = yield from self._place(base, offset, size, register if kind == "store" else base)
+        mnemonic = f"{'ld' if kind == 'load' else 'st'}{'u' if place.unscaled else ''}{name}"
+        reads = place.reads if kind == "load" else (*place.reads, register)
+        yield insn(
+            f"{mnemonic} {narrow(register, letter)}, {place.text}",
+            reads,
+            (register,) if kind == "load" else (),
+            "read" if kind == "load" else "write",
+            Access(kind, register, base, offset, size) if place.reads == (base,) else None,
+        )
+
+    def _place(self, base: Register, offset: int, size: int, busy: Register) -> Generator[Insn, None, _Place]:
+        """The operand for `offset` from `base`, after what it takes to reach it. `busy` is about to be stored."""
+        if 0 <= offset < 0x1000 * size and offset % size == 0:
+            return _Place(_operand(base, offset), (base,))
+        if -0x100 <= offset < 0x100:
+            return _Place(_operand(base, offset), (base,), unscaled=True)
+        temporary = _temporary(base, busy)
+        low = offset & 0xFFF
+        high = offset - low
+        if not _in_one(offset & WHOLE) and abs(high) < 0x1000000 and low % size == 0:
+            yield from self._add(temporary, base, high)
+            return _Place(_operand(temporary, low), (temporary,))
+        yield from self.constant(temporary, offset)
+        return _Place(f"[{base}, {temporary}]", (base, temporary))
+
+    # -- arithmetic on words
+
+    def binary(self, op: BinaryOp, d: Register, a: Register, b: Register | int) -> Code:
+        if op in ("add", "sub"):
+            if isinstance(b, int):
+                yield from self._add(d, a, signed(b if op == "add" else -b))
+            elif b == SP and op == "add" and a != SP:
+                yield insn(f"add {d}, {SP}, {a}", (a, SP), (d,))
+            else:
+                b = yield from self._not_sp(b, IP1)
+                yield insn(f"{op} {d}, {a}, {b}", (a, b), (d,))
+            return
+        a = yield from self._not_sp(a, IP0)
+        if isinstance(b, Register):
+            b = yield from self._not_sp(b, IP1)
+        if d == SP and not (op == "and" and isinstance(b, int) and is_pattern(b & WHOLE)):
+            yield from self.binary(op, IP0, a, b)
+            yield from self.move(SP, IP0)
+            return
+        match op:
+            case "and" | "or" | "xor":
+                yield from self._logic({"and": "and", "or": "orr", "xor": "eor"}[op], d, a, b)
+            case "shl" | "shr" | "sar":
+                name = {"shl": "lsl", "shr": "lsr", "sar": "asr"}[op]
+                if isinstance(b, Register):
+                    yield insn(f"{name} {d}, {a}, {b}", (a, b), (d,))
+                elif b % 64:
+                    yield insn(f"{name} {d}, {a}, #{number(b % 64)}", (a,), (d,))
+                else:
+                    yield from self.move(d, a)
+            case "mul":
+                if isinstance(b, int):
+                    value, b = b, _temporary(a)
+                    yield from self.constant(b, value)
+                yield insn(f"mul {d}, {a}, {b}", (a, b), (d,))
+
+    def _not_sp(self, register: Register, instead: Register) -> Generator[Insn, None, Register]:
+        if register != SP:
+            return register
+        yield from self.move(instead, SP)
+        return instead
+
+    def _add(self, d: Register, a: Register, value: int) -> Code:
+        """`d = a + value`, `value` signed."""
+        name, size = ("add", value) if value >= 0 else ("sub", -value)
+        if size == 0:
+            yield from self.move(d, a)
+        elif size < 0x1000:
+            yield insn(f"{name} {d}, {a}, #{number(size)}", (a,), (d,))
+        elif size < 0x1000000 and size & 0xFFF == 0:
+            yield insn(f"{name} {d}, {a}, #{number(size >> 12)}, lsl #0xc", (a,), (d,))
+        elif size < 0x1000000:
+            yield from self._add(d, a, size & 0xFFF000 if name == "add" else -(size & 0xFFF000))
+            yield from self._add(d, d, size & 0xFFF if name == "add" else -(size & 0xFFF))
+        else:
+            temporary = _temporary(a)
+            yield from self.constant(temporary, size)
+            yield insn(f"{name} {d}, {a}, {temporary}", (a, temporary), (d,))
+
+    def _logic(self, name: str, d: Register, a: Register, b: Register | int) -> Code:
+        if isinstance(b, int):
+            b &= WHOLE
+            if b == (0 if name != "and" else WHOLE):
+                yield from self.move(d, a)
+            elif b == 0:
+                yield from self.constant(d, 0)
+            elif b == WHOLE and name == "orr":
+                yield from self.constant(d, WHOLE)
+            elif b == WHOLE:
+                yield insn(f"mvn {d}, {a}", (a,), (d,))
+            elif is_pattern(b):
+                yield insn(f"{name} {d}, {a}, #{number(b)}", (a,), (d,))
+            else:
+                temporary = _temporary(a)
+                yield from self.constant(temporary, b)
+                yield from self._logic(name, d, a, temporary)
+            return
+        yield insn(f"{name} {d}, {a}, {b}", (a, b), (d,))
+
+    def extend(self, d: Register, s: Register, bits: int, signed: bool) -> Code:
+        if signed:
+            name = {8: "sxtb", 16: "sxth", 32: "sxtw"}[bits]
+            yield insn(f"{name} {d}, {narrow(s, 'w')}", (s,), (d,))
+        else:
+            name = {8: "uxtb", 16: "uxth", 32: "mov"}[bits]
+            yield insn(f"{name} {narrow(d, 'w')}, {narrow(s, 'w')}", (s,), (d,))
+
+    # -- control
+
+    def compare_branch(self, condition: Condition, a: Register, b: Register | int, label: str) -> Code:
+        if isinstance(b, int):
+            value = signed(b)
+            zero: str | None = None
+            if value == 0 and a != SP:
+                # Unsigned, nothing is below zero.
+                zero = {"eq": "cbz", "ule": "cbz", "ne": "cbnz", "ugt": "cbnz"}.get(condition)
+            if zero is not None:
+                yield Insn(f"{zero} {a}, {label}", frozenset((a,)), transfer="branch", target=label)
+                return
+            yield from self._compare(a, value)
+        else:
+            b = yield from self._not_sp(b, _temporary(a))
+            yield insn(f"cmp {a}, {b}", (a, b), (NZCV,))
+        yield Insn(f"b.{_CONDITIONS[condition]} {label}", frozenset((NZCV,)), transfer="branch", target=label)
+
+    def _compare(self, a: Register, value: int) -> Code:
+        name, size = ("cmp", value) if value >= 0 else ("cmn", -value)
+        if size < 0x1000:
+            yield insn(f"{name} {a}, #{number(size)}", (a,), (NZCV,))
+        elif size < 0x1000000 and size & 0xFFF == 0:
+            yield insn(f"{name} {a}, #{number(size >> 12)}, lsl #0xc", (a,), (NZCV,))
+        else:
+            temporary = _temporary(a)
+            yield from self.constant(temporary, value)
+            yield insn(f"cmp {a}, {temporary}", (a, temporary), (NZCV,))
+
+    def jump(self, label: str) -> Code:
+        yield Insn(f"b {label}", transfer="jump", target=label)
+
+    def call(self, symbol: str, callee: Convention) -> Code:
+        yield Insn(
+            f"bl {spelled(symbol)}",
+            writes=frozenset((LINK,)),
+            transfer="call",
+            relocation=Relocation("R_AARCH64_CALL26", symbol),
+            keystone="bl 0x0",
+        )
+
+    def call_register(self, address: Register, callee: Convention) -> Code:
+        yield Insn(f"blr {address}", frozenset((address,)), frozenset((LINK,)), transfer="call")
+
+    def tail_call(self, symbol: str, callee: Convention) -> Code:
+        yield Insn(
+            f"b {spelled(symbol)}",
+            transfer="jump",
+            relocation=Relocation("R_AARCH64_JUMP26", symbol),
+            keystone="b 0x0",
+        )
+
+    def jump_register(self, address: Register, callee: Convention) -> Code:
+        yield Insn(f"br {address}", frozenset((address,)), transfer="jump")
+
+    # -- frames
+
+    def layout(self, request: FrameRequest) -> Frame:
+        convention = request.convention
+        at_bottom = request.link and (convention.return_slot == "bottom" or request.bottom_free)
+        top = _aligned(max(request.body, WORD if at_bottom else 0), WORD)
+        slots: list[Slot] = []
+        if request.link:
+            reason = "the calls in the body overwrite x30"
+            if convention.return_slot == "bottom":
+                reason += f", and {convention.name} looks for it at 0(sp)"
+            slots.append(Slot(0 if at_bottom else top, WORD, "return address", reason, LINK))
+            top += 0 if at_bottom else WORD
+        kept = [(r, mask) for r, mask in request.saves if not (request.link and r == LINK)]
+        for register, mask in sorted(kept, key=_frame_order):
+            size = 16 if register.bank is Bank.FLOAT and mask >> 64 else WORD
+            top = _aligned(top, size)
+            slots.append(Slot(top, size, register.name, f"{convention.name} keeps it for its caller", register))
+            top += size
+        return Frame(_aligned(top, max(request.alignment, convention.alignment)), tuple(slots), request)
+
+    def prologue(self, frame: Frame) -> Code:
+        yield from _in_part("prologue", self._enter(frame))
+
+    def epilogue(self, frame: Frame) -> Code:
+        yield from _in_part("epilogue", self._exit(frame))
+
+    def leave(self, frame: Frame, pop: int) -> Code:
+        if pop:
+            yield from _in_part("epilogue", self._add(SP, SP, pop))
+        yield Insn("ret", frozenset((LINK,)), transfer="return", part="epilogue")
+
+    def _enter(self, frame: Frame) -> Code:
+        bottom, others, above = _steps(frame)
+        body = frame.size - above
+        if above:
+            yield from self._lower(above, None)
+            for slot in others:
+                yield from self._save(slot, slot.offset - body)
+        yield from self._lower(body, bottom)
+        if not above:
+            for slot in others:
+                yield from self._save(slot, slot.offset)
+
+    def _exit(self, frame: Frame) -> Code:
+        bottom, others, above = _steps(frame)
+        body = frame.size - above
+        if not above:
+            for slot in others:
+                yield from self._restore(slot, slot.offset)
+        yield from self._raise(body, bottom)
+        if above:
+            for slot in others:
+                yield from self._restore(slot, slot.offset - body)
+            yield from self._raise(above, None)
+
+    def _lower(self, size: int, bottom: Register | None) -> Code:
+        """Lower the stack and store what belongs at its bottom: at once where one instruction can."""
+        if size == 0:
+            return
+        if bottom is not None and size <= 0x100:
+            text = f"str {bottom}, [{SP}, #{number(-size)}]!"
+            yield insn(text, (bottom, SP), (SP,), "write")
+            return
+        yield from self._add(SP, SP, -size)
+        if bottom is not None:
+            yield from self.store(bottom, SP, 0, 64)
+
+    def _raise(self, size: int, bottom: Register | None) -> Code:
+        if size == 0:
+            return
+        if bottom is not None and size < 0x100:
+            yield insn(f"ldr {bottom}, [{SP}], #{number(size)}", (SP,), (bottom, SP), "read")
+            return
+        if bottom is not None:
+            yield from self.load(bottom, SP, 0, 64, signed=False)
+        yield from self._add(SP, SP, size)
+
+    def _save(self, slot: Slot, offset: int) -> Code:
+        register = _kept_in(slot)
+        match register.bank:
+            case Bank.INTEGER:
+                yield from self.store(register, SP, offset, 64)
+            case Bank.CONTROL:
+                yield insn(f"mrs {IP0}, {register}", (register,), (IP0,))
+                yield from self.store(IP0, SP, offset, 64)
+            case _:
+                yield from self.float_store(register, SP, offset, 8 * slot.size)
+
+    def _restore(self, slot: Slot, offset: int) -> Code:
+        register = _kept_in(slot)
+        match register.bank:
+            case Bank.INTEGER:
+                yield from self.load(register, SP, offset, 64, signed=False)
+            case Bank.CONTROL:
+                yield from self.load(IP0, SP, offset, 64, signed=False)
+                yield insn(f"msr {register}, {IP0}", (IP0,), (register,))
+            case _:
+                yield from self.float_load(register, SP, offset, 8 * slot.size)
+
+    # -- fixed values, the thread
+
+    def establish(self, fixed: Fixed) -> Code:
+        if fixed.code_mask:
+            raise ValueError("no register of arm64 is fixed to a code address")
+        register, mask = fixed.register, fixed.mask
+        whole = (1 << min(register.bits, 64)) - 1
+        value = fixed.value & mask
+        if register.bank is Bank.INTEGER and mask == whole:
+            yield from self.constant(register, value)
+            return
+        if register.bank is Bank.FLOAT:
+            raise ValueError(f"{register.name} cannot be fixed to a value")
+        work = IP1 if register.bank is Bank.CONTROL else register
+        if work == IP1:
+            yield insn(f"mrs {work}, {register}", (register,), (work,))
+        yield from self.binary("and", work, work, ~mask & whole)
+        if value:
+            yield from self.binary("or", work, work, value)
+        if work == IP1:
+            yield insn(f"msr {register}, {work}", (work,), (register,))
+
+    def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
+        base = yield from self._thread_base(slot, IP0 if d == SP else d)
+        yield from self.load(d, base, slot.offset, 64, signed=False)
+
+    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+        base = yield from self._thread_base(slot, _temporary(s))
+        yield from self.store(s, base, slot.offset, 64)
+
+    def _thread_base(self, slot: ThreadSlot, base: Register) -> Generator[Insn, None, Register]:
+        if slot.segment != THREAD_POINTER.name:
+            raise ValueError(f"thread-local words of arm64 are found from tpidr_el0, not from {slot.segment}")
+        yield insn(f"mrs {base}, {THREAD_POINTER}", (THREAD_POINTER,), (base,))
+        return base
+
+    # -- the pass at the end
+
+    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+        """Pairs, and pairs that move the stack pointer.
+
+        A store that lowers the stack is taken apart first, so that its register can find a partner among the stores
+        that follow; then one store at 0(sp) and the step of sp become one instruction.
+        """
+        apart = [piece for one in code if not _is_idle(one) for piece in _apart(one)]
+        return _with_steps(_with_pairs(apart))
+
+
+def _readable(value: int) -> int:
+    """A constant as people would write it: small negative numbers as such."""
+    return signed(value) if value >> 16 == (1 << 48) - 1 else value
+
+
+def _shifted(shift: int) -> str:
+    return f", lsl #{number(shift)}" if shift else ""
+
+
+def _operand(base: Register, offset: int) -> str:
+    return f"[{base}, #{number(offset)}]" if offset else f"[{base}]"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A memory operand. `unscaled`: for the forms whose offset counts bytes ("ldur")."""
+
+    text: str
+    reads: tuple[Register, ...]
+    unscaled: bool = False
+
+
+def _frame_order(save: tuple[Register, int]) -> tuple[int, int]:
+    """Like with like, so that neighbours pair; what has to be aligned to 16 comes last."""
+    register, mask = save
+    rank = {Bank.INTEGER: 0, Bank.FLOAT: 1, Bank.CONTROL: 2, Bank.VECTOR: 3}[register.bank]
+    return (3 if register.bank is Bank.FLOAT and mask >> 64 else rank), register.number
+
+
+def _kept_in(slot: Slot) -> Register:
+    assert slot.register is not None, "only registers have slots here"
+    return slot.register
+
+
+def _steps(frame: Frame) -> tuple[Register | None, tuple[Slot, ...], int]:
+    """What is stored at sp, the other slots, and how far the stack is lowered before these are stored: 0 if the
+    whole frame is made at once."""
+    bottom = next((slot.register for slot in frame.slots if slot.offset == 0 and slot.register == LINK), None)
+    others = tuple(slot for slot in frame.slots if slot.offset or slot.register != bottom)
+    # Where pairs do not reach from the final sp, two more steps of sp cost less than single loads and stores.
+    far = sum(slot.offset > _PAIR_REACH - WORD for slot in others)
+    if far <= 3 and all(slot.offset < _SINGLE_REACH for slot in others):
+        return bottom, others, 0
+    body = min(slot.offset for slot in others) // 16 * 16
+    return bottom, others, frame.size - body
+
+
+# ----------------------------------------------------------------------------------------------------------- peephole
+
+_IDLE = re.compile(r"f?mov (x\d+|sp|[sd]\d+), \1")
+_STEP = re.compile(r"(sub|add) sp, sp, #(\w+)")
+_STORE_AND_LOWER = re.compile(r"str (x\d+), \[sp, #-(\w+)\]!")
+_LOAD_AND_RAISE = re.compile(r"ldr (x\d+), \[sp\], #(\w+)")
+_PAIRABLE = re.compile(r"(ld|st)u?r ([xwdsq])(\d+), \[")
+_AT_SP = re.compile(r"(ld|st)[rp] (([xwdsq])\d+(?:, [xwdsq]\d+)?), \[sp(?:, #(\w+))?\]")
+_SIZES = {"x": 8, "w": 4, "d": 8, "s": 4, "q": 16}
+
+
+def _is_idle(one: Insn) -> bool:
+    """A move to itself. Not of w registers: that one clears the upper half."""
+    return not one.user_text and _IDLE.fullmatch(one.text) is not None
+
+
+def _apart(one: Insn) -> Iterable[Insn]:
+    """A store that lowers the stack as two instructions, and a load that raises it likewise."""
+    if one.user_text:
+        return (one,)
+    nothing: frozenset[Register] = frozenset()
+    if match := _STORE_AND_LOWER.fullmatch(one.text):
+        register = _REGISTERS[match[1]]
+        lower = replace(one, text=f"sub sp, sp, #{match[2]}", reads=frozenset((SP,)), memory="none")
+        access = Access("store", register, SP, 0, WORD)
+        return lower, replace(one, text=f"str {register}, [sp]", writes=nothing, access=access)
+    if match := _LOAD_AND_RAISE.fullmatch(one.text):
+        register = _REGISTERS[match[1]]
+        access = Access("load", register, SP, 0, WORD)
+        load = replace(one, text=f"ldr {register}, [sp]", writes=frozenset((register,)), access=access)
+        step = frozenset((SP,))
+        return load, replace(one, text=f"add sp, sp, #{match[2]}", reads=step, writes=step, memory="none")
+    return (one,)
+
+
+def _with_pairs(code: Sequence[Insn]) -> list[Insn]:
+    result: list[Insn] = []
+    run: list[Insn] = []
+    for one in code:
+        if run and not _continues(run, one):
+            result += _paired(run)
+            run = []
+        if one.access is not None and not one.user_text and _PAIRABLE.match(one.text):
+            run.append(one)
+        else:
+            result += [*_paired(run), one]
+            run = []
+    return result + _paired(run)
+
+
+def _continues(run: Sequence[Insn], one: Insn) -> bool:
+    """Whether `one` goes on with a run of accesses that are independent of each other."""
+    last, access = run[-1].access, one.access
+    if last is None or access is None or (access.kind, access.base) != (last.kind, last.base):
+        return False
+    loaded = {register for before in run for register in before.writes}
+    return access.kind == "store" or (access.base not in loaded and access.register not in loaded)
+
+
+def _paired(run: Sequence[Insn]) -> list[Insn]:
+    """A run with its neighbours in pairs.
+
+    What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
+    for a signal handler or another thread may see it; two that follow each other may become one.
+    """
+    if len(run) > 1 and _access(run[0]).base == SP and _disjoint(run):
+        run = sorted(run, key=lambda one: _access(one).offset)
+    result: list[Insn] = []
+    index = 0
+    while index < len(run):
+        pair = _pair(run[index], run[index + 1]) if index + 1 < len(run) else None
+        result.append(pair or run[index])
+        index += 2 if pair else 1
+    return result
+
+
+def _access(one: Insn) -> Access:
+    assert one.access is not None
+    return one.access
+
+
+def _disjoint(run: Sequence[Insn]) -> bool:
+    ordered = sorted((_access(one).offset, _access(one).bytes) for one in run)
+    return all(a + size <= b for (a, size), (b, _) in pairwise(ordered))
+
+
+def _pair(first: Insn, second: Insn) -> Insn | None:
+    """Both in one instruction, if there is one for them."""
+    low, high = sorted((first, second), key=lambda one: _access(one).offset)
+    a, b = _access(low), _access(high)
+    spelling, other = _PAIRABLE.match(low.text), _PAIRABLE.match(high.text)
+    if spelling is None or other is None or spelling[2] != other[2] or a.offset + a.bytes != b.offset:
+        return None
+    if a.offset % a.bytes or not -64 * a.bytes <= a.offset < 64 * a.bytes:
+        return None
+    if a.kind == "load" and (a.register == b.register or first.writes & {a.base}):
+        return None
+    letter = spelling[2]
+    registers = f"{narrow(a.register, letter)}, {narrow(b.register, letter)}"
+    return replace(
+        first,
+        text=f"{spelling[1]}p {registers}, {_operand(a.base, a.offset)}",
+        reads=first.reads | second.reads,
+        writes=first.writes | second.writes,
+        access=None,
+        comment=first.comment or second.comment,
+    )
+
+
+def _with_steps(code: Sequence[Insn]) -> list[Insn]:
+    """The steps of sp taken together with the store or load at 0(sp) beside them."""
+    result: list[Insn] = []
+    index = 0
+    while index < len(code):
+        one = code[index]
+        step = None if one.user_text else _STEP.fullmatch(one.text)
+        if step is None:
+            result.append(one)
+            index += 1
+            continue
+        size = int(step[2], 0)
+        if step[1] == "sub":
+            end = index + 1
+            while end < len(code) and _at_sp(code[end], "st"):
+                end += 1
+            result += _lowered(one, size, list(code[index + 1 : end]))
+            index = end
+        else:
+            start = len(result)
+            while start and _at_sp(result[start - 1], "ld"):
+                start -= 1
+            result[start:] = _raised(one, size, result[start:])
+            index += 1
+    return result
+
+
+def _at_sp(one: Insn, kind: str) -> re.Match[str] | None:
+    match = None if one.user_text else _AT_SP.fullmatch(one.text)
+    return match if match is not None and match[1] == kind else None
+
+
+def _lowered(step: Insn, size: int, stores: list[Insn]) -> list[Insn]:
+    for index, one in enumerate(stores):
+        match = _at_sp(one, "st")
+        if match is None or match[4] is not None:
+            continue
+        # No store before this one may have written the same bytes.
+        if any(_reach(before, match) for before in stores[:index]) or not _steps_with(match, size, lowering=True):
+            break
+        mnemonic = "stp" if "," in match[2] else "str"
+        merged = replace(
+            one,
+            text=f"{mnemonic} {match[2]}, [sp, #{number(-size)}]!",
+            writes=frozenset((SP,)),
+            access=None,
+            part=step.part,
+            comment=one.comment or step.comment,
+        )
+        return [merged, *stores[:index], *stores[index + 1 :]]
+    return [step, *stores]
+
+
+def _raised(step: Insn, size: int, loads: list[Insn]) -> list[Insn]:
+    for index, one in enumerate(loads):
+        match = _at_sp(one, "ld")
+        if match is None or match[4] is not None or not _steps_with(match, size, lowering=False):
+            continue
+        if any(one.writes & after.writes for after in loads[index + 1 :]):
+            break
+        mnemonic = "ldp" if "," in match[2] else "ldr"
+        merged = replace(
+            one,
+            text=f"{mnemonic} {match[2]}, [sp], #{number(size)}",
+            writes=one.writes | {SP},
+            access=None,
+            part=step.part,
+            comment=one.comment or step.comment,
+        )
+        return [*loads[:index], *loads[index + 1 :], merged]
+    return [*loads, step]
+
+
+def _steps_with(match: re.Match[str], size: int, *, lowering: bool) -> bool:
+    """Whether the instruction of this match can move sp by `size`: DDI 0487, "LDR", "LDP" and their like."""
+    unit = _SIZES[match[3]]
+    if "," in match[2]:
+        return size % unit == 0 and size <= (64 if lowering else 63) * unit
+    return size <= (256 if lowering else 255)
+
+
+def _reach(before: Insn, match: re.Match[str]) -> bool:
+    """Whether a store before it touches the bytes that this one, at 0(sp), writes."""
+    earlier = _at_sp(before, "st")
+    return earlier is None or int(earlier[4] or "0", 0) < _SIZES[match[3]] * (2 if "," in match[2] else 1)
+
+
+TARGETS = (Target("linux/arm64", "linux", Arm64(), "Armv8.0-A"),)
