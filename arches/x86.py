@@ -179,6 +179,7 @@ class X86(Architecture):
     two_address = True
     header = (".intel_syntax noprefix",)
     comment = "#"
+    branch_relocation: str  # of calls and jumps to symbols
     integers: tuple[Register, ...]  # by number
     accumulator: Register
     counter: Register
@@ -464,8 +465,6 @@ class X86(Architecture):
             # Keystone would choose the short jump for a near placeholder.
             keystone=raw(bytes((opcode, 0, 0, 0, 0))),
         )
-
-    branch_relocation: str
 
     def call(self, symbol: str, callee: Convention) -> Code:
         yield self.relative("call", 0xE8, symbol, "call")
