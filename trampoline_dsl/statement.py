@@ -26,10 +26,14 @@ _WORD_OF_TWO = frozenset({"KS_ARCH_X86", "KS_ARCH_SYSTEMZ", "KS_ARCH_PPC"})
 
 def hexadecimal(statement: str, architecture: Architecture) -> str:
     """The statement with every number that is not a single digit in hexadecimal."""
+    # Their last operand has a number only. Read as hexadecimal, none of those that exist would be another of them.
+    control = statement.startswith(("cfc1", "ctc1"))
 
     def rewrite(match: re.Match[str]) -> str:
         token = match[0]
         if numbered := _NUMBERED_REGISTER.fullmatch(token):
+            if control and match.start() > statement.rfind(","):
+                return token
             return _register_name(int(numbered[1]), architecture)
         if not token[0].isdigit() or _HEXADECIMAL.fullmatch(token):
             return token

@@ -37,6 +37,9 @@ _MNEMONIC = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?= |$)")
 _SEGMENT = re.compile(r"(?<![\w.])[c-gsC-GS][sS]:")
 _HASH = re.compile(r"#(?! *[-+]? *[0-9])")
 _NUMBER = re.compile(r"(- *)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
+# In 64-bit code Keystone makes an address relative to rip of `fs:[0x28]`, or an instruction with a 64-bit address; with
+# "no index" spelt out it makes what GNU as does.
+_ABSOLUTE = re.compile(r"\[ *([-+]?) *(0[xX][0-9a-fA-F]+|[0-9]) *\]")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -70,6 +73,8 @@ def admit(text: str, architecture: Architecture) -> str:
     for value in _numbers(rewritten):
         if not -(1 << 63) <= value < 1 << 64:
             raise Refused(f"{value:#x} does not fit 64 bits")
+    if "KS_MODE_64" in architecture.engines.keystone_mode:
+        return _ABSOLUTE.sub(lambda match: f"[riz*1 {match[1] or '+'} {match[2]}]", rewritten)
     return rewritten
 
 
@@ -85,6 +90,8 @@ def why_wrong(statement: str, code: bytes, architecture: Architecture) -> str | 
         return f"gives bytes that Capstone does not know ({code.hex()}): if they are meant, write them as data"
     if here[0].text != there[0].text:
         return "means something else wherever it lies: an address has no place in a statement"
+    if "rip" in here[0].text and "rip" not in statement.lower():
+        return f"was assembled relative to rip, as {here[0].text!r}"
     found = _numbers(here[0].text.partition(" ")[2])
     for value in _numbers(statement.partition(" ")[2]):
         # Displacements of 0, factors and shifts of 1 are often left out by Capstone.
