@@ -481,7 +481,8 @@ class X86(Architecture):
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:
-        """`alignment` is met where the body calls (`link`), as far as the CFA's own alignment allows."""
+        """`link` says nothing here: the return address is in memory before the frame begins. `alignment` is met as far
+        as the CFA's own allows."""
         pushed = self.pushed(request)
         keeps = f"{request.convention.name} keeps it for its caller"
         slots: list[Slot] = []
@@ -491,9 +492,7 @@ class X86(Architecture):
             slots.append(Slot(end, size, register.name, keeps, register))
             end += size
         used = up(end, self.word)
-        size = used + self.word * (len(pushed) + 1)
-        if request.link:
-            size = up(size, max(self.word, request.alignment))
+        size = up(used + self.word * (len(pushed) + 1), max(self.word, request.alignment))
         top = size - self.word
         if padding := top - self.word * len(pushed) - used:
             slots.append(Slot(used, padding, "padding", f"sp is a multiple of {request.alignment} at calls"))
