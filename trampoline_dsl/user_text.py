@@ -40,6 +40,9 @@ _NUMBER = re.compile(r"(- *)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
 # In 64-bit code Keystone makes an address relative to rip of `fs:[0x28]`, or an instruction with a 64-bit address; with
 # "no index" spelt out it makes what GNU as does.
 _ABSOLUTE = re.compile(r"\[ *([-+]?) *(0[xX][0-9a-fA-F]+|[0-9]) *\]")
+# A sum, which on machines other than x86 no operand is; some engines take an unknown name in one for 0.
+_SUM = re.compile(r"[\w)\]}] *[-+]")
+_BRACES = re.compile(r"\{[^{}]*\}")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -66,6 +69,8 @@ def admit(text: str, architecture: Architecture) -> str:
         raise Refused(reason)
     if padded := _PADDED_NAME.search(statement):
         raise Refused(f"{padded[0]!r} has a zero that GNU as and Keystone read differently")
+    if architecture.engines.keystone_arch != "KS_ARCH_X86" and _SUM.search(_BRACES.sub("", statement)):
+        raise Refused("holds a sum: write its value")
     mark = _MARK.get(architecture.engines.keystone_arch)
     if mark and (name := _BARE_NAME.search(statement.partition(" ")[2])):
         raise Refused(f"{name[0]!r} is no register, which start with {mark!r}, and a symbol has no place here")
