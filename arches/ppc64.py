@@ -1,0 +1,996 @@
+"""ppc64: every frame points to its caller's, r2 belongs to the module, and vectors have no displacement.
+
+Sources: "64-bit PowerPC ELF ABI Supplement 1.9" (ELFv1), "Power Architecture 64-Bit ELF V2 ABI Specification,
+OpenPOWER ABI for Linux Supplement 1.5" (ELFv2), "Power ISA 2.07".
+
+How this machine differs from the others:
+
+* A callee writes into its caller's frame: the return address at 16 and the condition register at 8 above the CFA.
+* `stdu` stores the caller's stack pointer at the new one and moves there in the same instruction: the back chain is
+  whole at every instruction. The word at r1 is its place and never the body's.
+* r2, the TOC pointer, is the module's. In ELFv1 a function pointer points to a descriptor with the code's address,
+  its TOC and an environment for r11; in ELFv2 to the code, which is entered with its own address in r12.
+* As the base of an address and as the source of `addi`, r0 is the number zero. Nothing here computes in it, for Go
+  wants 0 in it; C's prologues pass the return address through it, as is the custom.
+* Vectors move through `stvx` and `lvx`, whose address is the sum of two registers.
+* A single in a register has the format of a double.
+
+    C                                           Go (go0)
+
+    |  parameter save area             |  +48/+32    |  arguments, results              |  +32
+    |  TOC pointer                     |  +40/+24    |  its caller's, three words       |   +8
+    |  return address                  |  +16        |  the caller's return address     |   +0
+    |  condition register              |   +8        +----------------------------------+ CFA = the caller's r1
+    |  back chain                      |   +0        |  control registers               |
+    +----------------------------------+ CFA         |  body                            |
+    |  f14 to f31                      |             |  return address                  |   +0
+    |  r14 to r31, r2                  |             +----------------------------------+ r1
+    |  vrsave, fpscr                   |
+    |  v20 to v31 (aligned to 16)      |
+    |  body                            |
+    |  back chain                      |   +0
+    +----------------------------------+ r1
+
+(ELFv1 / ELFv2 where two offsets are given.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from trampoline_dsl.target import (
+    Access,
+    Architecture,
+    Assignment,
+    Bank,
+    BinaryOp,
+    ByteOrder,
+    Code,
+    Condition,
+    Convention,
+    Engines,
+    Fixed,
+    Fixup,
+    Frame,
+    FrameRequest,
+    InRegister,
+    Insn,
+    Location,
+    OnStack,
+    Part,
+    Register,
+    Relocation,
+    Slot,
+    Target,
+    ThreadSlot,
+    ValueType,
+    spelled,
+)
+
+WORD = 8
+WHOLE = (1 << 64) - 1
+
+# ----------------------------------------------------------------------------------------------------------- registers
+
+R = tuple(Register(f"r{n}", Bank.INTEGER, 64, f"%r{n}", n, ("sp",) if n == 1 else ()) for n in range(32))
+F = tuple(Register(f"f{n}", Bank.FLOAT, 64, f"%f{n}", n) for n in range(32))
+V = tuple(Register(f"v{n}", Bank.VECTOR, 128, f"%v{n}", n) for n in range(32))
+CR = tuple(Register(f"cr{n}", Bank.CONTROL, 4, f"%cr{n}", n) for n in range(8))
+# The numbers of special purpose registers: Power ISA 2.07, I 3.3.17, "Move To/From System Register Instructions".
+XER = Register("xer", Bank.CONTROL, 64, "xer", 1)
+LR = Register("lr", Bank.CONTROL, 64, "lr", 8)
+CTR = Register("ctr", Bank.CONTROL, 64, "ctr", 9)
+VRSAVE = Register("vrsave", Bank.CONTROL, 32, "vrsave", 256)
+FPSCR = Register("fpscr", Bank.CONTROL, 64, "fpscr", 0)
+VSCR = Register("vscr", Bank.CONTROL, 32, "vscr", 0)
+
+_REGISTERS: Mapping[str, Register] = {
+    name: register
+    for register in (*R, *F, *V, *CR, XER, LR, CTR, VRSAVE, FPSCR, VSCR)
+    for name in (register.name, *register.aliases)
+}
+R0, SP, TOC, R11, R12, THREAD_POINTER, G, R31 = R[0], R[1], R[2], R[11], R[12], R[13], R[30], R[31]
+
+# Power ISA 2.07, I 4.2.2, "Floating-Point Status and Control Register": DRN (bits 29-31 of 64 from the left), the
+# exception enables VE OE UE ZE XE (56-60), NI (61) and RN (62-63). The rest is status.
+FPSCR_CONTROL = 0x7_0000_00FF
+# Power ISA 2.07, I 6.3.2, "Vector Status and Control Register": NJ is bit 15 of the 32; SAT, bit 31, is status.
+VSCR_CONTROL = 0x10000
+
+# ---------------------------------------------------------------------------------------------------------- conventions
+
+
+def _aligned(value: int, alignment: int) -> int:
+    return -(-value // alignment) * alignment
+
+
+def assign_c(
+    convention: Convention,
+    arguments: Sequence[ValueType],
+    result: ValueType | None,
+    *,
+    parameters: int,
+    always: bool,
+    order: ByteOrder,
+) -> Assignment:
+    """ELFv1 3.2.3 and ELFv2 2.2.3.2, "Parameter Passing": each argument uses up one doubleword of an image in memory,
+    which starts `parameters` bytes above the CFA; r3 to r10 hold its first eight, f1 to f13 the floating point values.
+
+    Integers are widened to 64 bits by their type. A single has the format of a double in a register and is
+    right-justified in memory on a big-endian machine. The caller has room for the image `always`, or if any argument
+    is in memory; eight doublewords at least.
+    """
+    floats = iter(convention.float_arguments)
+    places: list[Location] = []
+    in_memory = False
+    for index, value in enumerate(arguments):
+        register: Register | None
+        if value.kind == "float":
+            register = next(floats, None)
+        else:
+            register = dict(enumerate(convention.integer_arguments)).get(index)
+        if register is not None:
+            places.append(_in_register(register, value))
+            continue
+        in_memory = True
+        pad = WORD - value.bits // 8 if value.kind == "float" and order == "big" else 0
+        places.append((_part(OnStack(parameters + WORD * index + pad), value),))
+    room = WORD * max(8, len(arguments)) if always or in_memory else 0
+    registers = convention.float_results if result and result.kind == "float" else convention.integer_results
+    return Assignment(tuple(places), _in_register(registers[0], result) if result else (), parameters + room)
+
+
+def _in_register(register: Register, value: ValueType) -> Location:
+    return (replace(_part(InRegister(register), value), as_double=value.kind == "float" and value.bits == 32),)
+
+
+def _part(place: InRegister | OnStack, value: ValueType) -> Part:
+    widened = value.kind == "int" and value.bits < 8 * WORD
+    return Part(place, 0, value.bits, 8 * WORD if widened else 0, widened and value.signed)
+
+
+def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+    """Go's ABI0: arguments, then results from the next word on, in memory like the fields of a struct."""
+    top = convention.first_stack_argument
+    places: list[Location] = []
+    for value in arguments:
+        top = _aligned(top, value.bits // 8)
+        places.append((Part(OnStack(top), 0, value.bits),))
+        top += value.bits // 8
+    top = _aligned(top, WORD)
+    if result is None:
+        return Assignment(tuple(places), (), top)
+    return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
+
+
+_NEVER_CHANGED = {THREAD_POINTER: WHOLE, FPSCR: FPSCR_CONTROL, VSCR: VSCR_CONTROL, VRSAVE: 0xFFFFFFFF}
+
+
+def c_convention(version: Literal[1, 2], order: ByteOrder) -> Convention:
+    """The C convention of ELFv1 or ELFv2."""
+    parameters = {1: 48, 2: 32}[version]
+    registers = "3.2.1" if version == 1 else "2.2.2"
+    frame = "3.2.2" if version == 1 else "2.2.3"
+    reserved = {SP: "the stack pointer", TOC: "the module's TOC pointer", THREAD_POINTER: "the thread pointer"}
+    notes = {
+        "r2": f"the module's TOC pointer: a caller in the same module finds it as it was (ELFv{version} {registers})",
+        "cr2": f"the fields cr2, cr3 and cr4 are kept, in the word at 8 above the CFA (ELFv{version} {frame})",
+        "f14": f"64 bits: the other halves of vs14 to vs31 are scratch (ELFv{version} {registers})",
+        "fpscr": "enables and rounding modes change only by functions that exist to do it "
+        f"(ELFv{version} {registers}; bits: Power ISA 2.07, I 4.2.2)",
+        "vscr": f"NJ only (ELFv{version} {registers}; bits: Power ISA 2.07, I 6.3.2)",
+        "linker": "stubs between modules write r0, r11, r12 and ctr, and r2, which the instruction behind the call "
+        "restores: that is what the nop is for",
+    }
+    if version == 1:
+        notes["vrsave"] = "callee-saved (ELFv1 3.2.1)"
+        notes["descriptors"] = "a function pointer points to entry, TOC and environment (ELFv1 3.2.5)"
+        notes["area"] = "back chain 0, CR 8, LR 16, 24 and 32 reserved, TOC 40, parameters 48 to 111 (ELFv1 3.2.2)"
+    else:
+        reserved[VRSAVE] = "reserved by the ABI: neither read nor written"
+        notes["vrsave"] = "reserved (ELFv2 2.2.2): nobody may touch it, so everybody finds it as it was"
+        notes["r12"] = "the function's own address when it is entered through a pointer (ELFv2 2.3.2)"
+        notes["area"] = "back chain 0, CR 8, LR 16, TOC 24; a parameter save area of 64 bytes or more from 32 on only "
+        notes["area"] += "if an argument is in memory, or without a prototype (ELFv2 2.2.3)"
+    return Convention(
+        name="c",
+        title="64-bit PowerPC ELF ABI, version 1" if version == 1 else "OpenPOWER ELF ABI, version 2",
+        source="64-bit PowerPC ELF ABI Supplement 1.9, 3.2" if version == 1 else "OpenPOWER ELFv2 ABI 1.5, 2.2",
+        integer_arguments=R[3:11],
+        float_arguments=F[1:14],
+        integer_results=(R[3],),
+        float_results=(F[1],),
+        assign=partial(assign_c, parameters=parameters, always=version == 1, order=order),
+        first_stack_argument=parameters + 64,
+        slot=WORD,
+        kept=dict.fromkeys((TOC, *R[14:], *F[14:]), WHOLE)
+        | dict.fromkeys(V[20:], (1 << 128) - 1)
+        | dict.fromkeys(CR[2:5], 0xF)
+        | _NEVER_CHANGED,
+        fixed=(),
+        reserved=reserved,
+        alignment=16,
+        red_zone=288,
+        area=112 if version == 1 else 32,
+        save_area={LR: 16} | dict.fromkeys(CR[2:5], 8),
+        back_chain=True,
+        callee_pops=False,
+        return_address=LR,
+        return_slot="none",
+        call_through=None if version == 1 else R12,
+        descriptors=version == 1,
+        toc_slot={1: 40, 2: 24}[version],
+        thread=None,
+        # r12 last but one: sequences of one operation use it, and r0 cannot be a base.
+        scratch=(R11, R12, R0),
+        linker_may_write=(R0, R11, R12, CTR),
+        notes=notes,
+    )
+
+
+GO0 = Convention(
+    name="go0",
+    title="Go's stack convention, ABI0",
+    source="cmd/internal/obj/ppc64/a.out.go; cmd/compile/abi-internal.md, section on ppc64",
+    integer_arguments=(),
+    float_arguments=(),
+    integer_results=(),
+    float_results=(),
+    assign=assign_go0,
+    first_stack_argument=32,
+    slot=1,
+    kept=_NEVER_CHANGED,
+    fixed=(Fixed(R0, WHOLE, 0, "Go's compiler and assembler use r0 as the number zero"),),
+    reserved={
+        R0: "holds zero",
+        SP: "the stack pointer",
+        THREAD_POINTER: "the thread pointer",
+        VRSAVE: "reserved by ELFv2, unused by Go",
+    },
+    alignment=16,
+    red_zone=0,
+    area=0,
+    save_area={},
+    back_chain=False,
+    callee_pops=False,
+    return_address=LR,
+    return_slot="bottom",
+    call_through=R12,
+    descriptors=False,
+    toc_slot=None,
+    thread=G,
+    # r31 is the temporary of Go's assembler.
+    scratch=(R31, R11, R12),
+    linker_may_write=(),
+    notes={
+        "return address": "a function that calls keeps it at 0(r1), where Go's traceback looks",
+        "r2": "the TOC pointer under -shared and -dynlink; not kept by hand-written code",
+        "cr2": "no field of the condition register is kept",
+        "kept": "nothing but the thread pointer and the control registers, which Go never changes",
+    },
+)
+
+# --------------------------------------------------------------------------------------------------- instruction pieces
+
+
+def number(value: int) -> str:
+    """Hexadecimal, which Keystone cannot misread."""
+    return f"{value:#x}"
+
+
+def signed(value: int, bits: int = 64) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
+
+
+def fits(value: int, bits: int) -> bool:
+    return -(1 << (bits - 1)) <= value < 1 << (bits - 1)
+
+
+def high_adjusted(value: int) -> int:
+    """What `addis` has to add so that a signed low half makes up the rest (`@ha`)."""
+    return (value - signed(value, 16)) >> 16
+
+
+def insn(
+    text: str,
+    reads: Iterable[Register] = (),
+    writes: Iterable[Register] = (),
+    *,
+    memory: Literal["none", "read", "write", "both"] = "none",
+    access: Access | None = None,
+) -> Insn:
+    return Insn(text, frozenset(reads), frozenset(writes), memory=memory, access=access)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A storage access by displacement and by index. `ds`: its displacement is a multiple of 4."""
+
+    displaced: str
+    indexed: str
+    bytes: int
+    ds: bool = False
+
+
+LOADS = {
+    (64, False): Form("ld", "ldx", 8, ds=True),
+    (64, True): Form("ld", "ldx", 8, ds=True),
+    (32, False): Form("lwz", "lwzx", 4),
+    (32, True): Form("lwa", "lwax", 4, ds=True),
+    (16, False): Form("lhz", "lhzx", 2),
+    (16, True): Form("lha", "lhax", 2),
+    (8, False): Form("lbz", "lbzx", 1),
+}
+STORES = {
+    64: Form("std", "stdx", 8, ds=True),
+    32: Form("stw", "stwx", 4),
+    16: Form("sth", "sthx", 2),
+    8: Form("stb", "stbx", 1),
+}
+FLOAT_LOADS = {64: Form("lfd", "lfdx", 8), 32: Form("lfs", "lfsx", 4)}
+FLOAT_STORES = {64: Form("stfd", "stfdx", 8), 32: Form("stfs", "stfsx", 4)}
+
+BRANCHES: dict[Condition, str] = {
+    "eq": "beq", "ne": "bne", "lt": "blt", "le": "ble", "gt": "bgt", "ge": "bge", "ult": "blt", "ule": "ble",
+    "ugt": "bgt", "uge": "bge",
+}  # fmt: skip
+REGISTER_OPERATIONS: dict[BinaryOp, str] = {
+    "add": "add", "and": "and", "or": "or", "xor": "xor", "mul": "mulld", "shl": "sld", "shr": "srd", "sar": "srad",
+}  # fmt: skip
+IMMEDIATE_SHIFTS: dict[BinaryOp, str] = {"shl": "sldi", "shr": "srdi", "sar": "sradi"}
+
+LINKAGE = 32  # bytes from r1 up in every frame that calls: what a callee and the linker's stubs write in ELFv2
+CR_PLACE, LR_PLACE = 8, 16  # above the CFA
+NEAR_FRAME = 0x7FE0  # the largest frame whose every place is within a displacement of r1
+
+# ELFv1 and ELFv2, "Relocation Types". The fields of TOC16 are the second halves of instructions.
+_FIXUPS: Mapping[str, Fixup] = {
+    "R_PPC64_REL24": Fixup(4, 0x03FFFFFC, shift=2, pc_relative=True),
+    "R_PPC64_TOC16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000, base=".TOC."),
+    "R_PPC64_TOC16_LO": Fixup(2, 0xFFFF, base=".TOC."),
+}
+
+
+class Ppc64(Architecture):
+    """Power ISA, 64-bit mode, in one byte order and under one version of the ELF ABI."""
+
+    family = "ppc64"
+    word = WORD
+    registers = _REGISTERS
+    sp = SP
+    flags = CR[0]
+    fixups = _FIXUPS
+    two_address = False
+    comment = "#"
+
+    def __init__(self, name: str, order: ByteOrder, version: Literal[1, 2]) -> None:
+        self.name = name
+        self.order = order
+        self.version = version
+        letters = "LITTLE" if order == "little" else "BIG"
+        self.engines = Engines(
+            "KS_ARCH_PPC",
+            ("KS_MODE_PPC64", f"KS_MODE_{letters}_ENDIAN"),
+            # Unicorn knows one kind of machine; a bit of the MSR makes it little-endian.
+            "UC_ARCH_PPC",
+            ("UC_MODE_PPC64", "UC_MODE_BIG_ENDIAN"),
+            None,
+            "CS_ARCH_PPC",
+            ("CS_MODE_64", f"CS_MODE_{letters}_ENDIAN"),
+        )
+        self.conventions: Mapping[str, Convention] = {"c": c_convention(version, order), "go0": GO0}
+        assembler = "powerpc64le-linux-gnu-as" if order == "little" else "powerpc64-linux-gnu-as"
+        self.gnu_as = (assembler, "-a64", f"-m{order}", "-mpower8")
+        self.header = (".machine power8", f".abiversion {version}")
+
+    def allocatable(self, convention: Convention) -> tuple[Register, ...]:
+        order = (*R[3:11], *R[31:13:-1])
+        taken = {*convention.reserved, *convention.scratch, convention.thread}
+        return tuple(register for register in order if register not in taken)
+
+    def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
+        order = (F[0], *F[13:0:-1], *F[31:13:-1])
+        return tuple(register for register in order if register not in convention.reserved)
+
+    # -- moving words about
+
+    def move(self, d: Register, s: Register) -> Code:
+        if d != s:
+            yield insn(f"mr {d}, {s}", (s,), (d,))
+
+    def constant(self, d: Register, value: int) -> Code:
+        yield from _build(d, signed(value))
+
+    def symbol_address(self, d: Register, symbol: str) -> Code:
+        if d == R0:
+            raise ValueError("r0 cannot be built from the TOC pointer in two steps: it would count as zero")
+        # The field is the right half of the instruction, wherever that lies in memory.
+        field = 2 if self.order == "big" else 0
+        name = spelled(symbol)
+        yield replace(
+            insn(f"addis {d}, {TOC}, {name}@toc@ha", (TOC,), (d,)),
+            keystone=f"addis {d}, {TOC}, 0x0",
+            relocation=Relocation("R_PPC64_TOC16_HA", symbol, offset=field),
+        )
+        yield replace(
+            insn(f"addi {d}, {d}, {name}@toc@l", (d,), (d,)),
+            keystone=f"addi {d}, {d}, 0x0",
+            relocation=Relocation("R_PPC64_TOC16_LO", symbol, offset=field),
+        )
+
+    def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
+        # No instruction loads a byte with its sign.
+        yield from self._storage("load", LOADS[bits, signed and bits != 8], d, base, offset)
+        if signed and bits == 8:
+            yield from self.extend(d, d, 8, signed=True)
+
+    def store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        yield from self._storage("store", STORES[bits], s, base, offset)
+
+    def float_move(self, d: Register, s: Register, bits: int) -> Code:
+        if d != s:
+            yield insn(f"fmr {d}, {s}", (s,), (d,))
+
+    def float_load(self, d: Register, base: Register, offset: int, bits: int) -> Code:
+        yield from self._storage("load", FLOAT_LOADS[bits], d, base, offset)
+
+    def float_store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        yield from self._storage("store", FLOAT_STORES[bits], s, base, offset)
+
+    def _storage(
+        self, kind: Literal["load", "store"], form: Form, register: Register, base: Register, offset: int
+    ) -> Code:
+        if base == R0:
+            raise ValueError("r0 cannot be a base: it would be taken for zero")
+        memory: Literal["read", "write"] = "read" if kind == "load" else "write"
+        stored = () if kind == "load" else (register,)
+        loaded = (register,) if kind == "load" else ()
+        low = signed(offset, 16)
+        reachable = not (form.ds and low % 4)
+        if reachable and fits(offset, 16):
+            access = Access(kind, register, base, offset, form.bytes)
+            text = f"{form.displaced} {register}, {number(offset)}({base})"
+            yield insn(text, (base, *stored), loaded, memory=memory, access=access)
+            return
+        own = kind == "load" and register.bank is Bank.INTEGER and register not in (R0, base)
+        temporary = register if own else _free(base, register)
+        if reachable and fits(high_adjusted(offset), 16):
+            yield insn(f"addis {temporary}, {base}, {number(high_adjusted(offset))}", (base,), (temporary,))
+            text = f"{form.displaced} {register}, {number(low)}({temporary})"
+            yield insn(text, (temporary, *stored), loaded, memory=memory)
+        else:
+            yield from self.constant(temporary, offset)
+            text = f"{form.indexed} {register}, {base}, {temporary}"
+            yield insn(text, (base, temporary, *stored), loaded, memory=memory)
+
+    # -- arithmetic on words
+
+    def binary(self, op: BinaryOp, d: Register, a: Register, b: Register | int) -> Code:
+        if isinstance(b, Register):
+            if op == "sub":
+                yield insn(f"subf {d}, {b}, {a}", (a, b), (d,))
+            else:
+                writes = (d, XER) if op == "sar" else (d,)
+                yield insn(f"{REGISTER_OPERATIONS[op]} {d}, {a}, {b}", (a, b), writes)
+            return
+        match op:
+            case "add":
+                yield from self._add(d, a, signed(b))
+            case "sub":
+                yield from self._add(d, a, signed(-b))
+            case "and":
+                yield from self._and(d, a, b & WHOLE)
+            case "or" | "xor":
+                yield from self._or(op, d, a, b & WHOLE)
+            case "mul":
+                yield from self._multiply(d, a, signed(b))
+            case "shl" | "shr" | "sar":
+                yield from self._shift(op, d, a, b)
+
+    def _add(self, d: Register, a: Register, value: int) -> Code:
+        high, low = high_adjusted(value), signed(value, 16)
+        if value == 0:
+            yield from self.move(d, a)
+        elif a != R0 and fits(value, 16):
+            yield insn(f"addi {d}, {a}, {number(value)}", (a,), (d,))
+        elif a != R0 and fits(high, 16) and (low == 0 or d != R0):
+            yield insn(f"addis {d}, {a}, {number(high)}", (a,), (d,))
+            if low:
+                yield insn(f"addi {d}, {d}, {number(low)}", (d,), (d,))
+        else:
+            yield from self._with_constant("add", d, a, value)
+
+    def _and(self, d: Register, a: Register, mask: int) -> Code:
+        run = _run(mask)
+        if mask == 0:
+            yield from self.constant(d, 0)
+        elif mask == WHOLE:
+            yield from self.move(d, a)
+        elif run is not None and run[1] == 63:
+            yield insn(f"clrldi {d}, {a}, {number(run[0])}", (a,), (d,))
+        elif run is not None and run[0] == 0:
+            yield insn(f"clrrdi {d}, {a}, {number(63 - run[1])}", (a,), (d,))
+        elif run is not None and run[0] >= 32:
+            first, last = run[0] - 32, run[1] - 32
+            yield insn(f"rlwinm {d}, {a}, 0x0, {number(first)}, {number(last)}", (a,), (d,))
+        elif mask <= 0xFFFF:
+            yield insn(f"andi. {d}, {a}, {number(mask)}", (a,), (d, CR[0]))
+        elif mask <= 0xFFFFFFFF and mask & 0xFFFF == 0:
+            yield insn(f"andis. {d}, {a}, {number(mask >> 16)}", (a,), (d, CR[0]))
+        else:
+            yield from self._with_constant("and", d, a, signed(mask))
+
+    def _or(self, op: Literal["or", "xor"], d: Register, a: Register, value: int) -> Code:
+        if value == 0:
+            yield from self.move(d, a)
+        elif value == WHOLE:
+            yield from self.constant(d, -1) if op == "or" else iter((insn(f"not {d}, {a}", (a,), (d,)),))
+        elif value <= 0xFFFFFFFF:
+            source = a
+            for name, part in ((f"{op}is", value >> 16), (f"{op}i", value & 0xFFFF)):
+                if part:
+                    yield insn(f"{name} {d}, {source}, {number(part)}", (source,), (d,))
+                    source = d
+        else:
+            yield from self._with_constant(op, d, a, signed(value))
+
+    def _multiply(self, d: Register, a: Register, value: int) -> Code:
+        if value == 0:
+            yield from self.constant(d, 0)
+        elif value > 0 and value.bit_count() == 1:
+            yield from self._shift("shl", d, a, value.bit_length() - 1)
+        elif fits(value, 16):
+            yield insn(f"mulli {d}, {a}, {number(value)}", (a,), (d,))
+        else:
+            yield from self._with_constant("mul", d, a, value)
+
+    def _shift(self, op: BinaryOp, d: Register, a: Register, amount: int) -> Code:
+        if amount % 64 == 0:
+            yield from self.move(d, a)
+        else:
+            writes = (d, XER) if op == "sar" else (d,)
+            yield insn(f"{IMMEDIATE_SHIFTS[op]} {d}, {a}, {number(amount % 64)}", (a,), writes)
+
+    def _with_constant(self, op: BinaryOp, d: Register, a: Register, value: int) -> Code:
+        temporary = _free(a, d) if d == a else d
+        yield from self.constant(temporary, value)
+        yield from self.binary(op, d, a, temporary)
+
+    def extend(self, d: Register, s: Register, bits: int, signed: bool) -> Code:
+        if bits == 64:
+            yield from self.move(d, s)
+        elif signed:
+            yield insn(f"exts{ {8: 'b', 16: 'h', 32: 'w'}[bits] } {d}, {s}", (s,), (d,))
+        else:
+            yield insn(f"clrldi {d}, {s}, {number(64 - bits)}", (s,), (d,))
+
+    # -- control
+
+    def compare_branch(self, condition: Condition, a: Register, b: Register | int, label: str) -> Code:
+        logical = "l" if condition in ("ult", "ule", "ugt", "uge") else ""
+        if isinstance(b, int):
+            value = b & WHOLE if logical else signed(b)
+            if condition in ("eq", "ne") and 0x8000 <= value <= 0xFFFF:
+                logical = "l"
+            if (0 <= value <= 0xFFFF) if logical else fits(value, 16):
+                yield insn(f"cmp{logical}di {a}, {number(value)}", (a,), (CR[0],))
+            else:
+                temporary = _free(a)
+                yield from self.constant(temporary, value)
+                yield insn(f"cmp{logical}d {a}, {temporary}", (a, temporary), (CR[0],))
+        else:
+            yield insn(f"cmp{logical}d {a}, {b}", (a, b), (CR[0],))
+        yield Insn(f"{BRANCHES[condition]} {label}", reads=frozenset((CR[0],)), transfer="branch", target=label)
+
+    def jump(self, label: str) -> Code:
+        yield Insn(f"b {label}", transfer="jump", target=label)
+
+    def call(self, symbol: str, callee: Convention) -> Code:
+        yield Insn(
+            f"bl {spelled(symbol)}",
+            writes=frozenset((LR,)),
+            transfer="call",
+            relocation=Relocation("R_PPC64_REL24", symbol),
+            keystone="bl 0x0",
+        )
+        if callee.toc_slot is not None:
+            # The linker makes a load of r2 of it when it has sent the call through a stub (ELFv1 3.5.11, ELFv2 4.2.5).
+            yield insn("nop")
+
+    def call_register(self, address: Register, callee: Convention) -> Code:
+        if callee.toc_slot is None:
+            yield from self._through_ctr(address, callee, "bctrl")
+            return
+        yield from self.store(TOC, SP, callee.toc_slot, 64)
+        yield from self._through_ctr(address, callee, "bctrl")
+        yield from self.load(TOC, SP, callee.toc_slot, 64, signed=False)
+
+    def tail_call(self, symbol: str, callee: Convention) -> Code:
+        """For functions of the same module: nothing is left behind that could restore r2, and ld says so."""
+        yield Insn(
+            f"b {spelled(symbol)}",
+            transfer="jump",
+            relocation=Relocation("R_PPC64_REL24", symbol),
+            keystone="b 0x0",
+        )
+
+    def jump_register(self, address: Register, callee: Convention) -> Code:
+        """For functions of the same module: nothing is left behind that could restore r2."""
+        yield from self._through_ctr(address, callee, "bctr")
+
+    def _through_ctr(self, address: Register, callee: Convention, branch: str) -> Code:
+        """To the function that `address` points to, which is a descriptor where the convention has them."""
+        if callee.descriptors:
+            # ELFv1 3.5.11: entry, TOC, environment. r0 may come back changed from a C function anyway.
+            yield from self.load(R0, address, 0, 64, signed=False)
+            yield insn(f"mtctr {R0}", (R0,), (CTR,))
+            yield from self.load(TOC, address, 8, 64, signed=False)
+            yield from self.load(R11, address, 16, 64, signed=False)
+            needed = frozenset((CTR, TOC, R11))
+        else:
+            yield from self.move(R12, address)
+            yield insn(f"mtctr {R12}", (R12,), (CTR,))
+            needed = frozenset((CTR, R12))
+        if branch == "bctrl":
+            yield Insn(branch, reads=needed, writes=frozenset((LR,)), transfer="call")
+        else:
+            yield Insn(branch, reads=needed, transfer="jump")
+
+    # -- frames
+
+    def layout(self, request: FrameRequest) -> Frame:
+        """The body leaves the word at r1 free: the back chain is there, or Go's return address."""
+        convention = request.convention
+        reasons = dict.fromkeys(
+            (register for register, _ in request.saves), f"{convention.name} keeps it for its caller"
+        )
+        fields = [register for register in reasons if register in CR]
+        if request.link:
+            reasons[LR] = "the body calls, and a call overwrites it"
+        places: dict[Register, int] = {}  # above the CFA
+        for register in (*fields[:1], *([LR] if LR in reasons else [])):
+            if register in convention.save_area:
+                places[register] = convention.save_area[register]
+        at_bottom = LR in reasons and LR not in places and convention.return_slot == "bottom"
+
+        slots: list[Slot] = []
+        inside = [r for r in reasons if r not in places and r not in fields[1:] and not (at_bottom and r == LR)]
+        top = request.body
+        if at_bottom:
+            top = max(top, WORD)
+            slots.append(Slot(0, WORD, _owner(LR, fields), "Go's traceback looks for it at 0(r1)", LR))
+        elif convention.back_chain and (top or inside or LR in reasons):
+            # Whoever is called writes into the linkage area; a leaf needs the back chain alone.
+            top = max(top, LINKAGE if request.link else WORD)
+            slots.append(Slot(0, WORD, "back chain", f"{convention.name} has every frame point to its caller's"))
+        for register in sorted(inside, key=lambda r: (-_slot_size(r), _RANK[r.bank], r.number)):
+            top = _aligned(top, _slot_size(register))
+            slots.append(Slot(top, _slot_size(register), _owner(register, fields), reasons[register], register))
+            top += _slot_size(register)
+        size = _aligned(top, max(request.alignment, convention.alignment))
+        for register, place in places.items():
+            slot_size = _slot_size(register)
+            slots.append(Slot(size + place, slot_size, _owner(register, fields), reasons[register], register))
+        return Frame(size, tuple(sorted(slots, key=lambda slot: slot.offset)), request)
+
+    def prologue(self, frame: Frame) -> Code:
+        yield from _in_part("prologue", self._enter(_Plan(frame)))
+
+    def epilogue(self, frame: Frame) -> Code:
+        yield from _in_part("epilogue", self._exit(_Plan(frame)))
+
+    def leave(self, frame: Frame, pop: int) -> Code:
+        if pop:
+            raise ValueError("no convention of ppc64 has the callee pop arguments")
+        yield Insn("blr", reads=frozenset((LR,)), transfer="return", part="epilogue")
+
+    def _enter(self, plan: _Plan) -> Code:
+        size = plan.frame.size
+        if LR in plan.above:
+            yield insn(f"mflr {plan.temporary}", (LR,), (plan.temporary,))
+            yield from self.store(plan.temporary, SP, plan.above[LR], 64)
+        if plan.fields and plan.fields[0] in plan.above:
+            yield insn(f"mfcr {R12}", CR, (R12,))
+            yield from self.store(R12, SP, plan.above[plan.fields[0]], 32)
+        if size:
+            yield from self._open(plan)
+        for register, offset in plan.integers:
+            yield from self.store(register, plan.base, offset, 64)
+        for register, offset in plan.floats:
+            yield from self.float_store(register, plan.base, offset, 64)
+        for register, offset in plan.controls:
+            yield from self._save_control(plan, register, offset)
+        yield from self._vectors("store", plan, plan.vectors)
+        if plan.vscr is not None:
+            yield insn(f"mfvscr {V[0]}", (VSCR,), (V[0],))
+            yield from self._vectors("store", plan, [(V[0], plan.vscr)])
+
+    def _open(self, plan: _Plan) -> Code:
+        """Lower r1 and store the word at it in one instruction: a signal sees both or neither."""
+        size = plan.frame.size
+        stored = None
+        if plan.back_chain:
+            stored = SP
+        elif plan.link_at_bottom:
+            stored = plan.temporary
+            yield insn(f"mflr {stored}", (LR,), (stored,))
+        if not plan.far:
+            if stored is None:
+                yield from self._add(SP, SP, -size)
+            else:
+                text = f"stdu {stored}, {number(-size)}({SP})"
+                yield insn(text, (SP, stored), (SP,), memory="write")
+            return
+        yield from self.move(plan.base, SP)
+        yield from self.constant(R11, -size)
+        if stored is None:
+            yield insn(f"add {SP}, {SP}, {R11}", (SP, R11), (SP,))
+        else:
+            yield insn(f"stdux {stored}, {SP}, {R11}", (SP, R11, stored), (SP,), memory="write")
+
+    def _exit(self, plan: _Plan) -> Code:
+        size = plan.frame.size
+        if plan.far and plan.back_chain:
+            yield from self.load(plan.base, SP, 0, 64, signed=False)
+        elif plan.far:
+            yield from self.constant(plan.base, size)
+            yield insn(f"add {plan.base}, {plan.base}, {SP}", (plan.base, SP), (plan.base,))
+        if plan.vscr is not None:
+            yield from self._vectors("load", plan, [(V[0], plan.vscr)])
+            yield insn(f"mtvscr {V[0]}", (V[0],), (VSCR,))
+        yield from self._vectors("load", plan, plan.vectors)
+        for register, offset in plan.controls:
+            yield from self._restore_control(plan, register, offset)
+        for register, offset in plan.floats:
+            yield from self.float_load(register, plan.base, offset, 64)
+        for register, offset in plan.integers:
+            yield from self.load(register, plan.base, offset, 64, signed=False)
+        if plan.link_at_bottom:
+            yield from self.load(plan.temporary, SP, 0, 64, signed=False)
+        if plan.far:
+            yield from self.move(SP, plan.base)
+        else:
+            yield from self._add(SP, SP, size)
+        if LR in plan.above:
+            yield from self.load(plan.temporary, SP, plan.above[LR], 64, signed=False)
+        if plan.fields and plan.fields[0] in plan.above:
+            yield from self.load(R12, SP, plan.above[plan.fields[0]], 32, signed=False)
+            yield self._put_fields(plan, R12)
+        if LR in plan.above or plan.link_at_bottom:
+            yield insn(f"mtlr {plan.temporary}", (plan.temporary,), (LR,))
+
+    @staticmethod
+    def _put_fields(plan: _Plan, source: Register) -> Insn:
+        mask = sum(0x80 >> field.number for field in plan.fields)
+        # With one field GNU as takes `mtcrf` for the faster instruction: said outright, both assemblers agree.
+        name = "mtocrf" if len(plan.fields) == 1 else "mtcrf"
+        return insn(f"{name} {number(mask)}, {source}", (source,), plan.fields)
+
+    def _save_control(self, plan: _Plan, register: Register, offset: int) -> Code:
+        temporary = plan.temporary
+        if register == FPSCR:
+            # f0 carries no argument and no result, and the floating point registers are saved already.
+            yield insn(f"mffs {F[0]}", (FPSCR,), (F[0],))
+            yield from self.float_store(F[0], plan.base, offset, 64)
+            return
+        if register in CR:
+            yield insn(f"mfcr {temporary}", CR, (temporary,))
+        else:
+            yield insn(f"mfspr {temporary}, {number(register.number)}", (register,), (temporary,))
+        yield from self.store(temporary, plan.base, offset, 8 * _slot_size(register))
+
+    def _restore_control(self, plan: _Plan, register: Register, offset: int) -> Code:
+        temporary = plan.temporary
+        if register == FPSCR:
+            yield from self.float_load(F[0], plan.base, offset, 64)
+            # The 1 means all 64 bits (Power ISA 2.07, I 4.6.9): DRN is in the upper half.
+            yield insn(f"mtfsf 0xff, {F[0]}, 0x1, 0x0", (F[0],), (FPSCR,))
+            return
+        yield from self.load(temporary, plan.base, offset, 8 * _slot_size(register), signed=False)
+        if register in CR:
+            yield self._put_fields(plan, temporary)
+        else:
+            yield insn(f"mtspr {number(register.number)}, {temporary}", (temporary,), (register,))
+
+    def _vectors(self, kind: Literal["load", "store"], plan: _Plan, vectors: Sequence[tuple[Register, int]]) -> Code:
+        """Vectors at consecutive places: a pointer that moves on, and registers with small multiples of 16 to add.
+
+        Twelve of them take six instructions more than twelve, however many registers there are to spare beyond three.
+        """
+        if not vectors:
+            return
+        pointer, *indices = plan.pointers
+        group = min(range(1, len(indices) + 2), key=lambda n: n - 1 + -(-len(vectors) // n))
+        for position, index in enumerate(indices[: group - 1], 1):
+            yield from self.constant(index, 16 * position)
+        for position, (register, offset) in enumerate(vectors):
+            step = position % group
+            if step == 0:
+                yield from self._add(pointer, plan.base, offset)
+            address = f"{pointer}, {indices[step - 1]}" if step else f"0, {pointer}"
+            reads = (pointer, indices[step - 1]) if step else (pointer,)
+            if kind == "load":
+                yield insn(f"lvx {register}, {address}", reads, (register,), memory="read")
+            else:
+                yield insn(f"stvx {register}, {address}", (*reads, register), (), memory="write")
+
+    # -- fixed values, the thread, the passes at the end
+
+    def establish(self, fixed: Fixed) -> Code:
+        yield from self.constant(fixed.register, fixed.value)
+
+    def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
+        yield from self.load(d, _thread_pointer(slot), slot.offset, 64, signed=False)
+
+    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+        yield from self.store(s, _thread_pointer(slot), slot.offset, 64)
+
+    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+        """Without moves of a register to itself. There is nothing to merge: each access is one instruction."""
+        return [item for item in code if item.user_text or not _moves_nothing(item)]
+
+    def function_header(self, name: str, convention: Convention) -> Iterable[str]:
+        """ELFv1 gives the name to a descriptor in `.opd`; the code's own label is local, as gcc has it.
+
+        ELFv2 has two entries to a function that sets its TOC pointer up. These do not: they are entered with the r2
+        of their module and leave it alone, which is what `.localentry name, 0` says, the default (ELFv2 3.4.1; 1
+        would say that r2 comes back changed, and cost callers a reload). What calls into another module, or asks for
+        the address of a symbol, needs that r2, so it must not itself be entered from another module. Go's functions
+        know no descriptors: their names are their code.
+        """
+        if not convention.descriptors:
+            yield from super().function_header(name, convention)
+            return
+        code = spelled(f".L.{name}")
+        yield '.section .opd, "aw"'
+        yield ".balign 8"
+        yield f".globl {spelled(name)}"
+        yield f".type {spelled(name)}, %function"
+        yield f"{spelled(name)}:"
+        yield f".quad {code}, .TOC.@tocbase, 0"
+        yield ".text"
+        yield f".balign {self.function_alignment}"
+        yield f"{code}:"
+
+    def function_footer(self, name: str, convention: Convention) -> Iterable[str]:
+        if not convention.descriptors:
+            yield from super().function_footer(name, convention)
+        else:
+            yield f".size {spelled(name)}, .-{spelled(f'.L.{name}')}"
+
+
+class _Plan:
+    """A frame sorted out: what is kept where, and from which register it is reached."""
+
+    def __init__(self, frame: Frame) -> None:
+        convention = frame.request.convention
+        self.frame = frame
+        self.far = frame.size > NEAR_FRAME
+        # In a large frame everything is measured from the CFA, which r12 then holds.
+        self.base = R12 if self.far else SP
+        self.fields = sorted((register for register, _ in frame.request.saves if register in CR), key=_number)
+        self.temporary = R0 if R0 in convention.scratch else convention.scratch[0]
+        self.back_chain = any(slot.owner == "back chain" for slot in frame.slots)
+        # r0 may be an index, but as a pointer it would count as zero.
+        free = [register for register in convention.scratch if register != self.base]
+        self.pointers = sorted(free, key=lambda register: register == R0)
+        self.above: dict[Register, int] = {}  # offsets from the CFA
+        self.link_at_bottom = False
+        self.vscr: int | None = None
+        self.integers: list[tuple[Register, int]] = []
+        self.floats: list[tuple[Register, int]] = []
+        self.vectors: list[tuple[Register, int]] = []
+        self.controls: list[tuple[Register, int]] = []
+        for slot in frame.slots:
+            register = slot.register
+            if register is None:
+                continue
+            offset = slot.offset - frame.size if self.far else slot.offset
+            if slot.offset >= frame.size:
+                self.above[register] = slot.offset - frame.size
+            elif register == LR and slot.offset == 0:
+                self.link_at_bottom = True
+            elif register == VSCR:
+                self.vscr = offset
+            else:
+                kinds = {Bank.INTEGER: self.integers, Bank.FLOAT: self.floats, Bank.VECTOR: self.vectors}
+                kinds.get(register.bank, self.controls).append((register, offset))
+
+
+_RANK = {Bank.VECTOR: 0, Bank.INTEGER: 1, Bank.FLOAT: 2, Bank.CONTROL: 3}
+
+
+def _slot_size(register: Register) -> int:
+    """Bytes. The condition register is stored whole, as a word, and VSCR out of a vector register."""
+    if register == VSCR:
+        return 16
+    return 4 if register in CR else register.bits // 8
+
+
+def _owner(register: Register, fields: Sequence[Register]) -> str:
+    if register == LR:
+        return "return address"
+    return " ".join(field.name for field in fields) if register in CR else register.name
+
+
+def _number(register: Register) -> int:
+    return register.number
+
+
+def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
+    for item in code:
+        yield replace(item, part=part)
+
+
+def _thread_pointer(slot: ThreadSlot) -> Register:
+    if slot.segment != "r13":
+        raise ValueError(f"ppc64 has no thread pointer {slot.segment!r}: it is r13")
+    return THREAD_POINTER
+
+
+def _free(*taken: Register) -> Register:
+    """A scratch register of every convention that is not among those in use."""
+    for register in (R12, R11):
+        if register not in taken:
+            return register
+    raise ValueError("r11 and r12 are both operands, and one is needed for a constant")
+
+
+def _moves_nothing(item: Insn) -> bool:
+    name, _, operands = item.text.partition(" ")
+    d, _, s = operands.partition(", ")
+    return name in ("mr", "fmr") and d == s
+
+
+def _build(d: Register, value: int) -> Code:
+    """The shortest sequence found for a signed 64-bit value, in `d` alone."""
+    for name, operand, reads in _shortest(value):
+        text = f"{name} {d}, {d}, {number(operand)}" if reads else f"{name} {d}, {number(operand)}"
+        yield insn(text, (d,) if reads else (), (d,))
+
+
+Step = tuple[str, int, bool]  # name, operand, whether the register is read
+
+
+def _shortest(value: int) -> list[Step]:
+    low, high = value & 0xFFFF, value >> 16
+    if fits(value, 16):
+        return [("li", value, False)]
+    if fits(value, 32):
+        return [("lis", high, False), *([("ori", low, True)] if low else [])]
+    candidates: list[list[Step]] = []
+    zeros = (value & -value).bit_length() - 1
+    if zeros:
+        candidates.append([*_shortest(value >> zeros), ("sldi", zeros, True)])
+    leading = 64 - (value & WHOLE).bit_length()
+    if leading:
+        # With ones in front instead it may be shorter; they are cleared at the end.
+        candidates.append([*_shortest(value - (1 << (64 - leading))), ("clrldi", leading, True)])
+    upper = value >> 32
+    start = _shortest(upper) if fits(upper, 16) else [("lis", upper >> 16, False), ("ori", upper & 0xFFFF, True)]
+    halves: list[Step] = [("oris", high & 0xFFFF, True)] if high & 0xFFFF else []
+    candidates.append([*start, ("sldi", 32, True), *halves, *([("ori", low, True)] if low else [])])
+    return min(candidates, key=len)
+
+
+def _run(mask: int) -> tuple[int, int] | None:
+    """First and last bit, counted from the most significant, of a mask whose bits are one run."""
+    low = (mask & -mask).bit_length() - 1
+    if mask == 0 or (mask >> low) & ((mask >> low) + 1):
+        return None
+    return 64 - mask.bit_length(), 63 - low
+
+
+PPC64 = Ppc64("ppc64", "big", 1)
+PPC64_ELFV2 = Ppc64("ppc64", "big", 2)
+PPC64LE = Ppc64("ppc64le", "little", 2)
+
+TARGETS = (
+    Target("linux/ppc64", "linux", PPC64, baseline="POWER8"),
+    Target("linux/ppc64le", "linux", PPC64LE, baseline="POWER8"),
+    Target("linux/ppc64-elfv2", "linux", PPC64_ELFV2, baseline="POWER8", variant="elfv2"),
+)
