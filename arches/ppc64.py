@@ -1,7 +1,8 @@
 """ppc64: every frame points to its caller's, r2 belongs to the module, and vectors have no displacement.
 
 Sources: "64-bit PowerPC ELF ABI Supplement 1.9" (ELFv1), "Power Architecture 64-Bit ELF V2 ABI Specification,
-OpenPOWER ABI for Linux Supplement 1.5" (ELFv2), "Power ISA 2.07".
+OpenPOWER ABI for Linux Supplement 1.5" (ELFv2), "Power ISA 2.07". Sections of ELFv2 are named by their titles, because
+their numbers moved between its revisions.
 
 How this machine differs from the others:
 
@@ -23,9 +24,9 @@ How this machine differs from the others:
     |  condition register              |   +8        +----------------------------------+ CFA = the caller's r1
     |  back chain                      |   +0        |  control registers               |
     +----------------------------------+ CFA         |  body                            |
-    |  f14 to f31                      |             |  return address                  |   +0
-    |  r14 to r31, r2                  |             +----------------------------------+ r1
-    |  vrsave, fpscr                   |
+    |  vrsave, fpscr                   |             |  return address                  |   +0
+    |  f14 to f31                      |             +----------------------------------+ r1
+    |  r2, r14 to r31                  |
     |  v20 to v31 (aligned to 16)      |
     |  body                            |
     |  back chain                      |   +0
@@ -116,8 +117,10 @@ def assign_c(
     always: bool,
     order: ByteOrder,
 ) -> Assignment:
-    """ELFv1 3.2.3 and ELFv2 2.2.3.2, "Parameter Passing": each argument uses up one doubleword of an image in memory,
-    which starts `parameters` bytes above the CFA; r3 to r10 hold its first eight, f1 to f13 the floating point values.
+    """ELFv1 3.2.3, "Parameter Passing", and ELFv2, "Parameter Passing in Registers".
+
+    Each argument uses up one doubleword of an image in memory, which starts `parameters` bytes above the CFA; r3 to r10
+    hold its first eight, f1 to f13 the floating point values.
 
     Integers are widened to 64 bits by their type. A single has the format of a double in a register and is
     right-justified in memory on a big-endian machine. The caller has room for the image `always`, or if any argument
@@ -172,16 +175,16 @@ _NEVER_CHANGED = {THREAD_POINTER: WHOLE, FPSCR: FPSCR_CONTROL, VSCR: VSCR_CONTRO
 def c_convention(version: Literal[1, 2], order: ByteOrder) -> Convention:
     """The C convention of ELFv1 or ELFv2."""
     parameters = {1: 48, 2: 32}[version]
-    registers = "3.2.1" if version == 1 else "2.2.2"
-    frame = "3.2.2" if version == 1 else "2.2.3"
+    registers = "ELFv1 3.2.1" if version == 1 else 'ELFv2, "Registers"'
+    frame = "ELFv1 3.2.2" if version == 1 else 'ELFv2, "The Stack Frame"'
     reserved = {SP: "the stack pointer", TOC: "the module's TOC pointer", THREAD_POINTER: "the thread pointer"}
     notes = {
-        "r2": f"the module's TOC pointer: a caller in the same module finds it as it was (ELFv{version} {registers})",
-        "cr2": f"the fields cr2, cr3 and cr4 are kept, in the word at 8 above the CFA (ELFv{version} {frame})",
-        "f14": f"64 bits: the other halves of vs14 to vs31 are scratch (ELFv{version} {registers})",
+        "r2": f"the module's TOC pointer: a caller in the same module finds it as it was ({registers})",
+        "cr2": f"the fields cr2, cr3 and cr4 are kept, in the word at 8 above the CFA ({frame})",
+        "f14": f"64 bits: the other halves of vs14 to vs31 are scratch ({registers})",
         "fpscr": "enables and rounding modes change only by functions that exist to do it "
-        f"(ELFv{version} {registers}; bits: Power ISA 2.07, I 4.2.2)",
-        "vscr": f"NJ only (ELFv{version} {registers}; bits: Power ISA 2.07, I 6.3.2)",
+        f"({registers}; bits: Power ISA 2.07, I 4.2.2)",
+        "vscr": f"NJ only ({registers}; bits: Power ISA 2.07, I 6.3.2)",
         "linker": "stubs between modules write r0, r11, r12 and ctr, and r2, which the instruction behind the call "
         "restores: that is what the nop is for",
     }
@@ -191,14 +194,18 @@ def c_convention(version: Literal[1, 2], order: ByteOrder) -> Convention:
         notes["area"] = "back chain 0, CR 8, LR 16, 24 and 32 reserved, TOC 40, parameters 48 to 111 (ELFv1 3.2.2)"
     else:
         reserved[VRSAVE] = "reserved by the ABI: neither read nor written"
-        notes["vrsave"] = "reserved (ELFv2 2.2.2): nobody may touch it, so everybody finds it as it was"
-        notes["r12"] = "the function's own address when it is entered through a pointer (ELFv2 2.3.2)"
-        notes["area"] = "back chain 0, CR 8, LR 16, TOC 24; a parameter save area of 64 bytes or more from 32 on only "
-        notes["area"] += "if an argument is in memory, or without a prototype (ELFv2 2.2.3)"
+        notes["vrsave"] = f"reserved ({registers}): nobody may touch it, so everybody finds it as it was"
+        notes["r12"] = 'the function\'s own address when it is entered through a pointer (ELFv2, "Register Roles")'
+        notes["area"] = (
+            "back chain 0, CR 8, LR 16, TOC 24; a parameter save area of 64 bytes or more from 32 on only if an "
+            f"argument is in memory, or without a prototype ({frame})"
+        )
     return Convention(
         name="c",
         title="64-bit PowerPC ELF ABI, version 1" if version == 1 else "OpenPOWER ELF ABI, version 2",
-        source="64-bit PowerPC ELF ABI Supplement 1.9, 3.2" if version == 1 else "OpenPOWER ELFv2 ABI 1.5, 2.2",
+        source="64-bit PowerPC ELF ABI Supplement 1.9, 3.2"
+        if version == 1
+        else 'OpenPOWER ELFv2 ABI 1.5, "Function Calling Sequence"',
         integer_arguments=R[3:11],
         float_arguments=F[1:14],
         integer_results=(R[3],),
@@ -224,7 +231,7 @@ def c_convention(version: Literal[1, 2], order: ByteOrder) -> Convention:
         descriptors=version == 1,
         toc_slot={1: 40, 2: 24}[version],
         thread=None,
-        # r12 last but one: sequences of one operation use it, and r0 cannot be a base.
+        # Large constants take r12 before r11, and r0 cannot be a base.
         scratch=(R11, R12, R0),
         linker_may_write=(R0, R11, R12, CTR),
         notes=notes,
@@ -365,6 +372,7 @@ class Ppc64(Architecture):
     flags = CR[0]
     fixups = _FIXUPS
     two_address = False
+    toc = _REGISTERS["r2"]
     comment = "#"
 
     def __init__(self, name: str, order: ByteOrder, version: Literal[1, 2]) -> None:
@@ -598,7 +606,7 @@ class Ppc64(Architecture):
             keystone="bl 0x0",
         )
         if callee.toc_slot is not None:
-            # The linker makes a load of r2 of it when it has sent the call through a stub (ELFv1 3.5.11, ELFv2 4.2.5).
+            # The linker makes a load of r2 of it when it has sent the call through a stub (ELFv1 3.5.11).
             yield insn("nop")
 
     def call_register(self, address: Register, callee: Convention) -> Code:
@@ -837,10 +845,10 @@ class Ppc64(Architecture):
         """ELFv1 gives the name to a descriptor in `.opd`; the code's own label is local, as gcc has it.
 
         ELFv2 has two entries to a function that sets its TOC pointer up. These do not: they are entered with the r2
-        of their module and leave it alone, which is what `.localentry name, 0` says, the default (ELFv2 3.4.1; 1
-        would say that r2 comes back changed, and cost callers a reload). What calls into another module, or asks for
-        the address of a symbol, needs that r2, so it must not itself be entered from another module. Go's functions
-        know no descriptors: their names are their code.
+        of their module and leave it alone, which is what `.localentry name, 0` says, the default (ELFv2, "Symbol
+        Values"; 1 would say that r2 comes back changed, and cost callers a reload). What calls into another module,
+        or asks for the address of a symbol, needs that r2, so it must not itself be entered from another module.
+        Go's functions know no descriptors: their names are their code.
         """
         if not convention.descriptors:
             yield from super().function_header(name, convention)
