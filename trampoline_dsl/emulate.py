@@ -12,8 +12,9 @@ This is the only module that knows Unicorn, and this is what it knows (version 2
   as two events of eight. Who must know all that was written compares memory before and after as well.
 * Alignment of data is enforced on mips only, and that of sp nowhere.
 * An exception that leaves a callback would be lost when Unicorn itself fails too; `run` raises it in any case.
-* ppc64's vector registers and VRSAVE, and s390x's condition code, are in the saved CPU state or in a field of another
-  register. On mips a FCSR with an exception both enabled and flagged as a cause raises that exception when written.
+* ppc64's vector registers, VRSAVE and VSCR can be had only from the saved CPU state, s390x's condition code from the
+  PSW. A VSCR that is set shows in the register and does not change how vector arithmetic treats denormals.
+* A FCSR on mips with an exception enabled, and flagged as a cause, raises that exception when written.
 * `ctl_set_cpu_model` picks a wrong, 32-bit model on ppc64; the default runs everything up to POWER9.
 
 Integers are whole registers; bit 0 is the least significant one, whatever the byte order of the machine.
@@ -41,24 +42,13 @@ _BOOT = 0x10000  # where set-up code runs, before a machine is handed out; nothi
 InstructionCallback = Callable[[int, int], None]  # address, bytes
 WriteCallback = Callable[[int, int, int, int], None]  # address, bytes, value, address of the instruction
 ReadCallback = Callable[[int, int, int], None]  # address, bytes, address of the instruction
-Protection = Literal["r", "rw", "rx", "rwx"]
-
-_PROTECTIONS: Mapping[Protection, int] = {
-    "r": unicorn_const.UC_PROT_READ,
-    "rw": unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_WRITE,
-    "rx": unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_EXEC,
-    "rwx": unicorn_const.UC_PROT_ALL,
-}
 
 _INVALID_ACCESS: Mapping[int, str] = {
     unicorn_const.UC_MEM_READ_UNMAPPED: "read of unmapped",
     unicorn_const.UC_MEM_WRITE_UNMAPPED: "write to unmapped",
     unicorn_const.UC_MEM_FETCH_UNMAPPED: "execution of unmapped",
-    unicorn_const.UC_MEM_READ_PROT: "read of unreadable",
     unicorn_const.UC_MEM_WRITE_PROT: "write to read-only",
-    unicorn_const.UC_MEM_FETCH_PROT: "execution of non-executable",
 }
-_FETCHES = frozenset({unicorn_const.UC_MEM_FETCH_UNMAPPED, unicorn_const.UC_MEM_FETCH_PROT})
 
 
 class MachineError(Exception):
@@ -380,8 +370,8 @@ class _Arm(_Family):
                 # than 0 makes vector operations of the old kind, which this machine refuses; trap enables read as 0.
                 return 0xFFC0009F
             case "cpsr" | "apsr" | "nzcv" | "flags":
-                # N Z C V Q GE; the rest is mode and state
-                return 0xF80F0000 if register.bits == 32 else (1 << register.bits) - 1
+                # N Z C V Q; the rest is mode and state, or (GE) not in all machines
+                return 0xF8000000 if register.bits == 32 else (1 << register.bits) - 1
             case _:
                 return super().writable(register)
 
@@ -512,31 +502,46 @@ class _Ppc(_Family):
             return _Place(image=self._vectors + 16 * register.number, size=16)
         if register.name == "vrsave":
             return _Place(image=self._vrsave, size=8)
+        if register.name == "vscr":
+            return _Place(image=self._vscr, size=4)
         return super().place(machine, register)
 
     def survey(self, machine: Machine) -> None:
-        """Find v0 (the others follow, 16 bytes each) and VRSAVE in a saved CPU state, by values that occur once."""
-        first, last, saved = 0x5EED_F100_0000_0001, 0x5EED_F100_0000_0031, 0x5EED_0256
+        """Find v0 (the others follow, 16 bytes each), VRSAVE and VSCR in a saved CPU state, by values put there."""
+        markers = first, last, vrsave, vscr = 0x5EED_F100_0000_0001, 0x5EED_F100_0000_0031, 0x5EED_0256, 0x5EED_2560
         machine.put("FPR0", first)
         machine.put("FPR31", last)
-        machine.put("3", saved)
+        machine.put("3", vrsave)
+        words = 0x7C6043A6, 0x38600000  # mtspr 256, r3; li r3, 0
         order = machine.architecture.order
-        # mtspr 256, r3; li r3, 0
-        machine.boot(b"".join(word.to_bytes(4, order) for word in (0x7C6043A6, 0x38600000)), _BOOT + 8)
+        machine.boot(b"".join(word.to_bytes(4, order) for word in words), _BOOT + 8)
         image = ctypes.string_at(machine.image(), machine.image_bytes)
-        f0, f31, vrsave = (image.find(marker.to_bytes(8, "little")) for marker in (first, last, saved))
-        if f0 < 8 or f31 - f0 != 31 * 16 or vrsave < 0 or image.find(saved.to_bytes(8, "little"), vrsave + 1) > 0:
-            raise MachineError("this build of Unicorn keeps ppc64's registers in an order of its own")
         # f0 is the left half of the first of 64 vector-scalar registers, and v0 is the 33rd. The host is
         # little-endian, so the left half comes second.
-        self._vectors = f0 - 8 + 32 * 16
-        self._vrsave = vrsave
+        self._vectors = image.find(first.to_bytes(8, "little")) - 8 + 32 * 16
+        v0 = machine.image() + self._vectors
+        ctypes.memmove(v0, vscr.to_bytes(16, "little"), 16)
+        machine.set_image()
+        words = 0x10000644, 0x100004C4  # mtvscr v0; vxor v0, v0, v0
+        machine.boot(b"".join(word.to_bytes(4, order) for word in words), _BOOT + 8)
+        image = ctypes.string_at(machine.image(), machine.image_bytes)
+        self._vrsave = image.find(vrsave.to_bytes(8, "little"))
+        self._vscr = image.find(vscr.to_bytes(4, "little"))
+        if [image.count(marker.to_bytes(4 if marker == vscr else 8, "little")) for marker in markers] != [
+            1,
+            1,
+            1,
+            1,
+        ] or image.find(last.to_bytes(8, "little")) - image.find(first.to_bytes(8, "little")) != 31 * 16:
+            raise MachineError("this build of Unicorn keeps ppc64's registers in an order of its own")
 
     def writable(self, register: Register) -> int:
         if register.name == "fpscr":
             # FEX and VX are computed from other bits, FR and FI belong to the last operation, bit 11 is reserved
             # (Power ISA 2.07, I 4.2.2). The upper half, decimal rounding, is out of reach.
             return 0x9FF9F7FF
+        if register.name == "vscr":
+            return 0x10000  # NJ; SAT is elsewhere
         return super().writable(register)
 
     def prepare(self, machine: Machine) -> None:
@@ -642,6 +647,7 @@ class Machine:
         self._fault_address: int | None = None
         self._fault_pc = 0
         self._error: BaseException | None = None
+        self._lent: list[int] = []  # pages that exist only so that a failed fetch ends well
 
         self._family.prepare(self)
         self._image = self._uc.context_save()
@@ -655,10 +661,12 @@ class Machine:
 
     # -- memory
 
-    def map(self, base: int, size: int, protection: Protection = "rwx") -> None:
-        """Make `size` bytes of zeros at `base`; both are multiples of 4096."""
+    def map(self, base: int, size: int, writable: bool = True) -> None:
+        """Make `size` bytes of zeros at `base`; both are multiples of 4096. All memory can be executed: who must know
+        where code runs has `on_instruction`."""
+        rights = unicorn_const.UC_PROT_ALL if writable else unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_EXEC
         try:
-            self._uc.mem_map(base, size, _PROTECTIONS[protection])
+            self._uc.mem_map(base, size, rights)
         except UcError as error:
             raise MachineError(f"cannot map {size:#x} bytes at {base:#x}: {error}") from None
 
@@ -699,7 +707,8 @@ class Machine:
         return f"{register.name}: {self.architecture.name} has no such register"
 
     def writable_mask(self, register: Register) -> int:
-        """The bits that can hold any value. `set` leaves the others as they are after a reset."""
+        """The bits that can hold any value. `set` leaves the others as they are after a reset, but for those that a
+        machine makes from them (FEX and VX on ppc64)."""
         self._require(register.name)
         return self._layout.writable[register.name]
 
@@ -793,6 +802,8 @@ class Machine:
             status = uclib.uc_emu_start(self.handle, start, until, 0, 0)
         finally:
             self._running = False
+            while self._lent:
+                self._uc.mem_unmap(self._lent.pop(), _PAGE)
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -915,15 +926,15 @@ class Machine:
     def x87_top(self) -> int:
         if not self.x87_depth:
             return 0
-        mantissa, high = self._uc.reg_read(self._x87_number())
-        return _to_double(high >> 15, high & 0x7FFF, mantissa)
+        value = self._peek_number(self._x87_number())
+        return _to_double(value >> 79, value >> 64 & 0x7FFF, value & (1 << 64) - 1)
 
     def set_x87_top(self, double: int) -> None:
         """Make this the only value on the stack."""
         self.put("FPSW", self.peek("FPSW") & ~0x3800 | 7 << 11)
         self.put("FPTAG", 0x3FFF)
         sign, exponent, mantissa = _from_double(double)
-        self._uc.reg_write(self._x87_number(), (mantissa, sign << 15 | exponent))
+        self._put_number(self._x87_number(), sign << 79 | exponent << 64 | mantissa)
 
     def fail(self, detail: str, address: int | None = None) -> None:
         """End the run with a fault at the current instruction."""
@@ -1066,12 +1077,20 @@ class Machine:
         self.fail(self._family.exceptions.get(number, other))
 
     def _on_invalid_access(self, _uc: object, kind: int, address: int, size: int, _value: int, _data: object) -> bool:
-        if kind in _FETCHES:
-            self.fail(f"{_INVALID_ACCESS[kind]} {address:#x}", address)
-            self._fault_pc = address
-        else:
+        if kind != unicorn_const.UC_MEM_FETCH_UNMAPPED:
             self.fail(f"{_INVALID_ACCESS[kind]} {address:#x} ({size} bytes)", address)
-        return False
+            return False
+        self.fail(f"{_INVALID_ACCESS[kind]} {address:#x}", address)
+        self._fault_pc = address
+        # The run is over. If the fetch failed all the same, in the midst of a translation, Unicorn would crash at the
+        # next translation on mips: so it succeeds, and what is found there is not executed.
+        page = address & -_PAGE
+        try:
+            self._uc.mem_map(page, _PAGE)
+        except UcError:
+            return False
+        self._lent.append(page)
+        return True
 
     def _stop(self, status: int, until: int) -> Stop:
         if self._outcome == "fault":
