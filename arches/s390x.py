@@ -314,6 +314,7 @@ class S390x(Architecture):
     conventions = _CONVENTIONS
     fixups = _FIXUPS
     two_address = False
+    singles_left = True
     gnu_as = ("s390x-linux-gnu-as", "-m64", "-march=z13")
     header = ('.machine "z13"',)
     comment = "#"

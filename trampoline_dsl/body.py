@@ -1144,6 +1144,10 @@ class BodyResolver:
         parameters = []
         for parameter, (_, type_) in zip(node.parameters, signature.parameters, strict=True):
             variable = ir.Variable(str(parameter), type_, "local", parameter.span)
+            shadowed = self.scope.variables.get(variable.name)
+            if shadowed is not None and shadowed.kind == "parameter":
+                # The callee's parameters come before those of the trampoline that is checked.
+                del self.scope.variables[variable.name]
             self._declare(variable)
             parameters.append(variable)
         body = tuple(self._statements(node.body.statements))

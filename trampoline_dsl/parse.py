@@ -40,8 +40,6 @@ _TERMINALS = {
     "PUSHED_PC": "`pushed pc`",
     "CALLER": "`caller pc`",
     "IN_REGISTER": "`g in register`",
-    "REGISTER_LIST": "a fact such as `keeps`",
-    "NUMBER_FACT": "a fact such as `align`",
     "NOT": "`not`",
     "$END": "the end of the file",
 }
@@ -242,19 +240,12 @@ class _Builder:
         targets, *facts = tree.children
         return s.ConventionWhen(self.make(targets), tuple(self.make(f) for f in facts), self.span(tree))
 
-    def _convention_registers(self, tree: Tree[Any]) -> s.ConventionFact:
-        what, *names = tree.children
-        return s.ConventionFact(str(what), tuple(self.name(n) for n in names), None, self.span(tree))
-
-    def _convention_number(self, tree: Tree[Any]) -> s.ConventionFact:
-        what, value = tree.children
-        return s.ConventionFact(str(what), (), self.make(value), self.span(tree))
-
-    def _convention_thread(self, tree: Tree[Any]) -> s.ConventionFact:
-        return s.ConventionFact("thread", (self.name(tree.children[0]),), None, self.span(tree))
-
-    def _convention_pops(self, tree: Tree[Any]) -> s.ConventionFact:
-        return s.ConventionFact("pops", (self.name(tree.children[0]),), None, self.span(tree))
+    def _convention_fact(self, tree: Tree[Any]) -> s.ConventionFact:
+        what, *values = [child for child in tree.children if child is not None]
+        if values[0].type == "INTEGER":
+            number = s.Integer(int(str(values[0]).replace("_", ""), 0), self.span(values[0]))
+            return s.ConventionFact(self.name(what), (), number, self.span(tree))
+        return s.ConventionFact(self.name(what), tuple(self.name(n) for n in values), None, self.span(tree))
 
     def _trampoline(self, tree: Tree[Any]) -> s.Trampoline:
         name, parameters, result, convention, body = tree.children

@@ -331,6 +331,22 @@ def _facts(
             yield from _facts(fact.facts, environment)
 
 
+_REGISTER_FACTS = {
+    "arguments": "integer_arguments",
+    "float_arguments": "float_arguments",
+    "results": "integer_results",
+    "float_results": "float_results",
+    "scratch": "scratch",
+}
+_NUMBER_FACTS = {
+    "align": "alignment",
+    "red_zone": "red_zone",
+    "area": "area",
+    "first_stack_argument": "first_stack_argument",
+}
+_FACTS = (*_REGISTER_FACTS, *_NUMBER_FACTS, "keeps", "loses", "reserves", "thread", "pops")
+
+
 def _apply_fact(
     fact: s.ConventionFact,
     base: Convention,
@@ -340,38 +356,32 @@ def _apply_fact(
     environment: Environment,
 ) -> None:
     report = environment.report
-    registers = tuple(r for r in map(environment.register, fact.names) if r is not None) if fact.what != "pops" else ()
-    if fact.value is not None:
-        value = BodyResolver(environment, Scope(), None).constant(fact.value)
-        if value is None:
-            return
-        if fact.what == "align" and (value < 1 or value & (value - 1) or value > 4096):
-            report.error("R024", f"an alignment is a power of two up to 4096, not {value}", fact.value.span)
-            return
-        if value < 0 or value > 1 << 20:
-            report.error("R024", f"{fact.what} is a number of bytes, not {value}", fact.value.span)
-            return
-        key = {"align": "alignment"}.get(fact.what, fact.what)
-        changes[key] = value
+    what = str(fact.what)
+    if what not in _FACTS:
+        notes = [*suggestion(what, _FACTS), "there are " + " ".join(_FACTS)]
+        report.error("R024", f"a convention has no fact `{what}`", fact.what.span, notes=notes)
         return
-    wrong_bank = {"arguments": Bank.INTEGER, "results": Bank.INTEGER}.get(fact.what)
+    if what in _NUMBER_FACTS:
+        _apply_number(fact, what, changes, report)
+        return
+    if fact.value is not None:
+        report.error("R024", f"`{what}` is no number", fact.value.span)
+        return
+    if what == "pops":
+        _apply_pops(fact, base, changes, environment)
+        return
+    none = [str(n) for n in fact.names] == ["none"]
+    registers = () if none else tuple(r for r in map(environment.register, fact.names) if r is not None)
+    wrong_bank = {"arguments": Bank.INTEGER, "results": Bank.INTEGER}.get(what)
     for register, name in zip(registers, fact.names, strict=False):
         if wrong_bank and register.bank is not wrong_bank:
             report.error("R025", f"{register.name} is no {wrong_bank.value} register", name.span)
-        if fact.what in ("arguments", "results") and register is environment.target.architecture.sp:
-            report.error("R025", f"{register.name} is the stack pointer", name.span)
+        if register is environment.target.architecture.sp:
+            report.error("R025", f"{register.name} is the stack pointer, which has a part of its own", name.span)
     if len(set(registers)) != len(registers):
-        report.error("R025", f"a register is named twice in `{fact.what}`", fact.span)
+        report.error("R025", f"a register is named twice in `{what}`", fact.span)
         return
-    match fact.what:
-        case "arguments":
-            changes["integer_arguments"] = registers
-        case "float_arguments":
-            changes["float_arguments"] = registers
-        case "results":
-            changes["integer_results"] = registers
-        case "float_results":
-            changes["float_results"] = registers
+    match what:
         case "keeps":
             for register in registers:
                 kept[register] = (1 << register.bits) - 1
@@ -381,18 +391,31 @@ def _apply_fact(
         case "reserves":
             for register in registers:
                 reserved[register] = f"reserved by {changes['name']}"
-        case "scratch":
-            changes["scratch"] = registers
         case "thread":
             if registers:
                 changes["thread"] = registers[0]
-        case "pops":
-            who = str(fact.names[0])
-            if who not in ("caller", "callee"):
-                report.error("R024", f"`pops` is `caller` or `callee`, not `{who}`", fact.names[0].span)
-            elif who == "callee" and base.return_address is not None:
-                # Only where the call pushes the return address below the arguments does one instruction do both.
-                report.error("R024", f"on {environment.target.name} no instruction pops for the caller", fact.span)
-            changes["callee_pops"] = who == "callee"
         case _:
-            raise AssertionError(fact.what)
+            changes[_REGISTER_FACTS[what]] = registers
+
+
+def _apply_number(fact: s.ConventionFact, what: str, changes: dict[str, object], report: Report) -> None:
+    if not isinstance(fact.value, s.Integer):
+        report.error("R024", f"`{what}` is a number of bytes", fact.span, notes=[f"`{what} 16`"])
+        return
+    value = fact.value.value
+    if what == "align" and (value < 1 or value & (value - 1) or value > 4096):
+        report.error("R024", f"an alignment is a power of two up to 4096, not {value}", fact.value.span)
+    elif value > 1 << 16:
+        report.error("R024", f"{what} is a number of bytes up to 65536, not {value}", fact.value.span)
+    else:
+        changes[_NUMBER_FACTS[what]] = value
+
+
+def _apply_pops(fact: s.ConventionFact, base: Convention, changes: dict[str, object], environment: Environment) -> None:
+    who = str(fact.names[0])
+    if who not in ("caller", "callee"):
+        environment.report.error("R024", f"`pops` is `caller` or `callee`, not `{who}`", fact.names[0].span)
+    elif who == "callee" and base.return_address is not None:
+        # Only where the call pushes the return address below the arguments does one instruction do both.
+        environment.report.error("R024", f"on {environment.target.name} no instruction pops for the caller", fact.span)
+    changes["callee_pops"] = who == "callee"

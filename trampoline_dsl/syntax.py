@@ -416,9 +416,9 @@ class Extern:
 
 @dataclass(frozen=True, slots=True)
 class ConventionFact:
-    """`keeps rbx rbp`, `align 16`, `thread r14`, `pops callee`."""
+    """`keeps rbx, rbp`, `align 16`, `thread r14`, `pops callee`."""
 
-    what: str
+    what: Name
     names: tuple[Name, ...]
     value: Expression | None
     span: Span = field(compare=False)

@@ -369,6 +369,8 @@ class Architecture(ABC):
     gnu_as: tuple[str, ...]  # GNU as and its options, for those who want to compare: ("s390x-linux-gnu-as", "-m64")
     header: tuple[str, ...]  # directives at the top of a file
     comment: str  # what starts a comment in GNU syntax
+    toc: Register | None = None  # holds the table of contents, where there is one
+    singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
 
     # -- which registers values may live in, best first

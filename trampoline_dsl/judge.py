@@ -1,0 +1,1289 @@
+"""The verdict: machine code is executed in a hostile world and compared with what the source means.
+
+The judge knows conventions, and what it observes. It plays every callee: checks what arrives, runs the check's script,
+then overwrites every register and every byte that the convention gives a callee, and returns. It never looks at how
+the code was made; of the artifact it takes the bytes, the frame's size (as a traceback would) and, to name
+instructions, the listing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import ir
+from .emulate import Machine, MachineError, Stop
+from .interpret import Execution, Request, Run, Trouble
+from .link import link
+from .oracle import (
+    Event,
+    Trace,
+    draw,
+    enters_without_thread,
+    local_variables,
+    restore,
+    return_place,
+    thread_base,
+    thread_register,
+)
+from .target import (
+    Architecture,
+    Bank,
+    Convention,
+    InRegister,
+    Insn,
+    Location,
+    OnStack,
+    Part,
+    Register,
+)
+from .world import RETURN_SPACING, STUB_SPACING, Build, Region, World
+
+BUDGET = 20_000  # instructions of one run, callees not counted
+
+OBLIGATIONS = (
+    "preserve",
+    "sp",
+    "align",
+    "area",
+    "args",
+    "below",
+    "bounds",
+    "writes",
+    "reads",
+    "flow",
+    "effect",
+    "unwind",
+    "landing",
+)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One way in which code breaks an obligation. `register` or `memory` says where it shows; values are whole."""
+
+    obligation: str
+    message: str
+    register: str | None = None
+    memory: int | None = None
+    expected: int | None = None
+    found: int | None = None
+    address: int | None = None  # of the instruction, from the start of its function
+    instruction: str | None = None
+    source: str | None = None
+    function: str = ""
+    seed: int = 0
+    check: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        def number(value: int | None) -> str | None:
+            return None if value is None else f"{value:#x}"
+
+        return {
+            "obligation": self.obligation,
+            "register": self.register,
+            "memory": number(self.memory),
+            "expected": number(self.expected),
+            "found": number(self.found),
+            "address": number(self.address),
+            "instruction": self.instruction,
+            "source": self.source,
+            "function": self.function,
+            "seed": self.seed,
+            "check": self.check,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True)
+class Code:
+    """Machine code to be judged: one trampoline's bytes, its listing, and the size of its frame."""
+
+    name: str
+    code: bytes
+    relocations: tuple[Any, ...]
+    instructions: tuple[Insn, ...]
+    offsets: tuple[int, ...]
+    frame: int
+    file: str
+
+
+@dataclass(slots=True)
+class Activation:
+    """A trampoline that is running. `sp`: at its first instruction; `cfa`: of its caller's call."""
+
+    function: ir.Function
+    cfa: int
+    sp: int
+    return_address: int
+    registers: Mapping[Register, int]
+    outside: dict[int, bytes]  # the caller's words that nobody may touch, by address
+    entries: int = 0  # how many `on stack` entries had happened before it began
+    resume: Waiting | None = None  # what goes on when it returns
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A callee's script that has called a trampoline and waits for it."""
+
+    script: Run
+    execution: Execution
+    handler: ir.Handler | None
+    before: dict[ir.Variable, int | None]
+    call: Arrival
+    registers: Mapping[Register, int]
+    request: Request
+    thread: int | None
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A call that has reached a callee which the judge plays."""
+
+    name: str
+    signature: ir.Signature
+    event: Event
+    cfa: int
+    return_address: int
+    number: int
+    jumped: bool
+
+
+class _End(Exception):
+    """The run is over: it was wrong beyond repair, or it has ended as it should."""
+
+
+class Bench:
+    """A machine with one program's code loaded, used for many runs."""
+
+    def __init__(self, build: Build, codes: Mapping[str, Code]) -> None:
+        self.build = build
+        self.codes = codes
+        self.architecture = build.architecture
+        self.machine = Machine(self.architecture)
+        self.run: Execute | None = None
+        plan = build.plan
+        for region in plan.regions:
+            self.machine.map(region.base, region.size)
+        self.entries: dict[int, str] = {}
+        self.listing: dict[int, tuple[Code, int]] = {}
+        self.branches: dict[int, tuple[Code, int]] = {}
+        for name, code in codes.items():
+            base = build.symbols[name]
+            self.entries[base] = name
+            self.machine.write(base, link(self.architecture, code.code, code.relocations, base, build.symbols))
+            for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
+                if insn.label is None:
+                    self.listing[base + offset] = (code, index)
+        self.stubs = {
+            address: name
+            for name, address in build.symbols.items()
+            if address in plan.stubs
+        }
+        self._fill_with_moves(plan.stubs, STUB_SPACING)
+        self._fill_with_moves(plan.returns, RETURN_SPACING)
+        self.observable = [
+            r for r in dict.fromkeys(self.architecture.registers.values()) if r in self.machine.observable
+        ]
+        self.masks = {r: self._garbage_mask(r) for r in self.observable}
+        # What no convention of the machine lets anybody use (the platform's, the kernel's) is nobody's to change.
+        common = [set(c.reserved) for c in self.architecture.conventions.values()]
+        self.reserved = frozenset(set.intersection(*common) - {self.architecture.sp}) if common else frozenset()
+        self.machine.on_instruction(self._step, plan.code.base, plan.code.end - 1)
+        self.machine.on_instruction(self._stub, plan.stubs.base, plan.stubs.end - 1)
+        self.machine.on_instruction(self._returned, plan.returns.base, plan.returns.end - 1)
+        self.machine.on_write(self._wrote)
+        self.initial = self.machine.save()
+
+    def _garbage_mask(self, register: Register) -> int:
+        """The bits that may hold anything. Of a floating point mode register only the modes are varied: a pending
+        exception in its status bits would be raised by the emulator as soon as it is set."""
+        mask = self.machine.writable_mask(register)
+        if register.bank is Bank.CONTROL:
+            kept = [c.kept[register] for c in self.architecture.conventions.values() if register in c.kept]
+            for some in kept:
+                mask &= some
+        return mask
+
+    def _fill_with_moves(self, region: Region, spacing: int) -> None:
+        """Something decodable where the judge answers: it is never executed."""
+        from .assemble import assemble
+
+        usable = self.architecture.allocatable(next(iter(self.architecture.conventions.values())))
+        code = assemble(self.architecture, list(self.architecture.move(usable[0], usable[1]))).code
+        for address in range(region.base, region.end - spacing + 1, spacing):
+            self.machine.write(address, code)
+
+    def _step(self, address: int, _size: int) -> None:
+        if self.run is not None:
+            self.run.step(address)
+
+    def _stub(self, address: int, _size: int) -> None:
+        if self.run is not None:
+            self.run.stub(address)
+
+    def _returned(self, address: int, _size: int) -> None:
+        if self.run is not None:
+            self.run.returned(address)
+
+    def _wrote(self, address: int, size: int, value: int, pc: int) -> None:
+        if self.run is not None:
+            self.run.wrote(address, size, value, pc)
+
+
+class Execute:
+    """One run of one world by the machine code. `violations` has what was found, `executed` the addresses in order."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        world: World,
+        trace: Trace,
+        function: ir.Function,
+        scenario: ir.Scenario | None,
+        anonymous: Mapping[str, ir.Signature],
+        garbage: int,
+        scramble: bool,
+        follow: Register | None = None,
+    ) -> None:
+        self.bench = bench
+        self.build = bench.build
+        self.machine = bench.machine
+        self.architecture: Architecture = bench.architecture
+        self.world = world
+        self.trace = trace
+        self.function = function
+        self.scenario = scenario
+        self.anonymous = anonymous
+        self.random = random.Random(f"{world.seed} garbage {garbage}")
+        self.any_random = random.Random(f"{world.seed} any")
+        self.scramble = scramble
+        self.follow = follow
+        self.order = self.architecture.order
+        self.word = self.architecture.word
+        self.word_mask = (1 << 8 * self.word) - 1
+        self.violations: list[Violation] = []
+        self.executed: list[int] = []
+        self.events: Iterator[Event] = iter(trace.events)
+        self.expected: dict[int, int] = {}
+        self.activations: list[Activation] = []
+        self.calls = 0
+        self.started = 0
+        self.variables = dict(world.variables)
+        self.thread_register = thread_register(self.build) if world.thread_slot is None else None
+        self.entered = 0
+        self.finished = False
+        self.entering = False
+        self.pending: list[Waiting] = []
+        self.last_values: list[tuple[int, int]] = []
+        self.executions: list[Execution] = []
+        self.push = self.word if function.convention.return_address is None else 0
+        self.garbage = self.random.randbytes(1 << 16) if scramble else b""
+        self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def run(self) -> None:
+        """Run the world to its end."""
+        machine = self.machine
+        bench = self.bench
+        machine.restore(bench.initial)
+        for base, image in self.world.images.items():
+            machine.write(base, image)
+        for region in self.build.plan.stacks:
+            self._litter(region)
+        if self.world.thread_slot is not None:
+            self._set_segment()
+        bench.run = self
+        try:
+            thread: int | None = self.world.thread
+            if enters_without_thread(self.build, self.function.convention) and self.thread_register is not None:
+                thread = draw(self.world.seed, "thread at entry", 8 * self.word)
+            self._registers_at_entry(self.function.convention, None)
+            entry = self._begin(self.function, tuple(self.world.arguments), self.world.sp, thread, None)
+            stop = machine.run(entry, BUDGET, 0)
+            if not self.finished:
+                self._stopped(stop)
+        except _End:
+            pass
+        except Trouble as trouble:
+            self._violate("effect", trouble.message)
+        finally:
+            bench.run = None
+        if self.finished:
+            self._compare_everything()
+
+    def _set_segment(self) -> None:
+        for convention in self.architecture.conventions.values():
+            segment = getattr(convention.thread, "segment", None)
+            if segment is not None:
+                self.machine.set_segment_base(segment, thread_base(self.build.plan))
+
+    def _litter(self, region: Region) -> None:
+        """Whatever lies below the callers' part of a stack differs from run to run."""
+        top = self.world.sp - self.push if self.world.sp in region else None
+        for name, stack in self.world.stack_tops.items():
+            if stack in region and name:
+                top = stack
+        if top is not None:
+            self.machine.write(region.base, self.random.randbytes(top - region.base))
+
+    def _stopped(self, stop: Stop) -> None:
+        if stop.reason == "budget":
+            self._violate("flow", f"does not end within {BUDGET} instructions", pc=stop.pc)
+        elif stop.reason == "fault":
+            self._violate("flow", stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
+        elif not self.violations:
+            self._violate("flow", f"stops at {stop.pc:#x} without returning", pc=stop.pc)
+
+    def _end(self) -> None:
+        self.machine.stop()
+        raise _End
+
+    # -------------------------------------------------------------------------------------------------- what is named
+
+    def _locate(self, pc: int | None) -> tuple[Code, int] | None:
+        if pc is None:
+            return None
+        return self.bench.listing.get(pc)
+
+    def _violate(
+        self,
+        obligation: str,
+        message: str,
+        *,
+        pc: int | None = None,
+        register: str | None = None,
+        memory: int | None = None,
+        expected: int | None = None,
+        found: int | None = None,
+    ) -> None:
+        if pc is None and self.executed:
+            pc = self.executed[-1]
+        place = self._locate(pc)
+        instruction = source = None
+        address = None
+        name = self.activations[-1].function.name if self.activations else self.function.name
+        if place is not None:
+            code, index = place
+            insn = code.instructions[index]
+            instruction, address, name = insn.text, code.offsets[index], code.name
+            source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
+        self.violations.append(
+            Violation(
+                obligation,
+                message,
+                register,
+                memory,
+                expected,
+                found,
+                address,
+                instruction,
+                source,
+                name,
+                self.world.seed,
+                self.scenario.title if self.scenario else "",
+            )
+        )
+
+    # ------------------------------------------------------------------------------------------------ entering a body
+
+    def _random_registers(self) -> dict[Register, int]:
+        draw_bits = self.random.getrandbits
+        return {r: draw_bits(r.bits) & mask for r, mask in self.bench.masks.items() if mask}
+
+    def _registers_at_entry(self, convention: Convention, keep: Mapping[Register, int] | None) -> None:
+        values = self._random_registers()
+        sp = self.architecture.sp
+        values.pop(sp, None)
+        for register, value in (keep or {}).items():
+            values[register] = value
+        self._fix(values, convention, 0)
+        self.machine.set_many(values)
+
+    def _fix(self, values: dict[Register, int], convention: Convention, code: int) -> None:
+        for fixed in convention.fixed:
+            value = code & fixed.code_mask if fixed.code_mask else fixed.value
+            values[fixed.register] = values.get(fixed.register, 0) & ~fixed.mask | value & fixed.mask
+
+    def _begin(
+        self,
+        function: ir.Function,
+        arguments: tuple[int, ...],
+        cfa: int,
+        thread: int | None,
+        resume: Waiting | None,
+    ) -> int:
+        """Call a trampoline as its convention says, with garbage in all that the convention leaves open. Returns the
+        address of its first instruction."""
+        machine, convention = self.machine, function.convention
+        entry = self.build.symbols[function.name]
+        return_address = return_place(self.build, self.started)
+        self.started += 1
+        values: dict[Register, int] = {}
+        types = [p.type.value_type for p in function.parameters]
+        assignment = convention.place(types, function.result.value_type if function.result else None)
+        for parameter, value, location in zip(function.parameters, arguments, assignment.arguments, strict=True):
+            for part in location:
+                self._put(part, value, parameter.type, cfa, values)
+        sp = cfa
+        if convention.return_address is None:
+            sp -= self.word
+            machine.write(sp, return_address.to_bytes(self.word, self.order))
+        else:
+            values[convention.return_address] = return_address
+        if convention.call_through is not None:
+            values[convention.call_through] = entry
+        toc = self._toc()
+        if toc is not None and toc in convention.kept:
+            values[toc] = self.build.symbols[".TOC."]
+        if self.thread_register is not None and thread is not None:
+            values[self.thread_register] = thread
+        if convention.back_chain:
+            machine.write(cfa, (cfa + 0x100).to_bytes(self.word, self.order))
+        self._fix(values, convention, entry)
+        machine.set_many(values)
+        machine.sp = sp
+        self._activate(function, cfa, sp, return_address, resume)
+        return entry
+
+    def _toc(self) -> Register | None:
+        """The register that a caller keeps its table of contents in, where there is one."""
+        return self.architecture.toc
+
+    def _activate(
+        self, function: ir.Function, cfa: int, sp: int, return_address: int, resume: Waiting | None
+    ) -> None:
+        convention = function.convention
+        outside = {}
+        if convention.back_chain:
+            outside[cfa] = self.machine.read(cfa, self.word)
+        if convention.toc_slot is not None:
+            place = cfa + convention.toc_slot
+            outside[place] = self.machine.read(place, self.word)
+        registers = self.machine.get_many(self.bench.observable)
+        self.activations.append(
+            Activation(function, cfa, sp, return_address, registers, outside, self.entered, resume)
+        )
+
+    def _put(self, part: Part, value: int, type_: ir.Type, cfa: int, values: dict[Register, int]) -> None:
+        """Place a part of an argument, with garbage wherever the convention promises nothing."""
+        piece = (value >> part.low) & ((1 << part.bits) - 1)
+        piece = self._represent(part, piece)
+        match part.place:
+            case InRegister(register, left):
+                if part.extend_to:
+                    piece = _extended(piece, part)
+                    width = part.extend_to
+                else:
+                    width = 64 if part.as_double else part.bits
+                garbage = values.get(register, self.random.getrandbits(register.bits))
+                shift = self._left_shift(register, left, width)
+                mask = ((1 << width) - 1) << shift
+                values[register] = garbage & ~mask | (piece << shift) & mask
+            case OnStack(offset):
+                width = part.extend_to or part.bits
+                if part.extend_to:
+                    piece = _extended(piece, part)
+                data = (piece & ((1 << width) - 1)).to_bytes(width // 8, self.order)
+                self.machine.write(cfa + offset, data)
+
+    def _left_shift(self, register: Register, left: bool, width: int) -> int:
+        """Singles on the left are in the upper half of 64 bits, whatever lies beside those."""
+        return 64 - width if left else 0
+
+    def _represent(self, part: Part, piece: int) -> int:
+        return _double_of_single(piece) if part.as_double else piece
+
+    # ------------------------------------------------------------------------------------------------------- each step
+
+    def step(self, address: int) -> None:
+        """Before every instruction of the code."""
+        executed = self.executed
+        activation = self.activations[-1]
+        if address in self.bench.entries and self._called(address):
+            self._enter_from_code(address)
+            activation = self.activations[-1]
+        elif address == activation.return_address and len(self.activations) > 1 and activation.resume is None:
+            self._leave(address)
+            activation = self.activations[-1]
+        executed.append(address)
+        if self.follow is not None:
+            self.last_values.append((address, self.machine.get(self.follow)))
+        sp = self.machine.sp
+        region = self._stack_at(sp, activation)
+        if region is None:
+            self._violate(
+                "bounds",
+                f"the stack pointer is {sp:#x}, outside of the stack",
+                register=self.architecture.sp.name,
+                found=sp,
+                pc=executed[-2] if len(executed) > 1 else address,
+            )
+            self._end()
+        elif self.scramble:
+            floor = sp - activation.function.convention.red_zone
+            size = floor - region.base
+            if size > 0:
+                offset = self.random.randrange(1 << 8)
+                data = self.garbage[offset : offset + size]
+                if len(data) < size:
+                    data = (data * (size // len(data) + 1))[:size]
+                self.machine.write(region.base, data)
+
+    def _stack_at(self, sp: int, activation: Activation) -> Region | None:
+        """The stack that sp is on, if it is one that the trampoline may be on, and below what belongs to others."""
+        for region in self.stack_of:
+            if region.base <= sp <= region.end:
+                if activation.cfa in region and sp <= activation.cfa + self._popped(activation):
+                    return region
+                for top in self.trace.entered:
+                    if top in region and sp <= top:
+                        return region
+                for event in self.trace.events:
+                    if event.resumed is not None and event.resumed.sp == sp:
+                        return region
+                return None
+        resumed = self.trace.events[-1].resumed if self.trace.events else None
+        if resumed is not None and resumed.sp == sp:
+            return self.stack_of[0]
+        return None
+
+    def _popped(self, activation: Activation) -> int:
+        convention = activation.function.convention
+        if not convention.callee_pops:
+            return 0
+        types = [p.type.value_type for p in activation.function.parameters]
+        return convention.place(types, None).stack_bytes - convention.first_stack_argument
+
+    def _called(self, address: int) -> bool:
+        """Whether this entry was reached by a call or a jump out of another trampoline, not by a loop."""
+        if self.entering:
+            self.entering = False
+            return False
+        if not self.executed:
+            return False
+        for past in self.executed[-2:]:
+            place = self._locate(past)
+            if place is None:
+                continue
+            insn = place[0].instructions[place[1]]
+            if insn.transfer == "call" or (insn.transfer == "jump" and insn.target is None):
+                return True
+        return False
+
+    def wrote(self, address: int, size: int, value: int, pc: int) -> None:
+        """Each store of the code."""
+        if not self.activations or self._may_write(address, size):
+            return
+        where = self._describe(address)
+        self._violate(
+            "writes",
+            f"writes {size} bytes at {address:#x}, {where}",
+            pc=pc,
+            memory=address,
+            found=value & ((1 << 8 * size) - 1),
+        )
+
+    def _may_write(self, address: int, size: int) -> bool:
+        activation = self.activations[-1]
+        for region in self.stack_of:
+            if address in region:
+                if activation.cfa in region:
+                    if address + size <= activation.cfa:
+                        return True
+                elif any(top in region and address + size <= top for top in self.trace.entered):
+                    return True
+                break
+        if all(address + i in self.trace.permitted for i in range(size)):
+            return True
+        return all(self._given(address + i, activation) for i in range(size))
+
+    def _given(self, address: int, activation: Activation) -> bool:
+        """Whether a byte above the CFA is the callee's: its arguments in memory, and the areas of its convention."""
+        convention = activation.function.convention
+        offset = address - activation.cfa
+        if offset < 0:
+            return False
+        for place in activation.outside:
+            if place <= address < place + self.word:
+                return False
+        types = [p.type.value_type for p in activation.function.parameters]
+        result = activation.function.result
+        stack_bytes = convention.place(types, result.value_type if result else None).stack_bytes
+        if convention.first_stack_argument <= offset < stack_bytes:
+            return True
+        return offset < convention.area
+
+    def _describe(self, address: int) -> str:
+        activation = self.activations[-1]
+        for region in self.build.plan.regions:
+            if address in region:
+                if activation.cfa in region:
+                    return f"{address - activation.cfa} bytes above the caller's stack pointer: not its own"
+                return f"in {region.name}, where the source writes nothing"
+        return "outside of all memory"
+
+    # ----------------------------------------------------------------------------------------------------------- calls
+
+    def _next(self, kinds: tuple[str, ...], what: str) -> Event:
+        event = next(self.events, None)
+        if event is None or event.kind not in kinds:
+            if event is None:
+                message = f"{what}, where the source is done"
+            elif event.kind in ("call", "jump"):
+                message = f"{what}, where the source calls {event.callee}"
+            else:
+                message = f"{what}, where the source {'returns' if event.kind == 'return' else 'resumes'}"
+            self._violate("effect", message)
+            self._end()
+            raise _End
+        for address, byte in event.writes.items():
+            if byte is None:
+                self.expected.pop(address, None)
+            else:
+                self.expected[address] = byte
+        return event
+
+    def _compare_memory(self, event: Event) -> None:
+        """Everything that the source has written by now is there."""
+        addresses = sorted(self.expected)
+        index = 0
+        while index < len(addresses):
+            start = addresses[index]
+            end = index
+            while end + 1 < len(addresses) and addresses[end + 1] == addresses[end] + 1:
+                end += 1
+            size = addresses[end] - start + 1
+            found = self.machine.read(start, size)
+            for offset in range(size):
+                if found[offset] != self.expected[start + offset]:
+                    word = start + offset // self.word * self.word
+                    self._wrong_word(word, found, start, size)
+                    break
+            index = end + 1
+
+    def _wrong_word(self, address: int, found: bytes, start: int, size: int) -> None:
+        length = min(self.word, start + size - address)
+        have = found[address - start : address - start + length]
+        want = bytes(self.expected[address + i] for i in range(length))
+        self._violate(
+            "effect",
+            f"memory at {address:#x} ({self._name(address)}) is not what the source has written",
+            memory=address,
+            expected=int.from_bytes(want, self.order),
+            found=int.from_bytes(have, self.order),
+        )
+        for i in range(length):  # told once
+            self.expected.pop(address + i, None)
+
+    def _name(self, address: int) -> str:
+        """An object and a field, where the check named one."""
+        for variable, base in self.world.variables.items():
+            if variable.kind == "object" and variable.type.struct:
+                layout = self.build.program.structs.get(variable.type.struct)
+                if layout is not None and base <= address < base + max(layout.size, 1):
+                    return f"{variable.name}.{_field_at(self.build.program, layout, address - base)}"
+        for region in self.build.plan.regions:
+            if address in region:
+                return f"in {region.name}"
+        return "nowhere"
+
+    def _check_thread(self, event: Event) -> None:
+        if self.thread_register is None or event.thread is None:
+            return
+        found = self.machine.get(self.thread_register)
+        if found != event.thread:
+            self._violate(
+                "effect",
+                f"g in {self.thread_register.name} is not what the source says",
+                register=self.thread_register.name,
+                expected=event.thread,
+                found=found,
+            )
+
+    def _check_call(self, name: str, signature: ir.Signature, kinds: tuple[str, ...]) -> Arrival:
+        """Everything that holds at the moment when a callee is entered."""
+        convention = signature.convention
+        event = self._next(kinds, f"calls {name}")
+        if event.callee != name:
+            self._violate("effect", f"calls {name}, where the source calls {event.callee}")
+            self._end()
+        activation = self.activations[-1]
+        sp = self.machine.sp
+        pushed = self.word if convention.return_address is None else 0
+        cfa = sp + pushed
+        jumped = event.kind == "jump"
+        if jumped:
+            self._check_left(activation, sp, convention)
+        else:
+            if cfa != event.sp:
+                self._violate(
+                    "sp",
+                    f"calls {name} with the stack pointer at {cfa:#x}, not at the bottom of its frame",
+                    register=self.architecture.sp.name,
+                    expected=event.sp,
+                    found=cfa,
+                )
+            self._check_area(name, signature, activation, cfa, pushed)
+            self._check_walk(name, event, activation, cfa)
+        if cfa % convention.alignment:
+            self._violate(
+                "align",
+                f"calls {name} with the stack pointer at {cfa:#x}: {convention.name} wants a multiple of"
+                f" {convention.alignment}",
+                register=self.architecture.sp.name,
+                found=cfa,
+            )
+        return_address = self._return_address(convention, sp)
+        self._check_return_address(name, return_address, activation, jumped)
+        self._check_arguments(name, signature, event, cfa)
+        self._check_thread(event)
+        self._compare_memory(event)
+        self.calls += 1
+        return Arrival(name, signature, event, cfa, return_address, self.calls, jumped)
+
+    def _return_address(self, convention: Convention, sp: int) -> int:
+        if convention.return_address is None:
+            return int.from_bytes(self.machine.read(sp, self.word), self.order)
+        return self.machine.get(convention.return_address) & self.word_mask
+
+    def _check_return_address(self, name: str, found: int, activation: Activation, jumped: bool) -> None:
+        if jumped:
+            if found != activation.return_address:
+                self._violate(
+                    "sp",
+                    f"jumps to {name} with another return address than it was given",
+                    expected=activation.return_address,
+                    found=found,
+                )
+        elif found not in self.build.plan.code:
+            self._violate("flow", f"calls {name} with a return address outside of its code", found=found)
+
+    def _check_area(self, name: str, signature: ir.Signature, activation: Activation, cfa: int, pushed: int) -> None:
+        convention = signature.convention
+        types = [t.value_type for _, t in signature.parameters]
+        result = signature.result.value_type if signature.result else None
+        needed = max(convention.area, convention.place(types, result).stack_bytes)
+        top = self._frame_top(activation, cfa)
+        if cfa + needed > top:
+            self._violate(
+                "area",
+                f"calls {name} with {max(top - cfa, 0)} bytes of frame above the stack pointer:"
+                f" {convention.name} gives the callee {needed}",
+                memory=cfa,
+                expected=needed,
+                found=max(top - cfa, 0),
+            )
+        if convention.back_chain:
+            chain = int.from_bytes(self.machine.read(cfa, self.word), self.order)
+            want = self._chain(activation, cfa)
+            if chain != want:
+                self._violate(
+                    "area", f"calls {name} with a broken back chain", memory=cfa, expected=want, found=chain
+                )
+
+    def _frame_top(self, activation: Activation, cfa: int) -> int:
+        own = activation.function.convention
+        for region in self.stack_of:
+            if cfa in region and activation.cfa not in region:
+                tops = [top for top in self.trace.entered if top in region and top >= cfa]
+                return min(tops, default=cfa)
+        # Where the call pushed the return address, that word is in the frame but not the body's to give away.
+        return activation.cfa - (self.word if own.return_address is None else 0)
+
+    def _chain(self, activation: Activation, cfa: int) -> int:
+        """What the word at sp has to point to: the caller's sp, or that of the stack that was left."""
+        for region in self.stack_of:
+            if cfa in region and activation.cfa not in region:
+                return activation.cfa - self.bench.codes[activation.function.name].frame
+        return activation.cfa
+
+    def _check_walk(self, name: str, event: Event, activation: Activation, cfa: int) -> None:
+        """A traceback from here, by return PC and frame size, has to find the caller that the source says."""
+        if event.caller_pc is None or event.caller_sp is None:
+            return
+        found = self._caller_pc(activation, cfa)
+        if found != event.caller_pc:
+            self._violate(
+                "effect",
+                f"a walk of the frames from {name} finds another return PC one frame up",
+                memory=self._caller_place(activation, cfa),
+                expected=event.caller_pc,
+                found=found,
+            )
+
+    def _caller_place(self, activation: Activation, cfa: int) -> int:
+        if activation.function.convention.return_slot == "bottom":
+            return cfa
+        return cfa + self.bench.codes[activation.function.name].frame - self.word
+
+    def _caller_pc(self, activation: Activation, cfa: int) -> int:
+        place = self._caller_place(activation, cfa)
+        try:
+            return int.from_bytes(self.machine.read(place, self.word), self.order)
+        except MachineError:
+            return 0
+
+    def _check_arguments(self, name: str, signature: ir.Signature, event: Event, cfa: int) -> None:
+        convention = signature.convention
+        types = [t.value_type for _, t in signature.parameters]
+        assignment = convention.place(types, signature.result.value_type if signature.result else None)
+        for (parameter, type_), value, location in zip(
+            signature.parameters, event.arguments, assignment.arguments, strict=True
+        ):
+            self._check_value(f"{name}'s {parameter}", value, type_, location, cfa)
+        for fixed in convention.fixed:
+            if fixed.register not in self.bench.masks:
+                continue
+            want = self.build.symbols[name] & fixed.code_mask if fixed.code_mask else fixed.value
+            found = self.machine.get(fixed.register)
+            if (found ^ want) & fixed.mask:
+                self._violate(
+                    "args",
+                    f"calls {name} with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
+                    register=fixed.register.name,
+                    expected=want & fixed.mask,
+                    found=found & fixed.mask,
+                )
+        through = convention.call_through
+        if through is not None and event.node is not None and not isinstance(event.node.callee, str):
+            found = self.machine.get(through)
+            if found != self.build.symbols[name]:
+                self._violate(
+                    "args",
+                    f"enters {name} through a pointer without its address in {through.name}",
+                    register=through.name,
+                    expected=self.build.symbols[name],
+                    found=found,
+                )
+
+    def _check_value(self, what: str, value: int, type_: ir.Type, location: Location, cfa: int) -> None:
+        for part in location:
+            piece = self._represent(part, (value >> part.low) & ((1 << part.bits) - 1))
+            if part.extend_to:
+                piece = _extended(piece, part)
+            width = part.extend_to or (64 if part.as_double else part.bits)
+            register = memory = None
+            match part.place:
+                case InRegister(place, left):
+                    register = place.name
+                    found = self.machine.get(place) >> self._left_shift(place, left, width)
+                case OnStack(offset):
+                    memory = cfa + offset
+                    found = int.from_bytes(self.machine.read(memory, width // 8), self.order)
+            found &= (1 << width) - 1
+            piece &= (1 << width) - 1
+            if found != piece:
+                where = register or f"memory at sp + {memory - cfa if memory is not None else 0}"
+                self._violate(
+                    "args",
+                    f"{what} ({type_}) in {where} is not what the source says",
+                    register=register,
+                    memory=memory,
+                    expected=piece,
+                    found=found,
+                )
+
+    def stub(self, address: int) -> None:
+        """A callee that the judge plays has been reached."""
+        name = self.bench.stubs.get(address)
+        if name is None:
+            self._violate("flow", f"runs into {address:#x}, which is no function's start")
+            self._end()
+            return
+        program = self.build.program
+        signature = program.externs.get(name) or self.anonymous[name]
+        arrival = self._check_call(name, signature, ("call", "jump"))
+        registers = self.machine.get_many(self.bench.observable)
+        handler = self.scenario.handlers.get(name) if self.scenario else None
+        if arrival.jumped:
+            left = self.activations.pop()
+            if left.resume is not None or not self.activations:
+                self.activations.append(left)
+        if handler is None:
+            self._answer(arrival, registers, None)
+            return
+        before = {v: self.variables.get(v) for v in local_variables(handler, self.scenario)}
+        for variable, value in zip(handler.parameters, arrival.event.arguments, strict=True):
+            self.variables[variable] = value
+        execution = self._script(arrival.cfa - (self.word if signature.convention.return_address is None else 0))
+        request = Request("", (), arrival.event.node or ir.TailCall("", (), signature.convention, signature.span))
+        waiting = Waiting(execution.run(handler.body), execution, handler, before, arrival, registers, request, None)
+        self._go_on(waiting, None, first=True)
+
+    def _script(self, sp: int) -> Execution:
+        return Execution(
+            _MachineHost(self), self.variables, sp, 0, specials=self._special, failed=self._expectation_failed
+        )
+
+    def _special(self, what: str) -> int:
+        activation = self.activations[-1]
+        event_sp = self.machine.sp + (self.word if self._pushes(activation) else 0)
+        if what == "caller pc":
+            return self._caller_pc(activation, event_sp)
+        return event_sp + self.bench.codes[activation.function.name].frame
+
+    def _pushes(self, activation: Activation) -> bool:
+        return activation.function.convention.return_address is None
+
+    def _expectation_failed(self, node: ir.Expect) -> None:
+        self._violate("effect", f"an expectation does not hold: {' '.join(node.span.text.split())} ({node.span})")
+
+    def _go_on(self, waiting: Waiting, answer: int | None, *, first: bool = False) -> None:
+        """Run a callee's script until it calls a trampoline or ends."""
+        try:
+            request = next(waiting.script) if first else waiting.script.send(answer)
+        except StopIteration:
+            restore(self.variables, waiting.before)
+            self._answer(waiting.call, waiting.registers, waiting.execution.result)
+            return
+        name = request.callee if isinstance(request.callee, str) else ""
+        function = self.build.program.functions[name]
+        convention = function.convention
+        thread: int | None = None
+        if self.thread_register is not None:
+            if enters_without_thread(self.build, convention):
+                # Numbered as the oracle numbers its own: `started` counts the outermost one too.
+                thread = draw(self.world.seed, f"thread {self.started}", 8 * self.word)
+            else:
+                thread = self.machine.get(self.thread_register)
+        waiting.request, waiting.thread = request, thread
+        alignment = max(convention.alignment, 1)
+        cfa = (request.at or 0) // alignment * alignment
+        self._registers_at_entry(convention, None)
+        entry = self._begin(function, request.arguments, cfa, thread, waiting)
+        self.entering = True
+        self.machine.go(entry)
+
+    def _answer(self, arrival: Arrival, registers: Mapping[Register, int], result: int | None) -> None:
+        """Overwrite all that the callee may, deliver the result, and return."""
+        signature = arrival.signature
+        convention = signature.convention
+        machine = self.machine
+        if result is None and signature.result is not None:
+            result = draw(self.world.seed, f"result {arrival.number}", signature.result.bits)
+        types = [t.value_type for _, t in signature.parameters]
+        value_type = signature.result.value_type if signature.result else None
+        assignment = convention.place(types, value_type)
+        values = self._clobbered(signature, registers)
+        if self.thread_register is not None:
+            values.pop(self.thread_register, None)
+        pushed = self.word if convention.return_address is None else 0
+        self._scribble(arrival, assignment.stack_bytes, pushed)
+        if signature.result is not None and result is not None:
+            for part in assignment.result:
+                self._put(part, result, signature.result, arrival.cfa, values)
+        if convention.return_address is not None and not signature.clobbers:
+            values[convention.return_address] = self.random.getrandbits(8 * self.word) & self.bench.masks.get(
+                convention.return_address, 0
+            )
+        self._fix(values, convention, self.build.symbols[arrival.name])
+        machine.set_many(values)
+        pop = assignment.stack_bytes - convention.first_stack_argument if convention.callee_pops else 0
+        machine.sp = arrival.cfa + pop
+        if arrival.jumped:
+            # The callee returns to the trampoline's own caller.
+            activation = self.activations[-1]
+            if arrival.return_address == activation.return_address and activation.resume is None:
+                if len(self.activations) == 1:
+                    self.finished = True
+                    self._end()
+            self.machine.go(arrival.return_address)
+            return
+        machine.go(arrival.return_address)
+
+    def _clobbered(self, signature: ir.Signature, registers: Mapping[Register, int]) -> dict[Register, int]:
+        """New values for what the callee does not keep; what it keeps is as it was, bit by bit."""
+        convention = signature.convention
+        getrandbits = self.random.getrandbits
+        values: dict[Register, int] = {}
+        always = set(convention.linker_may_write)
+        if self.architecture.flags is not None:
+            always.add(self.architecture.flags)
+        if convention.return_address is not None:
+            always.add(convention.return_address)
+        for register, mask in self.bench.masks.items():
+            if register is self.architecture.sp:
+                continue
+            if register in self.bench.reserved:
+                values[register] = registers[register]
+                continue
+            if signature.clobbers is not None:
+                if register not in signature.clobbers and register not in always:
+                    values[register] = registers[register]
+                    continue
+                keep = 0
+            else:
+                keep = convention.keeps(register)
+            keep |= ~mask
+            values[register] = getrandbits(register.bits) & ~keep | registers[register] & keep
+        return values
+
+    def _scribble(self, arrival: Arrival, stack_bytes: int, pushed: int) -> None:
+        """Write over the memory that a callee owns: its areas, its arguments, and all below the stack pointer."""
+        convention = arrival.signature.convention
+        machine, cfa = self.machine, arrival.cfa
+        owned = [(cfa, cfa + convention.area), (cfa + convention.first_stack_argument, cfa + stack_bytes)]
+        activation = self.activations[-1]
+        keep = []
+        if convention.back_chain:
+            keep.append(cfa)
+        if convention.toc_slot is not None:
+            keep.append(cfa + convention.toc_slot)
+        saved = [(place, machine.read(place, self.word)) for place in keep]
+        top = self._frame_top(activation, cfa) if not arrival.jumped else cfa + stack_bytes
+        for start, end in owned:
+            end = min(end, max(top, start))
+            if end > start:
+                machine.write(start, self.random.randbytes(end - start))
+        for place, data in saved:
+            machine.write(place, data)
+        for region in self.stack_of:
+            if cfa in region:
+                start = max(region.base, cfa - pushed - 2048)
+                machine.write(start, self.random.randbytes(cfa - start))
+
+    # ------------------------------------------------------------------------------------- one trampoline calls another
+
+    def _enter_from_code(self, address: int) -> None:
+        name = self.bench.entries[address]
+        function = self.build.program.functions[name]
+        arrival = self._check_call(name, function.signature, ("call", "jump"))
+        if arrival.jumped:
+            self.activations.pop()
+        sp = self.machine.sp
+        self._activate(function, arrival.cfa, sp, arrival.return_address, None)
+
+    def _leave(self, address: int) -> None:
+        """A trampoline that another one called has returned."""
+        activation = self.activations[-1]
+        self._check_returned(activation)
+        self.activations.pop()
+
+    # --------------------------------------------------------------------------------------------------- returning
+
+    def returned(self, address: int) -> None:
+        """A trampoline has returned to where the judge called it from, or gone astray into there."""
+        activation = self.activations[-1]
+        if address != activation.return_address:
+            self._violate(
+                "sp",
+                "returns to another address than it was given",
+                expected=activation.return_address,
+                found=address,
+            )
+            self._end()
+            return
+        result = self._check_returned(activation)
+        if activation.resume is None:
+            self.finished = True
+            self._end()
+            return
+        self.activations.pop()
+        waiting = activation.resume
+        self._go_on(waiting, result)
+
+    def _check_returned(self, activation: Activation) -> int | None:
+        event = self._next(("return",), "returns")
+        convention = activation.function.convention
+        machine = self.machine
+        want = activation.cfa + self._popped(activation)
+        if machine.sp != want:
+            self._violate(
+                "sp",
+                f"returns with the stack pointer {_away(machine.sp - want)} where {convention.name} leaves it",
+                register=self.architecture.sp.name,
+                expected=want,
+                found=machine.sp,
+            )
+        self._check_preserved(activation)
+        self._compare_memory(event)
+        types = [p.type.value_type for p in activation.function.parameters]
+        result_type = activation.function.result
+        if result_type is not None and event.result is not None:
+            location = convention.place(types, result_type.value_type).result
+            self._check_value("the result", event.result, result_type, location, activation.cfa)
+        if not enters_without_thread(self.build, convention):
+            self._check_thread(event)
+        for place, data in activation.outside.items():
+            found = machine.read(place, self.word)
+            if found != data:
+                self._violate(
+                    "writes",
+                    f"the caller's own word at {place - activation.cfa} above its stack pointer has changed",
+                    memory=place,
+                    expected=int.from_bytes(data, self.order),
+                    found=int.from_bytes(found, self.order),
+                )
+        return event.result
+
+    def _check_preserved(self, activation: Activation, *, jumped: bool = False) -> None:
+        convention = activation.function.convention
+        now = self.machine.get_many(self.bench.observable)
+        masks = dict(convention.kept)
+        for register in self.bench.reserved:
+            masks.setdefault(register, (1 << register.bits) - 1)
+        for register, mask in masks.items():
+            if register not in now:
+                continue
+            before, found = activation.registers[register] & mask, now[register] & mask
+            if before != found:
+                self._violate(
+                    "preserve",
+                    f"{register.name} was {before:#x} and is {found:#x}: {convention.name} keeps it for the caller",
+                    register=register.name,
+                    expected=before,
+                    found=found,
+                )
+        for fixed in convention.fixed:
+            if fixed.register not in now or jumped:
+                continue
+            entry = self.build.symbols[activation.function.name]
+            want = entry & fixed.code_mask if fixed.code_mask else fixed.value
+            if (now[fixed.register] ^ want) & fixed.mask:
+                self._violate(
+                    "preserve",
+                    f"returns with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
+                    register=fixed.register.name,
+                    expected=want & fixed.mask,
+                    found=now[fixed.register] & fixed.mask,
+                )
+
+    def _check_left(self, activation: Activation, sp: int, convention: Convention) -> None:
+        """A jump: the frame is gone, and everything is as the caller of the trampoline left it."""
+        if sp != activation.sp:
+            self._violate(
+                "sp",
+                "jumps with its frame still on the stack",
+                register=self.architecture.sp.name,
+                expected=activation.sp,
+                found=sp,
+            )
+        self._check_preserved(activation, jumped=True)
+
+    # -------------------------------------------------------------------------------------------------- the end of it
+
+    def _compare_everything(self) -> None:
+        """All memory, byte by byte: write hooks do not see every store, and the source may have written elsewhere."""
+        assert self.trace.memory is not None
+        last = next(self.events, None)
+        if last is not None and last.kind in ("call", "jump"):
+            self._violate("effect", f"ends without the call of {last.callee} that the source makes")
+        if self.scenario is not None and not self.violations:
+            execution = self._script(self.world.sp)
+            for _ in execution.run(self.scenario.finally_):
+                break
+        for base, image in self.trace.memory.images.items():
+            region = next(r for r in self.build.plan.regions if r.base == base)
+            start = self._compared_from(region)
+            want = bytes(image[start - base :])
+            found = self.machine.read(start, region.end - start)
+            if want == found:
+                continue
+            for offset in range(len(want)):
+                address = start + offset
+                if want[offset] != found[offset] and not self._free(address):
+                    word = address // self.word * self.word
+                    at = max(word - start, 0)
+                    self._violate(
+                        "writes",
+                        f"memory at {word:#x} ({self._name(word)}) has changed, and the source does not write there",
+                        memory=word,
+                        expected=int.from_bytes(want[at : at + self.word], self.order),
+                        found=int.from_bytes(found[at : at + self.word], self.order),
+                    )
+                    break
+
+    def _free(self, address: int) -> bool:
+        """Bytes that the outermost call was given, or that were compared when it returned."""
+        if not self.activations:
+            return False
+        outermost = self.activations[0]
+        if any(place <= address < place + self.word for place in outermost.outside):
+            return True
+        return self._given(address, outermost)
+
+    def _compared_from(self, region: Region) -> int:
+        """Below its callers' part, a stack holds frames that are gone."""
+        if self.world.sp in region:
+            return self.world.sp
+        tops = [top for top in (*self.world.stack_tops.values(), *self.trace.entered) if top in region]
+        return max(tops, default=region.base)
+
+
+class _MachineHost:
+    """What a script sees while machine code waits."""
+
+    def __init__(self, run: Execute) -> None:
+        self.run = run
+        self.order = run.order
+        self.word = run.word
+
+    def load(self, address: int, size: int) -> bytes:
+        if not any(r.base <= address and address + size <= r.end for r in self.run.build.plan.regions):
+            raise LookupError(address)
+        return self.run.machine.read(address, size)
+
+    def store(self, address: int, data: bytes) -> None:
+        if not any(r.base <= address and address + len(data) <= r.end for r in self.run.build.plan.regions):
+            raise Trouble(f"the check writes to {address:#x}, where there is no memory", None)
+        self.run.machine.write(address, data)
+
+    def get_thread(self) -> int:
+        if self.run.thread_register is not None:
+            return self.run.machine.get(self.run.thread_register)
+        slot = self.run.world.thread_slot
+        return 0 if slot is None else int.from_bytes(self.run.machine.read(slot, self.word), self.order)
+
+    def set_thread(self, value: int) -> None:
+        if self.run.thread_register is not None:
+            self.run.machine.set(self.run.thread_register, value)
+        elif self.run.world.thread_slot is not None:
+            self.run.machine.write(self.run.world.thread_slot, value.to_bytes(self.word, self.order))
+
+    def symbol(self, name: str) -> int:
+        return self.run.world.pointers[name]
+
+    def stack_top(self, name: str) -> int:
+        return self.run.world.stack_tops[name]
+
+    def any(self, bits: int) -> int:
+        return self.run.any_random.getrandbits(bits)
+
+
+def _extended(piece: int, part: Part) -> int:
+    if part.extend_signed and piece >> (part.bits - 1):
+        piece -= 1 << part.bits
+    return piece & ((1 << part.extend_to) - 1)
+
+
+def _double_of_single(bits: int) -> int:
+    """The bits of the double with the value of a single; NaNs keep their payload (quietly, as lfs does)."""
+    sign, exponent, fraction = bits >> 31, (bits >> 23) & 0xFF, bits & 0x7FFFFF
+    if exponent == 0xFF:
+        return sign << 63 | 0x7FF << 52 | fraction << 29
+    if exponent == 0:
+        if fraction == 0:
+            return sign << 63
+        shift = 24 - fraction.bit_length()
+        return sign << 63 | (1023 - 126 - shift) << 52 | ((fraction << shift) & 0x7FFFFF) << 29
+    return sign << 63 | (exponent - 127 + 1023) << 52 | fraction << 29
+
+
+def _away(distance: int) -> str:
+    return f"{abs(distance)} bytes {'above' if distance > 0 else 'below'}"
+
+
+def _field_at(program: ir.Program, layout: ir.StructLayout, offset: int) -> str:
+    for field_ in layout.fields.values():
+        if field_.offset <= offset < field_.offset + field_.size:
+            if isinstance(field_.type, str) and field_.count is None:
+                return f"{field_.name}.{_field_at(program, program.structs[field_.type], offset - field_.offset)}"
+            return field_.name
+    return f"+{offset}"
+
+
+__all__ = ["BUDGET", "OBLIGATIONS", "Bench", "Code", "Execute", "Violation"]

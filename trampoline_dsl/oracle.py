@@ -1,0 +1,379 @@
+"""What should happen: the reference interpreter drives a whole run and notes every call, in order.
+
+The events are what machine code is compared with. Nothing here has seen an instruction.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from . import ir
+from .diagnostics import Span
+from .interpret import AsmRunner, Execution, Request, Resumed, Run, Trouble
+from .target import ByteOrder, Convention, Register
+from .world import RETURN_SPACING, Build, Bytes, World, thread_base, walk
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A moment at which machine code and source are compared.
+
+    `sp`: the stack pointer at the call (in the caller's frame). `writes`: bytes of memory changed since the event
+    before, by address; None where a byte no longer means anything. `caller_pc`, `caller_sp`: what a walk of the frames
+    finds one frame up from here. `thread`: g, where the convention has it in a register.
+    """
+
+    kind: Literal["call", "jump", "return", "resume"]
+    function: str
+    callee: str
+    arguments: tuple[int, ...]
+    node: ir.Call | ir.TailCall | None
+    sp: int
+    writes: Mapping[int, int | None]
+    thread: int | None
+    caller_pc: int | None
+    caller_sp: int | None
+    result: int | None = None
+    resumed: Resumed | None = None
+    span: Span | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """All that the source does in one world. `permitted`: addresses that its statements write. `entered`: the stack
+    pointers that `on stack` blocks start from. `unmet`: expectations that the source itself does not meet."""
+
+    events: list[Event] = field(default_factory=list)
+    permitted: set[int] = field(default_factory=set)
+    entered: list[int] = field(default_factory=list)
+    unmet: list[ir.Expect] = field(default_factory=list)
+    memory: Bytes | None = None
+    result: int | None = None
+
+
+def draw(seed: int, what: str, bits: int) -> int:
+    """A value that both worlds agree on, by its name."""
+    return random.Random(f"{seed} {what}").getrandbits(bits)
+
+
+def thread_register(build: Build) -> Register | None:
+    for convention in build.architecture.conventions.values():
+        if isinstance(convention.thread, Register):
+            return convention.thread
+    return None
+
+
+def enters_without_thread(build: Build, convention: Convention) -> bool:
+    """Whether callers by this convention may have anything in the thread's register."""
+    register = thread_register(build)
+    return register is not None and convention.thread is None
+
+
+def return_place(build: Build, activation: int) -> int:
+    """The return address that the judge gives to its n-th call of a trampoline, 0 for the outermost."""
+    return build.plan.returns.base + RETURN_SPACING * (activation % (build.plan.returns.size // RETURN_SPACING))
+
+
+def local_variables(handler: ir.Handler, scenario: ir.Scenario | None) -> tuple[ir.Variable, ...]:
+    """What belongs to one run of a handler: its parameters and its `let`s, but not the check's own variables."""
+    shared = {v for v, _ in scenario.variables} | set(scenario.arguments) if scenario is not None else set()
+    found = list(handler.parameters)
+    for node in walk(handler.body):
+        if isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None and node.variable not in shared:
+            found.append(node.variable)
+    return tuple(dict.fromkeys(found))
+
+
+def restore(variables: dict[ir.Variable, int], before: Mapping[ir.Variable, int | None]) -> None:
+    """A handler may have run inside itself; the outer run goes on with its own values."""
+    for variable, value in before.items():
+        if value is None:
+            variables.pop(variable, None)
+        else:
+            variables[variable] = value
+
+
+class Oracle:
+    """Runs one world by the source alone."""
+
+    def __init__(
+        self,
+        build: Build,
+        world: World,
+        frames: Mapping[str, int],
+        scenario: ir.Scenario | None,
+        anonymous: Mapping[str, ir.Signature],
+        asm: AsmRunner | None,
+    ) -> None:
+        self.build = build
+        self.world = world
+        self.frames = frames
+        self.scenario = scenario
+        self.anonymous = anonymous
+        self.asm = asm
+        self.order: ByteOrder = build.architecture.order
+        self.word = build.architecture.word
+        self.memory = Bytes(world.images)
+        self.trace = Trace(memory=self.memory)
+        self.delta: dict[int, int | None] = {}
+        self.scripting = 0
+        self.calls = 0
+        self.activations = 0
+        self.random = random.Random(f"{world.seed} any")
+        self.thread = world.thread
+        self.variables = dict(world.variables)
+        self.executions: list[tuple[Execution, str, int]] = []  # with the return address of each
+
+    # -------------------------------------------------------------------------------------------------- the host
+
+    def load(self, address: int, size: int) -> bytes:
+        return self.memory.load(address, size)
+
+    def store(self, address: int, data: bytes) -> None:
+        try:
+            self.memory.store(address, data)
+        except LookupError:
+            raise Trouble(f"the source writes to {address:#x}, where there is no memory", None) from None
+        for index, byte in enumerate(data):
+            self.delta[address + index] = byte
+            if not self.scripting:
+                self.trace.permitted.add(address + index)
+
+    def get_thread(self) -> int:
+        if self.world.thread_slot is not None:
+            return int.from_bytes(self.memory.load(self.world.thread_slot, self.word), self.order)
+        return self.thread
+
+    def set_thread(self, value: int) -> None:
+        if self.world.thread_slot is not None:
+            self.store(self.world.thread_slot, value.to_bytes(self.word, self.order))
+        self.thread = value
+
+    def symbol(self, name: str) -> int:
+        return self.world.pointers[name]
+
+    def stack_top(self, name: str) -> int:
+        return self.world.stack_tops[name]
+
+    def any(self, bits: int) -> int:
+        return self.random.getrandbits(bits)
+
+    # -------------------------------------------------------------------------------------------------- running
+
+    def run(self, function: ir.Function, return_address: int) -> Trace:
+        """The whole run of one world. Raises Trouble where the source itself goes wrong."""
+        world = self.world
+        if enters_without_thread(self.build, function.convention) and world.thread_slot is None:
+            self.thread = draw(world.seed, "thread at entry", 8 * self.word)
+        self.trace.result = self.function(function, tuple(world.arguments), world.sp, return_address)
+        if self.scenario is not None:
+            self.scripting += 1
+            execution = self.script(self.variables, world.sp)
+            self.drive(execution.run(self.scenario.finally_), world.sp)
+            self.scripting -= 1
+        return self.trace
+
+    def function(self, function: ir.Function, arguments: tuple[int, ...], cfa: int, return_address: int) -> int | None:
+        variables: dict[ir.Variable, int] = {}
+        execution = Execution(
+            self,
+            variables,
+            cfa,
+            self.frames[function.name],
+            function.convention.return_slot == "bottom",
+            asm=self.asm,
+            on_push=self.switched,
+        )
+        for variable, value in zip(function.parameters, arguments, strict=True):
+            variables[variable] = execution.normal(value, variable.type)
+        self.executions.append((execution, function.name, return_address))
+        if len(self.executions) > 64:
+            raise Trouble("the source calls itself without end", function.span)
+        scripting, self.scripting = self.scripting, 0
+        result = self.drive_function(execution, function, cfa)
+        self.scripting = scripting
+        self.executions.pop()
+        return result
+
+    def switched(self, address: int, entering: bool) -> None:
+        if entering:
+            self.trace.entered.append(address)
+        elif address:
+            # The pushed word is dead once its frame is gone.
+            for byte in range(self.word):
+                self.delta[address + byte] = None
+
+    def drive_function(self, execution: Execution, function: ir.Function, cfa: int) -> int | None:
+        generator = execution.run(function.body)
+        answer: int | None = None
+        while True:
+            try:
+                request = generator.send(answer)
+            except StopIteration:
+                break
+            if isinstance(request.node, ir.TailCall):
+                name = self.name_of(request.callee, request)
+                self.note("jump", function.name, name, request, cfa)
+                return self.outcome(name, request, cfa, self.executions[-1][2])
+            name = self.name_of(request.callee, request)
+            self.note("call", function.name, name, request, execution.sp)
+            answer = self.outcome(name, request, execution.sp, 0)
+        if execution.resumed is not None:
+            self.event("resume", function, cfa, None, execution.resumed)
+            return None
+        self.event("return", function, cfa, execution.result, None)
+        return execution.result
+
+    def name_of(self, callee: str | int, request: Request) -> str:
+        if isinstance(callee, str):
+            return callee
+        for name, address in self.world.pointers.items():
+            if address == callee:
+                return name
+        raise Trouble(f"the source calls {callee:#x}, where nothing is", request.node.span)
+
+    def signature(self, name: str) -> ir.Signature:
+        program = self.build.program
+        if name in program.functions:
+            return program.functions[name].signature
+        return program.externs.get(name) or self.anonymous[name]
+
+    def outcome(self, name: str, request: Request, sp: int, return_address: int) -> int | None:
+        """What a callee does, and its result."""
+        self.calls += 1
+        call = self.calls
+        program = self.build.program
+        if name in program.functions:
+            # The return address of a compiled caller is the machine's affair: a walk there is not compared.
+            return self.function(program.functions[name], request.arguments, sp, return_address)
+        signature = self.signature(name)
+        handler = self.scenario.handlers.get(name) if self.scenario else None
+        result: int | None = None
+        if handler is not None:
+            variables = self.variables
+            before = {v: variables.get(v) for v in local_variables(handler, self.scenario)}
+            for variable, value in zip(handler.parameters, request.arguments, strict=True):
+                variables[variable] = value
+            push = self.word if signature.convention.return_address is None else 0
+            self.scripting += 1
+            execution = self.script(variables, sp - push)
+            self.drive(execution.run(handler.body), sp)
+            result = execution.result
+            self.scripting -= 1
+            restore(variables, before)
+        if result is None and signature.result is not None:
+            result = draw(self.world.seed, f"result {call}", signature.result.bits)
+        return result
+
+    def script(self, variables: dict[ir.Variable, int], sp: int) -> Execution:
+        return Execution(
+            self,
+            variables,
+            sp,
+            0,
+            specials=self.caller,
+            failed=self.trace.unmet.append,
+        )
+
+    def caller(self, what: str) -> int:
+        """One frame up from the trampoline that runs."""
+        execution, name, return_address = self.executions[-1]
+        if execution.switches:
+            switch = execution.switches[-1]
+            if what == "caller sp":
+                return switch.entry
+            if switch.pushed is None:
+                raise Trouble("no PC was pushed on this stack", None)
+            return int.from_bytes(self.memory.load(switch.pushed, self.word), self.order)
+        return execution.cfa if what == "caller sp" else return_address
+
+    def drive(self, generator: Run, sp: int) -> None:
+        """Run a script; it may call trampolines."""
+        answer: int | None = None
+        while True:
+            try:
+                request = generator.send(answer)
+            except StopIteration:
+                return
+            name = self.name_of(request.callee, request)
+            if name not in self.build.program.functions:
+                raise Trouble(f"a check calls trampolines; {name} is none", request.node.span)
+            function = self.build.program.functions[name]
+            self.activations += 1
+            saved = self.thread
+            foreign = enters_without_thread(self.build, function.convention) and self.world.thread_slot is None
+            if foreign:
+                self.thread = draw(self.world.seed, f"thread {self.activations}", 8 * self.word)
+                saved = self.thread
+            alignment = max(function.convention.alignment, 1)
+            cfa = (request.at or 0) // alignment * alignment
+            answer = self.function(function, request.arguments, cfa, return_place(self.build, self.activations))
+            if foreign:
+                self.thread = saved  # the register is the caller's, and kept for it
+
+    # -------------------------------------------------------------------------------------------------- events
+
+    def note(
+        self, kind: Literal["call", "jump"], function: str, callee: str, request: Request, sp: int
+    ) -> None:
+        execution, _, return_address = self.executions[-1]
+        caller_pc = caller_sp = None
+        if kind == "call" and self.build.program.functions[function].convention.return_slot != "none":
+            if execution.switches:
+                switch = execution.switches[-1]
+                if switch.pushed is not None:
+                    caller_pc, caller_sp = self.caller("caller pc"), switch.entry
+            elif return_address:
+                caller_pc, caller_sp = return_address, execution.cfa
+        self.trace.events.append(
+            Event(
+                kind,
+                function,
+                callee,
+                request.arguments,
+                request.node,
+                sp,
+                self.take(),
+                self.thread if self.world.thread_slot is None else None,
+                caller_pc,
+                caller_sp,
+                span=request.node.span,
+            )
+        )
+
+    def event(
+        self,
+        kind: Literal["return", "resume"],
+        function: ir.Function,
+        cfa: int,
+        result: int | None,
+        resumed: Resumed | None,
+    ) -> None:
+        thread = self.thread if self.world.thread_slot is None else None
+        self.trace.events.append(
+            Event(
+                kind,
+                function.name,
+                "",
+                (),
+                None,
+                cfa,
+                self.take(),
+                thread,
+                None,
+                None,
+                result,
+                resumed,
+                function.span,
+            )
+        )
+
+    def take(self) -> Mapping[int, int | None]:
+        delta, self.delta = self.delta, {}
+        return delta
+
+
+__all__ = ["Event", "Oracle", "Trace", "Trouble", "draw", "enters_without_thread", "thread_base", "thread_register"]

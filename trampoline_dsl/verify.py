@@ -1,0 +1,376 @@
+"""Runs the judge over a file: every trampoline, every check, many seeds, and what was and was not reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any, Literal
+
+from . import ir
+from .diagnostics import Span
+from .interpret import Trouble
+from .judge import OBLIGATIONS, Bench, Code, Execute, Violation
+from .oracle import Oracle, Trace, return_place
+from .pipeline import Artifact, Compiled
+from .target import Register
+from .world import Build, World, anonymous_callees, make_world, prepare
+
+DEFAULT_RUNS = 16
+MOST_VIOLATIONS = 12  # of one trampoline on one target; more of them say nothing new
+
+State = Literal["held", "violated", "not run", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one obligation."""
+
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One trampoline on one target. `paths_total` counts the ways out of every conditional branch (1 if there is
+    none), `paths_run` those that were taken; `runs` counts executions."""
+
+    trampoline: str
+    file: str
+    target: str
+    obligations: Mapping[str, Finding]
+    paths_total: int
+    paths_run: int
+    runs: int
+    violations: tuple[Violation, ...]
+    frame: int = 0
+    bytes: int = 0
+    instructions: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether every obligation that applies was seen to hold."""
+        return all(f.state in ("held", "not applicable") for f in self.obligations.values())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "trampoline": self.trampoline,
+            "file": self.file,
+            "target": self.target,
+            "obligations": {name: finding.state for name, finding in self.obligations.items()},
+            "reasons": {name: finding.reason for name, finding in self.obligations.items() if finding.reason},
+            "paths": {"total": self.paths_total, "run": self.paths_run},
+            "runs": self.runs,
+            "violations": [v.as_json() for v in self.violations],
+        }
+
+    def __str__(self) -> str:
+        bad = [name for name, finding in self.obligations.items() if finding.state in ("violated", "not run")]
+        held = sum(f.state == "held" for f in self.obligations.values())
+        text = f"{self.trampoline} on {self.target}: {held} obligations held in {self.runs} runs"
+        return text + (f"; not: {', '.join(bad)}" if bad else "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdicts of one command, and the seed that repeats it."""
+
+    seed: int
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def good(self) -> bool:
+        return all(v.good for v in self.verdicts)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": 1, "seed": self.seed, "results": [v.as_json() for v in self.verdicts]}
+
+    def __str__(self) -> str:
+        return "\n".join(str(v) for v in self.verdicts)
+
+
+def code_of(artifact: Artifact) -> Code:
+    """What the judge is given of a compiled trampoline."""
+    return Code(
+        artifact.name,
+        artifact.code,
+        artifact.relocations,
+        artifact.instructions,
+        artifact.offsets,
+        artifact.frame.size,
+        PurePath(artifact.source.name).name,
+    )
+
+
+def verify(
+    compiled: Compiled,
+    *,
+    seed: int = 1,
+    runs: int = DEFAULT_RUNS,
+    only: Iterable[str] | None = None,
+    codes: Mapping[str, Code] | None = None,
+) -> tuple[Verdict, ...]:
+    """Judge the trampolines of a compiled file (or `only` those). `codes` replaces the machine code of some."""
+    wanted = set(only) if only is not None else None
+    session = Session(compiled, codes)
+    return tuple(
+        session.judge(artifact, seed, runs)
+        for artifact in compiled.own
+        if wanted is None or artifact.name in wanted
+    )
+
+
+class Session:
+    """One program's machine code loaded once, and judged as often as wanted."""
+
+    def __init__(self, compiled: Compiled, codes: Mapping[str, Code] | None = None) -> None:
+        self.compiled = compiled
+        own = {a.name: code_of(a) for a in compiled.artifacts.values()}
+        self.codes = {**own, **(codes or {})}
+        offsets: dict[str, int] = {}
+        end = 0x100
+        for name, code in self.codes.items():
+            offsets[name] = end
+            end = (end + len(code.code) + 0x3F) // 0x40 * 0x40
+        self.anonymous = anonymous_callees(compiled.program)
+        deepest = max((c.frame for c in self.codes.values()), default=0)
+        self.build: Build = prepare(compiled.program, offsets, end, deepest, list(self.anonymous))
+        self.bench = Bench(self.build, self.codes)
+        self.frames = {name: code.frame for name, code in self.codes.items()}
+
+    def judge(self, artifact: Artifact, seed: int, runs: int) -> Verdict:
+        """The verdict on one trampoline, from `runs` executions of each of its checks."""
+        function = artifact.function
+        program = self.compiled.program
+        scenarios: Sequence[ir.Scenario | None] = [s for s in program.scenarios if s.trampoline == function.name]
+        record = _Record(self, function)
+        for scenario in scenarios or [None]:
+            self._judge_scenario(record, function, scenario, seed, runs)
+        return record.verdict(artifact)
+
+    def _judge_scenario(
+        self, record: _Record, function: ir.Function, scenario: ir.Scenario | None, seed: int, runs: int
+    ) -> None:
+        for number in range(max(1, (runs + 1) // 2)):
+            world_seed = seed * 1_000_003 + number
+            try:
+                world, trace = self.expected(function, scenario, world_seed)
+            except Trouble as trouble:
+                record.trouble(trouble, scenario)
+                return
+            plain = self.execute(function, scenario, world, trace, 2 * number, scramble=False)
+            record.note(plain)
+            for node in trace.unmet:
+                record.unmet(node, scenario)
+            if plain.violations:
+                record.violate(self._explained(plain, function, scenario, world, trace, 2 * number, False))
+                continue
+            if 2 * number + 1 >= runs:
+                continue
+            hostile = self.execute(function, scenario, world, trace, 2 * number + 1, scramble=True)
+            record.note(hostile)
+            if hostile.violations:
+                again = self.execute(function, scenario, world, trace, 2 * number + 1, scramble=False)
+                obligation = "reads" if again.violations else "below"
+                found = self._explained(hostile, function, scenario, world, trace, 2 * number + 1, True)
+                record.violate([_attributed(v, obligation) for v in found])
+            if len(record.violations) >= MOST_VIOLATIONS:
+                return
+
+    def expected(
+        self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int
+    ) -> tuple[World, Trace]:
+        """A world, and what the source does in it. Raises Trouble."""
+        world = make_world(self.build, function, scenario, world_seed)
+        oracle = Oracle(self.build, world, self.frames, scenario, self.anonymous, None)
+        return world, oracle.run(function, return_place(self.build, 0))
+
+    def execute(
+        self,
+        function: ir.Function,
+        scenario: ir.Scenario | None,
+        world: World,
+        trace: Trace,
+        garbage: int,
+        *,
+        scramble: bool,
+        follow: Register | None = None,
+    ) -> Execute:
+        run = Execute(
+            self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow
+        )
+        run.run()
+        return run
+
+    def _explained(
+        self,
+        run: Execute,
+        function: ir.Function,
+        scenario: ir.Scenario | None,
+        world: World,
+        trace: Trace,
+        garbage: int,
+        scramble: bool,
+    ) -> list[Violation]:
+        """The violations of a run; where a register came back wrong, the instruction that wrote it last."""
+        explained = []
+        for violation in run.violations[:MOST_VIOLATIONS]:
+            register = self.bench.architecture.registers.get(violation.register or "")
+            if violation.obligation != "preserve" or register is None:
+                explained.append(violation)
+                continue
+            again = self.execute(function, scenario, world, trace, garbage, scramble=scramble, follow=register)
+            explained.append(_with_last_writer(violation, again, self.bench))
+        return explained
+
+
+def _attributed(violation: Violation, obligation: str) -> Violation:
+    what = {
+        "below": "with memory below the stack pointer overwritten, as a signal handler may",
+        "reads": "with other garbage in registers and memory",
+    }[obligation]
+    return replace(violation, obligation=obligation, message=f"{what}: {violation.message}")
+
+
+def _with_last_writer(violation: Violation, run: Execute, bench: Bench) -> Violation:
+    values = run.last_values
+    for (address, before), (_, after) in zip(reversed(values[:-1]), reversed(values[1:]), strict=True):
+        if before != after and address in bench.listing:
+            code, index = bench.listing[address]
+            insn = code.instructions[index]
+            source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
+            message = f'{violation.message}; last written by "{insn.text}" at +{code.offsets[index]:#x}'
+            return replace(
+                violation,
+                address=code.offsets[index],
+                instruction=insn.text,
+                source=source,
+                function=code.name,
+                message=message,
+            )
+    return violation
+
+
+@dataclass
+class _Record:
+    """What the runs of one trampoline have shown so far."""
+
+    session: Session
+    function: ir.Function
+    runs: int = 0
+    outcomes: set[tuple[int, int]] = field(default_factory=set)
+    visited: set[int] = field(default_factory=set)
+    violations: dict[tuple[object, ...], Violation] = field(default_factory=dict)
+    problem: str = ""
+
+    def note(self, run: Execute) -> None:
+        self.runs += 1
+        executed = run.executed
+        self.visited.update(executed)
+        branches = self._branches()
+        for index, address in enumerate(executed):
+            if address in branches:
+                following = index + (2 if branches[address] else 1)
+                if following < len(executed):
+                    self.outcomes.add((address, executed[following]))
+
+    def _branches(self) -> dict[int, bool]:
+        """Addresses of this trampoline's conditional branches, and whether they have a delay slot."""
+        code = self.session.codes[self.function.name]
+        base = self.session.build.symbols[self.function.name]
+        return {
+            base + offset: insn.delay_slot
+            for insn, offset in zip(code.instructions, code.offsets, strict=True)
+            if insn.label is None and insn.transfer == "branch"
+        }
+
+    def trouble(self, trouble: Trouble, scenario: ir.Scenario | None) -> None:
+        where = f" ({trouble.span})" if isinstance(trouble.span, Span) else ""
+        title = f"check \"{scenario.title}\": " if scenario is not None else ""
+        self.problem = self.problem or f"{title}{trouble.message}{where}"
+
+    def unmet(self, node: ir.Expect, scenario: ir.Scenario | None) -> None:
+        text = " ".join(node.span.text.split())
+        message = f"the source itself does not meet an expectation: {text} ({node.span})"
+        title = scenario.title if scenario else ""
+        violation = Violation("effect", message, source=str(node.span), function=self.function.name, check=title)
+        self.violate([violation])
+
+    def violate(self, found: Iterable[Violation]) -> None:
+        for violation in found:
+            key = (violation.obligation, violation.register, violation.address, violation.function)
+            if key not in self.violations and len(self.violations) < MOST_VIOLATIONS:
+                self.violations[key] = violation
+
+    def verdict(self, artifact: Artifact) -> Verdict:
+        code = self.session.codes[self.function.name]
+        base = self.session.build.symbols[self.function.name]
+        branches = self._branches()
+        total = 2 * len(branches) or 1
+        never = [
+            insn.text
+            for insn, offset in zip(code.instructions, code.offsets, strict=True)
+            if insn.label is None and base + offset not in self.visited
+        ]
+        run = len(self.outcomes) if branches else int(not never)
+        reason = ""
+        if run < total:
+            one_way = [a for a in branches if len({o for o in self.outcomes if o[0] == a}) < 2]
+            text = self._text_at(one_way[0]) if one_way else never[0]
+            reason = f"{total - run} of {total} paths never ran; a check is missing that takes both ways of `{text}`"
+        elif never:
+            reason = f"`{never[0]}` never ran"
+        violated = {v.obligation for v in self.violations.values()}
+        findings = {}
+        for name in OBLIGATIONS:
+            inapplicable = _why_not_applicable(name, self.function, artifact)
+            if name in violated:
+                findings[name] = Finding("violated")
+            elif inapplicable:
+                findings[name] = Finding("not applicable", inapplicable)
+            elif self.problem:
+                findings[name] = Finding("not run", self.problem)
+            elif reason:
+                findings[name] = Finding("not run", reason)
+            else:
+                blind = self._blind(name)
+                findings[name] = Finding("not run", blind) if blind else Finding("held")
+        return Verdict(
+            self.function.name,
+            artifact.source.name,
+            artifact.target.name,
+            findings,
+            total,
+            run,
+            self.runs,
+            tuple(self.violations.values()),
+            artifact.frame.size,
+            len(code.code),
+            artifact.instruction_count,
+        )
+
+    def _text_at(self, address: int) -> str:
+        code, index = self.session.bench.listing[address]
+        return code.instructions[index].text
+
+    def _blind(self, obligation: str) -> str:
+        """Why the engine cannot see what an obligation is about."""
+        if obligation != "preserve":
+            return ""
+        machine = self.session.bench.machine
+        unseen = [r for r in self.function.convention.kept if r not in machine.observable]
+        if not unseen:
+            return ""
+        return "; ".join(f"{r.name}: {machine.why_not_observable(r)}" for r in unseen)
+
+
+def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact) -> str:
+    if name == "unwind":
+        return "no unwind information is emitted"
+    if name == "landing":
+        return "the target is not built with control-flow protection"
+    if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):
+        return "it makes no call"
+    return ""
+
+

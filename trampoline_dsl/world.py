@@ -1,0 +1,395 @@
+"""The world that a trampoline is run in: stacks, objects, addresses of callees, and the values that a seed gives them.
+
+The reference interpreter and the machine code start from the same world; each has its own copy of what changes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from . import ir
+from .interpret import Execution, Trouble
+from .target import Architecture, ByteOrder, ThreadSlot
+
+STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
+OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
+RETURN_SPACING = 16  # bytes between the return addresses that the judge hands out
+STUB_SPACING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    name: str
+    base: int
+    size: int
+    executable: bool = False
+
+    @property
+    def end(self) -> int:
+        return self.base + self.size
+
+    def __contains__(self, address: int) -> bool:
+        return self.base <= address < self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where everything is, on one architecture, whatever the seed. On 64-bit machines code and data have different
+    upper halves, so that an address cut to 32 bits cannot pass for whole."""
+
+    code: Region
+    stubs: Region
+    returns: Region
+    toc: Region
+    descriptors: Region
+    data: Region
+    thread: Region
+    stacks: tuple[Region, ...]
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        return (
+            self.code,
+            self.stubs,
+            self.returns,
+            self.toc,
+            self.descriptors,
+            self.data,
+            self.thread,
+            *self.stacks,
+        )
+
+
+def plan(architecture: Architecture, code_size: int, deepest_frame: int) -> Plan:
+    wide = architecture.word == 8
+    code_high, data_high = (1 << 32, 5 << 32) if wide else (0, 0)
+    stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
+    code = code_high + 0x1000_0000
+    data = data_high + 0x2000_0000
+    gap = (stack_size + 0x1F_FFFF) // 0x10_0000 * 0x10_0000
+    return Plan(
+        Region("code", code, (code_size + 0x1FFF) // 0x1000 * 0x1000, True),
+        Region("callees", code + 0x20_0000, 0x8000, True),
+        Region("callers", code + 0x30_0000, 0x1000, True),
+        Region("TOC", code + 0x40_0000, 0x1000),
+        Region("descriptors", code + 0x50_0000, 0x2000),
+        Region("data", data, 0x8000),
+        Region("thread-local storage", data + 0x100_0000, 0x1000),
+        tuple(
+            Region("stack" if i == 0 else f"stack {i}", data + 0x200_0000 + i * gap, stack_size) for i in range(5)
+        ),
+    )
+
+
+class Bytes:
+    """Plain memory: the regions of a plan as byte arrays. Raises LookupError outside of them."""
+
+    def __init__(self, images: Mapping[int, bytes]) -> None:
+        self.images = {base: bytearray(image) for base, image in images.items()}
+
+    def find(self, address: int, size: int) -> tuple[bytearray, int]:
+        for base, image in self.images.items():
+            if base <= address and address + size <= base + len(image):
+                return image, address - base
+        raise LookupError(address)
+
+    def load(self, address: int, size: int) -> bytes:
+        image, offset = self.find(address, size)
+        return bytes(image[offset : offset + size])
+
+    def store(self, address: int, data: bytes) -> None:
+        image, offset = self.find(address, len(data))
+        image[offset : offset + len(data)] = data
+
+
+@dataclass(slots=True)
+class World:
+    """One starting state. `thread`: g at the start; `variables`: arguments, objects and script variables of a check.
+
+    `symbols` has the address of the code of every callee and trampoline; `pointers` what a function pointer to it is
+    (a descriptor, where the convention has them)."""
+
+    architecture: Architecture
+    plan: Plan
+    images: dict[int, bytes]
+    symbols: Mapping[str, int]
+    pointers: Mapping[str, int]
+    stack_tops: dict[str, int]
+    arguments: list[int]
+    variables: dict[ir.Variable, int]
+    thread: int
+    thread_slot: int | None  # the address of the slot, if that is where g is
+    sp: int  # the CFA of the outermost call
+    seed: int
+    own_thread: bool = True  # whether g means anything when the trampoline is entered
+    names: dict[int, str] = field(default_factory=dict)
+
+
+class GivenHost:
+    """What a check's `given` sees."""
+
+    def __init__(self, world: World, memory: Bytes, random_: random.Random) -> None:
+        self.world = world
+        self.memory = memory
+        self.random = random_
+        self.order: ByteOrder = world.architecture.order
+        self.word = world.architecture.word
+
+    def load(self, address: int, size: int) -> bytes:
+        return self.memory.load(address, size)
+
+    def store(self, address: int, data: bytes) -> None:
+        try:
+            self.memory.store(address, data)
+        except LookupError:
+            raise Trouble(f"the check writes to {address:#x}, where there is no memory", None) from None
+
+    def get_thread(self) -> int:
+        if self.world.thread_slot is not None:
+            return int.from_bytes(self.memory.load(self.world.thread_slot, self.word), self.order)
+        return self.world.thread
+
+    def set_thread(self, value: int) -> None:
+        if self.world.thread_slot is not None:
+            self.memory.store(self.world.thread_slot, value.to_bytes(self.word, self.order))
+        self.world.thread = value
+
+    def symbol(self, name: str) -> int:
+        return self.world.pointers[name]
+
+    def stack_top(self, name: str) -> int:
+        return self.world.stack_tops[name]
+
+    def any(self, bits: int) -> int:
+        return self.random.getrandbits(bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What does not depend on the seed: the layout of one program's world."""
+
+    program: ir.Program
+    plan: Plan
+    symbols: Mapping[str, int]
+    pointers: Mapping[str, int]
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.program.target.architecture
+
+
+def prepare(program: ir.Program, code: Mapping[str, int], code_size: int, deepest_frame: int, uses: Sequence[str]) -> Build:
+    """Give every callee an address. `code`: offsets of the compiled trampolines; `uses`: anonymous callees, reached
+    through pointers."""
+    architecture = program.target.architecture
+    layout = plan(architecture, code_size, deepest_frame)
+    symbols: dict[str, int] = {".TOC.": layout.toc.base + 0x800}
+    for name, offset in code.items():
+        symbols[name] = layout.code.base + offset
+    for index, name in enumerate([n for n in program.externs if n not in symbols] + list(uses)):
+        symbols[name] = layout.stubs.base + index * STUB_SPACING
+    pointers = dict(symbols)
+    index = 0
+    for name in symbols:
+        convention = _convention_of(program, name)
+        if convention is not None and convention.descriptors:
+            pointers[name] = layout.descriptors.base + 24 * index
+            index += 1
+    return Build(program, layout, symbols, pointers)
+
+
+def _convention_of(program: ir.Program, name: str) -> ir.Convention | None:
+    if name in program.functions:
+        return program.functions[name].convention
+    if name in program.externs:
+        return program.externs[name].convention
+    if name.startswith("*"):
+        return program.target.conventions.get(name.split(":")[1])
+    return None
+
+
+def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None, seed: int) -> World:
+    """The world of one run. Raises Trouble if the check's own set-up goes wrong."""
+    architecture, layout = build.architecture, build.plan
+    # A string seed is hashed the same way by every Python, unlike a tuple.
+    random_ = random.Random(f"{seed} {build.program.target.name} {function.name} {scenario.title if scenario else ''}")
+    order, word = architecture.order, architecture.word
+    images = {
+        region.base: random_.randbytes(region.size)
+        for region in (layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks)
+    }
+    memory = Bytes(images)
+    for name, pointer in build.pointers.items():
+        if pointer != build.symbols[name]:
+            record = (build.symbols[name], build.symbols[".TOC."], random_.getrandbits(64))
+            memory.store(pointer, b"".join(v.to_bytes(8, order) for v in record))
+    alignment = max(function.convention.alignment, 1)
+    top = layout.stacks[0].end - OUTSIDE
+    sp = (top - alignment * random_.randrange(64)) // alignment * alignment
+    if alignment < 64 and sp % (2 * alignment) == 0:
+        sp -= alignment  # aligned to what the convention says, and to no more
+    slot = _thread_slot(build, layout)
+    world = World(
+        architecture,
+        layout,
+        {},
+        build.symbols,
+        build.pointers,
+        {},
+        [],
+        {},
+        random_.getrandbits(8 * word),
+        slot,
+        sp,
+        seed,
+        names={address: name for name, address in build.symbols.items()},
+    )
+    host = GivenHost(world, memory, random_)
+    objects = _Objects(build, memory, random_, world)
+    if scenario is not None:
+        _set_up(scenario, function, world, host, objects)
+    else:
+        world.arguments = [objects.argument(p, function) for p in function.parameters]
+        if _uses_thread(function):
+            host.set_thread(objects.pointer_to(_thread_struct(build)))
+    world.images = {base: bytes(image) for base, image in memory.images.items()}
+    return world
+
+
+def _thread_slot(build: Build, layout: Plan) -> int | None:
+    for convention in build.architecture.conventions.values():
+        if isinstance(convention.thread, ThreadSlot):
+            return thread_base(layout) + convention.thread.offset
+    return None
+
+
+def thread_base(layout: Plan) -> int:
+    """The base of the thread's segment, in the middle of its memory."""
+    return layout.thread.base + layout.thread.size // 2
+
+
+def _uses_thread(function: ir.Function) -> bool:
+    return any(isinstance(node, (ir.Thread, ir.SetThread)) for node in walk(function.body))
+
+
+def _thread_struct(build: Build) -> str | None:
+    return "g" if "g" in build.program.structs else None
+
+
+def walk(node: object) -> list[object]:
+    """Every node of a body, depth first."""
+    found: list[object] = []
+
+    def visit(item: object) -> None:
+        if isinstance(item, tuple):
+            for child in item:
+                visit(child)
+        elif hasattr(item, "__dataclass_fields__") and type(item).__module__ == ir.__name__:
+            found.append(item)
+            if isinstance(item, ir.Variable):
+                return
+            for name in item.__dataclass_fields__:
+                visit(getattr(item, name))
+
+    visit(node)
+    return found
+
+
+def _set_up(
+    scenario: ir.Scenario, function: ir.Function, world: World, host: GivenHost, objects: _Objects
+) -> None:
+    for variable in scenario.objects:
+        world.variables[variable] = objects.new(variable.type.struct)
+    alignment = max((c.alignment for c in world.architecture.conventions.values()), default=16)
+    for index, variable in enumerate(scenario.stacks):
+        region = world.plan.stacks[1 + index]
+        top = region.end - OUTSIDE
+        world.stack_tops[variable.name] = (top - alignment * host.random.randrange(16)) // alignment * alignment
+    for argument, parameter in zip(scenario.arguments, function.parameters, strict=True):
+        world.variables[argument] = objects.argument(parameter, function)
+    execution = Execution(host, world.variables)
+    for variable, value in scenario.variables:
+        world.variables[variable] = execution.value(value) if value is not None else host.any(variable.type.bits)
+    for _ in execution.run(scenario.given):
+        raise Trouble("`given` calls nothing: calls belong into `on`", scenario.span)
+    world.arguments = [world.variables[argument] for argument in scenario.arguments]
+
+
+class _Objects:
+    """Hands out objects of struct types in the data region, with gaps between them."""
+
+    def __init__(self, build: Build, memory: Bytes, random_: random.Random, world: World) -> None:
+        self.build = build
+        self.memory = memory
+        self.random = random_
+        self.world = world
+        self.next = build.plan.data.base + 0x100
+
+    def new(self, struct: str | None) -> int:
+        layout = self.build.program.structs.get(struct or "")
+        size = layout.size if layout is not None else 64
+        self.next += 16 * self.random.randrange(1, 8)
+        address = (self.next + 15) // 16 * 16
+        self.next = address + size + 32
+        if self.next > self.build.plan.data.end:
+            raise Trouble(f"the objects of this check need more than {self.build.plan.data.size} bytes", None)
+        return address
+
+    def pointer_to(self, struct: str | None, depth: int = 3) -> int:
+        """An object whose pointers lead to further objects, `depth` levels down."""
+        address = self.new(struct)
+        layout = self.build.program.structs.get(struct or "")
+        if layout is not None and depth:
+            self._fill(layout, address, depth)
+        return address
+
+    def _fill(self, layout: ir.StructLayout, address: int, depth: int) -> None:
+        order, word = self.build.architecture.order, self.build.architecture.word
+        for field_ in layout.fields.values():
+            if isinstance(field_.type, str):
+                self._fill(self.build.program.structs[field_.type], address + field_.offset, depth)
+            elif field_.type.struct and field_.count is None and depth > 1:
+                target = self.pointer_to(field_.type.struct, depth - 1)
+                self.memory.store(address + field_.offset, target.to_bytes(word, order))
+
+    def argument(self, parameter: ir.Variable, function: ir.Function) -> int:
+        """A value of the parameter's type: of those where mistakes show, or any."""
+        type_ = parameter.type
+        if type_.kind == "pointer":
+            used = anonymous_callee(parameter, function)
+            if used is not None:
+                return self.world.pointers[used]
+            return self.pointer_to(type_.struct) if type_.struct or self.random.randrange(4) else 0
+        low = -(1 << (type_.bits - 1)) if type_.signed else 0
+        high = (1 << (type_.bits - 1)) - 1 if type_.signed else (1 << type_.bits) - 1
+        special = [0, 1, low, high, high // 2 + 1]
+        if self.random.randrange(3) == 0:
+            return self.random.choice(special)
+        return self.random.randint(low, high)
+
+
+def anonymous_callee(parameter: ir.Variable, function: ir.Function) -> str | None:
+    """The name of the callee that stands behind a parameter which the trampoline calls through."""
+    for node in walk(function.body):
+        if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, ir.Read):
+            if node.callee.variable is parameter:
+                return f"*{function.name}.{parameter.name}:{node.convention.name}"
+    return None
+
+
+def anonymous_callees(program: ir.Program) -> dict[str, ir.Signature]:
+    """Signatures of the callees behind pointer parameters, from how they are called."""
+    found: dict[str, ir.Signature] = {}
+    for function in program.functions.values():
+        for node in walk(function.body):
+            if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, ir.Read):
+                name = anonymous_callee(node.callee.variable, function)
+                if name is not None and node.callee.variable.kind == "parameter":
+                    parameters = tuple((f"argument {i}", a.type) for i, a in enumerate(node.arguments))
+                    result = node.result if isinstance(node, ir.Call) else function.result
+                    found[name] = ir.Signature(name, parameters, result, node.convention, None, node.span)
+    return found
+
+
