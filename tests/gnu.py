@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -52,15 +53,29 @@ def assemble(architecture: Architecture, text: str) -> tuple[bytes, list[GnuRelo
 
 def assemble_each(architecture: Architecture, texts: Sequence[str]) -> list[Snippet]:
     """Many texts in one process, each with offsets of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "out.o")
+        _run([*architecture.gnu_as, "-o", str(result), "-"], "\n".join(_lines(architecture, texts)))
+        with result.open("rb") as stream:
+            return _snippets(ELFFile(stream), len(texts))
+
+
+def assemble_accepted(architecture: Architecture, statements: Sequence[str]) -> dict[str, Snippet]:
+    """Those of many single statements that GNU as takes."""
+    try:
+        return dict(zip(statements, assemble_each(architecture, statements), strict=True))
+    except GnuError as error:
+        first = len(_lines(architecture, [])) - 1  # the first statement's line, which counts from 1, less one label
+        wrong = {(int(line) - first) // 2 for line in re.findall(r":(\d+): Error", str(error))}
+    kept = [statement for index, statement in enumerate(statements) if index not in wrong]
+    return dict(zip(kept, assemble_each(architecture, kept), strict=True))
+
+
+def _lines(architecture: Architecture, texts: Sequence[str]) -> list[str]:
     lines = [*architecture.header, ".text"]
     for index, text in enumerate(texts):
         lines += [f"snippet_{index}:", text]
-    lines += [f"snippet_{len(texts)}:", ""]
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "out.o")
-        _run([*architecture.gnu_as, "-o", str(result), "-"], "\n".join(lines))
-        with result.open("rb") as stream:
-            return _snippets(ELFFile(stream), len(texts))
+    return [*lines, f"snippet_{len(texts)}:", ""]
 
 
 def link(architecture: Architecture, text: str, base: int, symbols: Mapping[str, int], *options: str) -> bytes:

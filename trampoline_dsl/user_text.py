@@ -40,6 +40,15 @@ _NUMBER = re.compile(r"(- *)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
 # In 64-bit code Keystone makes an address relative to rip of `fs:[0x28]`, or an instruction with a 64-bit address; with
 # "no index" spelt out it makes what GNU as does.
 _ABSOLUTE = re.compile(r"\[ *([-+]?) *(0[xX][0-9a-fA-F]+|[0-9]) *\]")
+_MEMORY = re.compile(r"\[([^\[\]]*)\]")
+_NAME = re.compile(r"(?<![\w.])[a-z][a-z0-9]*")
+_BEFORE_NAME = re.compile(r"[-+] *[A-Za-z]")
+# Keystone gives it a prefix that makes it two bytes wide.
+_SEGMENT_ON_STACK = re.compile(r"(push|pop) +[c-gs]s", re.IGNORECASE)
+# Machines whose short forms (`clrrdi`, `lsl`, `movz`) stand for others with other small numbers, and whose engine
+# refuses a number of this size that does not fit.
+_SHORT_FORMS = frozenset({"KS_ARCH_ARM", "KS_ARCH_ARM64", "KS_ARCH_PPC", "KS_ARCH_SYSTEMZ"})
+_SMALL = 64
 # A sum, which on machines other than x86 no operand is; some engines take an unknown name in one for 0.
 _SUM = re.compile(r"[\w)\]}] *[-+]")
 _BRACES = re.compile(r"\{[^{}]*\}")
@@ -69,7 +78,12 @@ def admit(text: str, architecture: Architecture) -> str:
         raise Refused(reason)
     if padded := _PADDED_NAME.search(statement):
         raise Refused(f"{padded[0]!r} has a zero that GNU as and Keystone read differently")
-    if architecture.engines.keystone_arch != "KS_ARCH_X86" and _SUM.search(_BRACES.sub("", statement)):
+    if architecture.engines.keystone_arch == "KS_ARCH_X86":
+        if _SEGMENT_ON_STACK.fullmatch(statement):
+            raise Refused("is mistaken by Keystone: write it as data")
+        if _BEFORE_NAME.search(_MEMORY.sub("", statement)):
+            raise Refused("holds a sum outside of brackets")
+    elif _SUM.search(_BRACES.sub("", statement)):
         raise Refused("holds a sum: write its value")
     mark = _MARK.get(architecture.engines.keystone_arch)
     if mark and (name := _BARE_NAME.search(statement.partition(" ")[2])):
@@ -95,12 +109,15 @@ def why_wrong(statement: str, code: bytes, architecture: Architecture) -> str | 
         return f"gives bytes that Capstone does not know ({code.hex()}): if they are meant, write them as data"
     if here[0].text != there[0].text:
         return "means something else wherever it lies: an address has no place in a statement"
-    if "rip" in here[0].text and "rip" not in statement.lower():
-        return f"was assembled relative to rip, as {here[0].text!r}"
+    machine = architecture.engines.keystone_arch
+    if machine == "KS_ARCH_X86" and _address_registers(statement) not in (None, _address_registers(here[0].text)):
+        # Keystone takes any register for a base, and rip where there is none.
+        return f"was assembled with another address, as {here[0].text!r}"
+    small = _SMALL if machine in _SHORT_FORMS else 2
     found = _numbers(here[0].text.partition(" ")[2])
     for value in _numbers(statement.partition(" ")[2]):
         # Displacements of 0, factors and shifts of 1 are often left out by Capstone.
-        if value not in (0, 1) and not any(_same(value, other) for other in found):
+        if not 0 <= value < small and not any(_same(value, other) for other in found):
             return f"{value:#x} is not in what was assembled, which Capstone reads as {here[0].text!r}"
     return None
 
@@ -128,6 +145,12 @@ def _why_unbalanced(statement: str) -> str | None:
         elif character in _BRACKETS and (not expected or expected.pop() != _BRACKETS[character]):
             return f"{character!r} closes nothing"
     return f"{expected[-1]!r} is not closed" if expected else None
+
+
+def _address_registers(text: str) -> set[str] | None:
+    """The names in the brackets of x86 text; None where there are none."""
+    memory = _MEMORY.findall(text.lower())
+    return {name for part in memory for name in _NAME.findall(part)} - {"riz"} if memory else None
 
 
 def _numbers(operands: str) -> list[int]:
