@@ -748,6 +748,8 @@ class Mips(Architecture):
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:
+        """sp keeps the alignment of its own convention even where the calls need less: the psABI (3-15) and the
+        Handbook (chapter 2) demand it of every frame."""
         convention = request.convention
         alignment = max(request.alignment, convention.alignment)
         at_bottom = self._link_at_bottom(request)
