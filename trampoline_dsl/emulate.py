@@ -23,21 +23,23 @@ Integers are whole registers; bit 0 is the least significant one, whatever the b
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from unicorn import arm64_const, arm_const, mips_const, ppc_const, s390x_const, unicorn_const, x86_const
 from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_MEM_ACCESS_CFUNC, Uc, UcError, uclib
 
-from .target import Architecture, Bank, Register
+from .cpus import BOOT, MachineError, Place, family_of
+from .extended import from_double, to_double
+from .target import Architecture, Register
+
+__all__ = ["Hook", "Machine", "MachineError", "Snapshot", "Stop"]
 
 _TRANSLATION_BUFFER = 16 << 20  # bytes; Unicorn's own choice reserves 1 GiB of address space for each machine
 _PAGE = 0x1000
-_BOOT = 0x10000  # where set-up code runs, before a machine is handed out; nothing stays mapped there
 
 InstructionCallback = Callable[[int, int], None]  # address, bytes
 WriteCallback = Callable[[int, int, int, int], None]  # address, bytes, value, address of the instruction
@@ -51,8 +53,14 @@ _INVALID_ACCESS: Mapping[int, str] = {
 }
 
 
-class MachineError(Exception):
-    """The emulator was asked for something that it cannot do; the text says what and why."""
+_CONSTANTS: Mapping[str, ModuleType] = {
+    "ARM": arm_const,
+    "ARM64": arm64_const,
+    "MIPS": mips_const,
+    "PPC": ppc_const,
+    "S390X": s390x_const,
+    "X86": x86_const,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,28 +108,10 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where Unicorn has a register.
-
-    `pieces`: its numbers for the register, the least significant 64 bits first (a number may stand for 128 bits).
-    `shift`: the register is a field of the piece and starts at that bit; the rest of the piece is not its own.
-    `image`: not a piece but `size` bytes that far into a saved CPU state, in the host's byte order, which is
-    little-endian wherever Unicorn's wheels run.
-    `x87`: the top of the x87 stack, as a double.
-    """
-
-    pieces: tuple[int, ...] = ()
-    shift: int = 0
-    image: int = 0
-    size: int = 16
-    x87: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Layout:
     """What is found once for an architecture: its registers' places and what can be written there."""
 
-    places: Mapping[str, _Place]
+    places: Mapping[str, Place]
     unknown: Mapping[str, str]  # register name: why it is not observable
     writable: Mapping[str, int]
     rest: Mapping[str, int]  # the bits that cannot be written, as they are after a reset
@@ -138,20 +128,17 @@ class _Transfer:
         self._base = ctypes.addressof(self._buffer)
         places = [layout.places[name] for name in names]
         pieces = [
-            (number, self._base + 16 * slot + 8 * part)
+            (machine.number(piece), self._base + 16 * slot + 8 * part, not place.shift)
             for slot, place in enumerate(places)
-            for part, number in enumerate(place.pieces)
+            for part, piece in enumerate(place.pieces)
         ]
-        self._read_count, self._read_numbers, self._read_pointers = _batch(pieces)
-        whole = [
-            (number, self._base + 16 * slot + 8 * part)
-            for slot, place in enumerate(places)
-            for part, number in enumerate(place.pieces)
-            if not place.shift
-        ]
+        self._read_count, self._read_numbers, self._read_pointers = _batch([piece[:2] for piece in pieces])
+        whole = [(number, address) for number, address, is_whole in pieces if is_whole]
         self._write_count, self._write_numbers, self._write_pointers = _batch(whole)
         self._images = list(_runs([(16 * slot, p.image, p.size) for slot, p in enumerate(places) if p.image]))
-        self._fields = [(slot, place) for slot, place in enumerate(places) if place.shift]
+        self._fields = [
+            (slot, machine.number(place.pieces[0]), place.shift) for slot, place in enumerate(places) if place.shift
+        ]
         self._x87 = [slot for slot, place in enumerate(places) if place.x87]
         self._writable = [layout.writable[name] for name in names]
         self._rest = [layout.rest[name] for name in names]
@@ -166,8 +153,8 @@ class _Transfer:
                 ctypes.memmove(self._base + slot, image + offset, size)
         raw = self._buffer.raw
         values = [int.from_bytes(raw[at : at + 16], "little") for at in range(0, 16 * self._count, 16)]
-        for slot, place in self._fields:
-            values[slot] >>= place.shift
+        for slot, _number, shift in self._fields:
+            values[slot] >>= shift
         for slot in self._x87:
             values[slot] = machine.x87_top()
         return [value & mask for value, mask in zip(values, self._masks, strict=True)]
@@ -178,8 +165,8 @@ class _Transfer:
         data = b"".join([value.to_bytes(16, "little") for value in whole])
         ctypes.memmove(self._base, data, len(data))
         _check(uclib.uc_reg_write_batch(machine.handle, self._write_numbers, self._write_pointers, self._write_count))
-        for slot, place in self._fields:
-            machine.put_field(place.pieces[0], place.shift, self._writable[slot], whole[slot])
+        for slot, number, shift in self._fields:
+            machine.put_field(number, shift, self._writable[slot], whole[slot])
         if self._images:
             image = machine.image()
             for slot, offset, size in self._images:
@@ -219,391 +206,6 @@ def _runs(moves: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int, int
         yield waiting
 
 
-# ------------------------------------------------------------------------------------------------------- families
-
-
-class _Family:
-    """How one family's machines are set up, and the names that Unicorn has for things."""
-
-    constants: ModuleType
-    prefix: str
-    pc: str
-    exceptions: ClassVar[Mapping[int, str]]
-    boundary = 0  # bytes of an instruction after which Unicorn leaves pc behind when it stops at `until`; see mips
-    never: ClassVar[Mapping[str, str]] = {}  # registers that Unicorn knows and does not let through
-
-    def number(self, name: str) -> int:
-        number: int = getattr(self.constants, self.prefix + name)
-        return number
-
-    def spelling(self, register: Register) -> str:
-        """Unicorn's name for the register, without the prefix."""
-        return register.name.upper()
-
-    def place(self, machine: Machine, register: Register) -> _Place | str:
-        """Where the register is, or why it is nowhere."""
-        spelling = self.spelling(register)
-        if spelling in self.never:
-            return self.never[spelling]
-        if not hasattr(self.constants, self.prefix + spelling):
-            return "Unicorn gives no access to it"
-        return _Place((self.number(spelling),))
-
-    def writable(self, register: Register) -> int:
-        """The bits that can hold any value while code runs."""
-        return (1 << register.bits) - 1
-
-    def prepare(self, machine: Machine) -> None:
-        """Switch floating point on and go to user mode."""
-
-    def survey(self, machine: Machine) -> None:
-        """Learn, once for an architecture and before the first `place`, what only a running machine shows."""
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        raise NotImplementedError
-
-    def set_segment_base(self, machine: Machine, name: str, value: int) -> None:
-        raise MachineError(f"{machine.architecture.name} has no segments")
-
-
-class _X86(_Family):
-    constants, prefix = x86_const, "UC_X86_REG_"
-    exceptions: ClassVar[Mapping[int, str]] = {
-        0: "division by zero or overflow (#DE)",
-        1: "debug trap (#DB)",
-        3: "breakpoint (int3)",
-        4: "overflow trap (#OF)",
-        5: "bound exceeded (#BR)",
-        6: "illegal instruction (#UD)",
-        7: "x87 not available (#NM)",
-        8: "double fault (#DF)",
-        11: "segment not present (#NP)",
-        12: "stack segment fault (#SS)",
-        13: "privileged instruction or bad segment (#GP)",
-        14: "page fault (#PF)",
-        16: "x87 exception (#MF)",
-        17: "misaligned access (#AC)",
-        19: "SSE exception (#XM)",
-    }
-
-    def __init__(self, word: int) -> None:
-        self._long = word == 8
-        self.pc = "RIP" if self._long else "EIP"
-
-    def place(self, machine: Machine, register: Register) -> _Place | str:
-        if register.name == "st0" and register.bits == 64:
-            return _Place(x87=True)
-        return super().place(machine, register)
-
-    def writable(self, register: Register) -> int:
-        match register.name:
-            case "eflags":
-                return 0xCD5  # CF PF AF ZF SF DF OF. TF would trap, and user mode cannot change the others.
-            case "mxcsr":
-                return 0xFFFF  # SDM 10.2.3: loading a reserved bit traps
-            case "fpcw":
-                return 0x1F3F  # SDM 8.1.5: bit 6 reads as one, 7 and 13-15 as zero
-            case _:
-                return super().writable(register)
-
-    def prepare(self, machine: Machine) -> None:
-        # `sysexit` loads flat user mode segments by itself (SDM volume 2B), so no descriptor table is needed. It takes
-        # the selectors from a model-specific register, pc from edx and sp from ecx.
-        machine.put("MSR", (0x174, 8))
-        machine.put("EDX", _BOOT + 0x10)
-        machine.boot(b"\x48\x0f\x35" if self._long else b"\x0f\x35", _BOOT + 0x10)
-        for name in ("ECX", "EDX", self.pc):
-            machine.put(name, 0)
-        machine.put("EFLAGS", 0x202)
-        machine.put("FPCW", 0x37F)  # what Linux starts a process with, as for MXCSR
-        machine.put("MXCSR", 0x1F80)
-        machine.put("FPTAG", 0xFFFF)
-        # These four neither trap nor stop in Unicorn.
-        for instruction, text in (
-            (x86_const.UC_X86_INS_SYSCALL, "system call (syscall)"),
-            (x86_const.UC_X86_INS_SYSENTER, "system call (sysenter)"),
-            (x86_const.UC_X86_INS_IN, "privileged instruction (in)"),
-            (x86_const.UC_X86_INS_OUT, "privileged instruction (out)"),
-        ):
-            machine.hook_instruction(instruction, text)
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        self.set_segment_base(machine, "fs" if self._long else "gs", value)
-
-    def set_segment_base(self, machine: Machine, name: str, value: int) -> None:
-        if name not in ("fs", "gs"):
-            raise MachineError(f"{name} is not a segment register with a base: fs and gs are")
-        if self._long:
-            machine.put(f"{name.upper()}_BASE", value)
-            return
-        # A selector's base is read from a descriptor when the selector is loaded and kept inside the CPU: the table
-        # can go at once. Flat 4 GiB, read and write, user mode (SDM volume 3A, 3.4.5).
-        index = {"fs": 1, "gs": 2}[name]
-        descriptor = 0xFFFF | (value & 0xFFFFFF) << 16 | 0xF3 << 40 | 0xCF << 48 | (value >> 24) << 56
-        with machine.borrowed_page() as page:
-            machine.write(page + 8 * index, descriptor.to_bytes(8, "little"))
-            machine.put("GDTR", (0, page, 8 * index + 7, 0))
-            machine.put(name.upper(), index << 3 | 3)
-
-
-class _Arm(_Family):
-    constants, prefix, pc = arm_const, "UC_ARM_REG_", "PC"
-    exceptions: ClassVar[Mapping[int, str]] = {
-        1: "illegal instruction",
-        2: "system call (svc)",
-        3: "prefetch abort",
-        4: "data abort",
-        7: "breakpoint (bkpt)",
-        17: "coprocessor not available",
-        18: "illegal processor state",
-    }
-
-    def place(self, machine: Machine, register: Register) -> _Place | str:
-        if register.name in ("cpsr", "apsr", "nzcv", "flags"):
-            return _Place((self.number("APSR"),), shift=28 if register.bits == 4 else 0)
-        return super().place(machine, register)
-
-    def writable(self, register: Register) -> int:
-        match register.name:
-            case "fpscr":
-                # DDI 0406C B4.1.58: flags, AHP, DN, FZ, RMode and the cumulative bits. A length or stride other
-                # than 0 makes vector operations of the old kind, which this machine refuses; trap enables read as 0.
-                return 0xFFC0009F
-            case "cpsr" | "apsr" | "nzcv" | "flags":
-                # N Z C V Q; the rest is mode and state, or (GE) not in all machines
-                return 0xF8000000 if register.bits == 32 else (1 << register.bits) - 1
-            case _:
-                return super().writable(register)
-
-    def prepare(self, machine: Machine) -> None:
-        machine.put("FPEXC", 1 << 30)
-        machine.put("CPSR", 0x10)  # user mode, ARM state; sp and lr are banked, so this comes before them
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        machine.put("C13_C0_3", value)  # TPIDRURO
-
-
-class _Arm64(_Family):
-    constants, prefix, pc = arm64_const, "UC_ARM64_REG_", "PC"
-    exceptions: ClassVar[Mapping[int, str]] = {
-        1: "illegal or privileged instruction",
-        2: "system call (svc)",
-        3: "prefetch abort",
-        4: "data abort",
-        7: "breakpoint (brk)",
-    }
-
-    def place(self, machine: Machine, register: Register) -> _Place | str:
-        if register.name == "nzcv":
-            return _Place((self.number("NZCV"),), shift=28 if register.bits == 4 else 0)
-        return super().place(machine, register)
-
-    def writable(self, register: Register) -> int:
-        match register.name:
-            case "fpcr":
-                return 0x07C00000  # AHP, DN, FZ, RMode: DDI 0487 C5.2.8, without the extensions' bits
-            case "fpsr":
-                return 0x0800009F  # QC and the cumulative bits: DDI 0487 C5.2.10
-            case "nzcv":
-                return 0xF0000000 if register.bits >= 32 else (1 << register.bits) - 1
-            case _:
-                return super().writable(register)
-
-    def prepare(self, machine: Machine) -> None:
-        machine.put("CPACR_EL1", 3 << 20)
-        # Writing PSTATE leaves Unicorn with an idea of the old mode; an exception return does not.
-        # msr spsr_el1, xzr; mov x0, #0x10000; add x0, x0, #0x40; msr elr_el1, x0; mov x0, #0; eret
-        words = (0xD518401F, 0xD2A00020, 0x91010000, 0xD5184020, 0xD2800000, 0xD69F03E0)
-        machine.boot(b"".join(word.to_bytes(4, "little") for word in words), _BOOT + 0x40)
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        machine.put("TPIDR_EL0", value)
-
-
-class _Mips(_Family):
-    constants, prefix, pc = mips_const, "UC_MIPS_REG_", "PC"
-    boundary = 4
-    exceptions: ClassVar[Mapping[int, str]] = {
-        12: "misaligned load or execution, or an address that user mode cannot reach (AdEL)",
-        13: "misaligned store, or an address that user mode cannot reach (AdES)",
-        16: "breakpoint (sdbbp)",
-        17: "system call (syscall)",
-        18: "breakpoint (break)",
-        19: "privileged instruction, or coprocessor not available (CpU)",
-        20: "illegal instruction (RI)",
-        21: "integer overflow (Ov)",
-        22: "trap (Tr)",
-        23: "floating point exception (FPE)",
-    }
-    never: ClassVar[Mapping[str, str]] = {"FIR": "Unicorn reads it as 0"}
-
-    def __init__(self, word: int) -> None:
-        self._long = word == 8
-
-    def spelling(self, register: Register) -> str:
-        # By number: Unicorn knows the names of o32 only, and those of n64 mean other registers.
-        return str(register.number) if register.bank is Bank.INTEGER else super().spelling(register)
-
-    def writable(self, register: Register) -> int:
-        match register.name:
-            case "zero":
-                return 0
-            case "fcsr":
-                # Condition codes, FS, enables, flags, rounding mode (MD00086, FCSR). A cause bit with its enable
-                # raises the exception on the spot.
-                return 0xFF800FFF
-            case _:
-                return super().writable(register)
-
-    def prepare(self, machine: Machine) -> None:
-        # `rdhwr $29` gives the thread pointer to user mode if HWREna bit 29 says so, which can be set only where
-        # Config3.ULRI says that the register exists.
-        machine.put("CP0_CONFIG3", machine.peek("CP0_CONFIG3") | 1 << 13)
-        machine.put("V0", 1 << 29)
-        order = machine.architecture.order
-        machine.boot((0x40823800).to_bytes(4, order) + bytes(4), _BOOT + 8)  # mtc0 $v0, HWREna; nop
-        machine.put("V0", 0)
-        # User mode (KSU = 2, ERL = 0), CU1. 64-bit: FR, and 64-bit addresses in every mode (KX SX UX). 32-bit: FR as
-        # wide as the registers are said to be.
-        registers = machine.architecture.registers
-        wide = self._long or ("f0" in registers and registers["f0"].bits == 64)
-        machine.put("CP0_STATUS", 0x20000010 | (0xE0 if self._long else 0) | (0x04000000 if wide else 0))
-        machine.put("PC", 0)
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        machine.put("CP0_USERLOCAL", value)
-
-
-class _Ppc(_Family):
-    constants, prefix, pc = ppc_const, "UC_PPC_REG_", "PC"
-    exceptions: ClassVar[Mapping[int, str]] = {
-        2: "data storage interrupt",
-        3: "instruction storage interrupt",
-        5: "misaligned access",
-        6: "privileged instruction or trap",
-        7: "floating point not available",
-        8: "system call (sc)",
-        73: "AltiVec not available",
-        94: "VSX not available",
-        96: "illegal instruction",
-    }
-    never: ClassVar[Mapping[str, str]] = {"XER": "Unicorn writes it whole and reads it without SO, OV and CA"}
-
-    def spelling(self, register: Register) -> str:
-        name = register.name
-        if re.fullmatch(r"r\d+", name):
-            return name[1:]
-        if re.fullmatch(r"f\d+", name):
-            return "FPR" + name[1:]
-        return name.upper()
-
-    def place(self, machine: Machine, register: Register) -> _Place | str:
-        if re.fullmatch(r"v\d+", register.name):
-            return _Place(image=self._vectors + 16 * register.number, size=16)
-        if register.name == "vrsave":
-            return _Place(image=self._vrsave, size=8)
-        if register.name == "vscr":
-            return _Place(image=self._vscr, size=4)
-        return super().place(machine, register)
-
-    def survey(self, machine: Machine) -> None:
-        """Find v0 (the others follow, 16 bytes each), VRSAVE and VSCR in a saved CPU state, by values put there."""
-        markers = first, last, vrsave, vscr = 0x5EED_F100_0000_0001, 0x5EED_F100_0000_0031, 0x5EED_0256, 0x5EED_2560
-        machine.put("FPR0", first)
-        machine.put("FPR31", last)
-        machine.put("3", vrsave)
-        words = 0x7C6043A6, 0x38600000  # mtspr 256, r3; li r3, 0
-        order = machine.architecture.order
-        machine.boot(b"".join(word.to_bytes(4, order) for word in words), _BOOT + 8)
-        image = ctypes.string_at(machine.image(), machine.image_bytes)
-        # f0 is the left half of the first of 64 vector-scalar registers, and v0 is the 33rd. The host is
-        # little-endian, so the left half comes second.
-        self._vectors = image.find(first.to_bytes(8, "little")) - 8 + 32 * 16
-        v0 = machine.image() + self._vectors
-        ctypes.memmove(v0, vscr.to_bytes(16, "little"), 16)
-        machine.set_image()
-        words = 0x10000644, 0x100004C4  # mtvscr v0; vxor v0, v0, v0
-        machine.boot(b"".join(word.to_bytes(4, order) for word in words), _BOOT + 8)
-        image = ctypes.string_at(machine.image(), machine.image_bytes)
-        self._vrsave = image.find(vrsave.to_bytes(8, "little"))
-        self._vscr = image.find(vscr.to_bytes(4, "little"))
-        if [image.count(marker.to_bytes(4 if marker == vscr else 8, "little")) for marker in markers] != [
-            1,
-            1,
-            1,
-            1,
-        ] or image.find(last.to_bytes(8, "little")) - image.find(first.to_bytes(8, "little")) != 31 * 16:
-            raise MachineError("this build of Unicorn keeps ppc64's registers in an order of its own")
-
-    def writable(self, register: Register) -> int:
-        if register.name == "fpscr":
-            # FEX and VX are computed from other bits, FR and FI belong to the last operation, bit 11 is reserved
-            # (Power ISA 2.07, I 4.2.2). The upper half, decimal rounding, is out of reach.
-            return 0x9FF9F7FF
-        if register.name == "vscr":
-            return 0x10000  # NJ; SAT is elsewhere
-        return super().writable(register)
-
-    def prepare(self, machine: Machine) -> None:
-        little = machine.architecture.order == "little"
-        # 64-bit, vector, VSX, user mode, floating point: SF, VEC, VSX, PR, FP; LE. Power ISA 2.07, III-S 3.2.1.
-        machine.put("MSR", 1 << 63 | 1 << 25 | 1 << 23 | 1 << 14 | 1 << 13 | little)
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        machine.put("13", value)
-
-
-class _S390x(_Family):
-    constants, prefix, pc = s390x_const, "UC_S390X_REG_", "PC"
-    exceptions: ClassVar[Mapping[int, str]] = {
-        1: "external interruption",
-        2: "system call (svc)",
-        3: "program interruption: illegal or privileged operation, misaligned operand, or invalid data",
-    }
-
-    def place(self, machine: Machine, register: Register) -> _Place | str:
-        # Bits 18-19 and 20-23 of the PSW, counted from the left.
-        if register.name in ("cc", "pm"):
-            return _Place((self.number("PSWM"),), shift={"cc": 44, "pm": 40}[register.name])
-        if match := re.fullmatch(r"v(\d+)", register.name):
-            # Unicorn calls the right half of a vector register "HI".
-            return _Place((self.number(f"F{match[1]}_HI"), self.number(f"F{match[1]}")))
-        return super().place(machine, register)
-
-    def writable(self, register: Register) -> int:
-        if register.name == "fpc":
-            # Masks, flags, data exception code, decimal and binary rounding mode; loading a reserved bit or one of
-            # the modes 4-6 is a specification exception. SA22-7832, "Floating-point-control register".
-            return 0xFCFCFF73
-        return super().writable(register)
-
-    def prepare(self, machine: Machine) -> None:
-        machine.put("CR0", 0x60000)  # all sixteen floating point registers, and vector registers
-        machine.put("PSWM", 1 << 48 | 3 << 31)  # problem state, 64-bit addresses
-
-    def set_thread_pointer(self, machine: Machine, value: int) -> None:
-        machine.put("A0", value >> 32)
-        machine.put("A1", value & 0xFFFFFFFF)
-
-
-def _family(architecture: Architecture) -> _Family:
-    match architecture.engines.unicorn_arch:
-        case "UC_ARCH_X86":
-            return _X86(architecture.word)
-        case "UC_ARCH_ARM":
-            return _Arm()
-        case "UC_ARCH_ARM64":
-            return _Arm64()
-        case "UC_ARCH_MIPS":
-            return _Mips(architecture.word)
-        case "UC_ARCH_PPC":
-            return _Ppc()
-        case "UC_ARCH_S390X":
-            return _S390x()
-        case other:
-            raise MachineError(f"{architecture.name}: no set-up is known for Unicorn's {other}")
-
-
 # -------------------------------------------------------------------------------------------------------- machine
 
 _LAYOUTS: dict[Architecture, _Layout] = {}
@@ -618,26 +220,19 @@ class Machine:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        engines = architecture.engines
-        self._family = _family(architecture)
-        mode = 0
-        for name in engines.unicorn_mode:
-            mode |= getattr(unicorn_const, name)
-        self._uc: Any = Uc(getattr(unicorn_const, engines.unicorn_arch), mode)
-        if engines.unicorn_cpu is not None:
-            self._uc.ctl_set_cpu_model(getattr(self._family.constants, engines.unicorn_cpu))
-        self._uc.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
-        self._uc.ctl_set_tcg_buffer_size(_TRANSLATION_BUFFER)
-        self.handle: Any = self._uc._uch
-        self._pc_number = self._family.number(self._family.pc)
+        self._family = family_of(architecture)
+        self._constants: ModuleType = _CONSTANTS[self._family.prefix]
+        self._pc_number = self.number(self._family.pc)
         self._cell = ctypes.create_string_buffer(16)
         self._transfers: dict[tuple[str, ...], _Transfer] = {}
         self._everywhere: list[tuple[int, int, InstructionCallback]] = []
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
         self._reads: list[ReadCallback] = []
-        self._kept: list[Any] = []  # C callbacks have to outlive the hooks that hold them
+        # Callbacks of C have to outlive the hooks that hold them.
+        self._hooks: dict[int, Any] = {unicorn_const.UC_HOOK_CODE: HOOK_CODE_CFUNC(self._on_code)}
         self._running = False
+        self._spoiled = False
         self._last = 0
         self._budget = 0
         self._executed = 0
@@ -649,15 +244,14 @@ class Machine:
         self._error: BaseException | None = None
         self._lent: list[int] = []  # pages that exist only so that a failed fetch ends well
 
+        self._uc: Any = self._open()
+        self.handle: Any = self._uc._uch
         self._family.prepare(self)
         self._image = self._uc.context_save()
         self.image_bytes: int = self._image.size
         self._initial = self._uc.context_save()
         self._layout = self._lay_out()
-        self._hook(unicorn_const.UC_HOOK_CODE, HOOK_CODE_CFUNC(self._on_code))
-        self._uc.hook_add(unicorn_const.UC_HOOK_INTR, self._on_exception)
-        self._uc.hook_add(unicorn_const.UC_HOOK_MEM_INVALID, self._on_invalid_access)
-        self._memory_hooks: dict[int, Any] = {}
+        self._add_hooks()
 
     # -- memory
 
@@ -790,6 +384,8 @@ class Machine:
         if budget < 1:
             raise ValueError(f"a budget of {budget} instructions")
         self._require_rest("a run cannot start")
+        if self._spoiled:
+            self._renew()
         self._running = True
         self._last = start
         self._budget = budget
@@ -870,12 +466,17 @@ class Machine:
 
     # -- for set-up, by this module only
 
+    def number(self, name: str) -> int:
+        """Unicorn's number for the register that it calls `name`."""
+        number: int = getattr(self._constants, f"UC_{self._family.prefix}_REG_{name}")
+        return number
+
     def put(self, name: str, value: Any) -> None:
         """Write what Unicorn calls `name`."""
-        self._uc.reg_write(self._family.number(name), value)
+        self._uc.reg_write(self.number(name), value)
 
     def peek(self, name: str) -> int:
-        value: int = self._uc.reg_read(self._family.number(name))
+        value: int = self._uc.reg_read(self.number(name))
         return value
 
     def put_field(self, number: int, shift: int, mask: int, value: int) -> None:
@@ -883,24 +484,25 @@ class Machine:
         self._put_number(number, whole & ~(mask << shift) | (value & mask) << shift)
 
     def boot(self, code: bytes, until: int) -> None:
-        """Run set-up code at _BOOT before there are hooks and memory."""
-        self._uc.mem_map(_BOOT, _PAGE)
-        self._uc.mem_write(_BOOT, code)
+        """Run set-up code at BOOT before there are hooks and memory."""
+        self._uc.mem_map(BOOT, _PAGE)
+        self._uc.mem_write(BOOT, code)
         try:
-            self._uc.emu_start(_BOOT, until, count=16)
+            self._uc.emu_start(BOOT, until, count=16)
         except UcError as error:
             raise MachineError(f"{self.architecture.name}: set-up failed: {error}") from None
         finally:
-            self._uc.mem_unmap(_BOOT, _PAGE)
+            self._uc.mem_unmap(BOOT, _PAGE)
 
-    def hook_instruction(self, instruction: int, detail: str) -> None:
+    def forbid(self, instruction: str, detail: str) -> None:
         """Make an instruction that Unicorn lets do nothing a fault."""
 
         def fail(*_arguments: object) -> int:
             self.fail(detail)
             return 0
 
-        self._uc.hook_add(unicorn_const.UC_HOOK_INSN, fail, aux1=instruction)
+        number = getattr(self._constants, f"UC_{self._family.prefix}_INS_{instruction}")
+        self._uc.hook_add(unicorn_const.UC_HOOK_INSN, fail, aux1=number)
 
     @contextmanager
     def borrowed_page(self) -> Iterator[int]:
@@ -926,15 +528,15 @@ class Machine:
     def x87_top(self) -> int:
         if not self.x87_depth:
             return 0
-        value = self._peek_number(self._x87_number())
-        return _to_double(value >> 79, value >> 64 & 0x7FFF, value & (1 << 64) - 1)
+        value = self._peek_number(self.number("ST0"))
+        return to_double(value >> 79, value >> 64 & 0x7FFF, value & (1 << 64) - 1)
 
     def set_x87_top(self, double: int) -> None:
         """Make this the only value on the stack."""
         self.put("FPSW", self.peek("FPSW") & ~0x3800 | 7 << 11)
         self.put("FPTAG", 0x3FFF)
-        sign, exponent, mantissa = _from_double(double)
-        self._put_number(self._x87_number(), sign << 79 | exponent << 64 | mantissa)
+        sign, exponent, mantissa = from_double(double)
+        self._put_number(self.number("ST0"), sign << 79 | exponent << 64 | mantissa)
 
     def fail(self, detail: str, address: int | None = None) -> None:
         """End the run with a fault at the current instruction."""
@@ -953,7 +555,7 @@ class Machine:
         family = self._family
         family.survey(self)
         self._uc.context_restore(self._initial)
-        places: dict[str, _Place] = {}
+        places: dict[str, Place] = {}
         unknown: dict[str, str] = {}
         writable: dict[str, int] = {}
         bits: dict[str, int] = {}
@@ -962,6 +564,9 @@ class Machine:
             place = family.place(self, register)
             if isinstance(place, str):
                 unknown[name] = place
+                continue
+            if not all(hasattr(self._constants, f"UC_{family.prefix}_REG_{piece}") for piece in place.pieces):
+                unknown[name] = "Unicorn gives no access to it"
                 continue
             places[name] = place
             bits[name] = register.bits
@@ -1000,25 +605,49 @@ class Machine:
         ctypes.memmove(self._cell, value.to_bytes(16, "little"), 16)
         _check(uclib.uc_reg_write(self.handle, number, self._cell))
 
-    def _x87_number(self) -> int:
-        return self._family.number("ST0")
+    def _open(self) -> Any:
+        engines = self.architecture.engines
+        mode = 0
+        for name in engines.unicorn_mode:
+            mode |= getattr(unicorn_const, name)
+        engine: Any = Uc(getattr(unicorn_const, engines.unicorn_arch), mode)
+        if engines.unicorn_cpu is not None:
+            engine.ctl_set_cpu_model(getattr(self._constants, engines.unicorn_cpu))
+        engine.ctl_set_tlb_mode(unicorn_const.UC_TLB_VIRTUAL)
+        engine.ctl_set_tcg_buffer_size(_TRANSLATION_BUFFER)
+        return engine
+
+    def _renew(self) -> None:
+        """Go on in a new engine: same registers, memory and hooks. Snapshots fit it too, they hold no addresses."""
+        old, state = self._uc, self._uc.context_save()
+        self._uc = self._open()
+        self.handle = self._uc._uch
+        self._family.prepare(self)
+        for low, high, rights in old.mem_regions():
+            self._uc.mem_map(low, high - low + 1, rights)
+            self._uc.mem_write(low, bytes(old.mem_read(low, high - low + 1)))
+        self._uc.context_restore(state)
+        self._add_hooks()
+        self._spoiled = False
+
+    def _add_hooks(self) -> None:
+        for kind, function in self._hooks.items():
+            self._hook(kind, function)
+        self._uc.hook_add(unicorn_const.UC_HOOK_INTR, self._on_exception)
+        self._uc.hook_add(unicorn_const.UC_HOOK_MEM_INVALID, self._on_invalid_access)
 
     def _hook(self, kind: int, function: Any) -> None:
         hook = ctypes.c_size_t()
         everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
-        _check(
-            uclib.uc_hook_add(
-                self.handle, ctypes.byref(hook), kind, ctypes.cast(function, ctypes.c_void_p), None, *everywhere
-            )
-        )
-        self._kept.append(function)
+        callback = ctypes.cast(function, ctypes.c_void_p)
+        _check(uclib.uc_hook_add(self.handle, ctypes.byref(hook), kind, callback, None, *everywhere))
 
     def _watch(self, kind: int, function: Callable[..., None]) -> None:
-        if kind in self._memory_hooks:
+        if kind in self._hooks:
             return
         self._require_rest("the first callback for reads or writes cannot be added")
-        self._memory_hooks[kind] = HOOK_MEM_ACCESS_CFUNC(function)
-        self._hook(kind, self._memory_hooks[kind])
+        self._hooks[kind] = HOOK_MEM_ACCESS_CFUNC(function)
+        self._hook(kind, self._hooks[kind])
         self._uc.ctl_flush_tb()
 
     def _end(self, outcome: Literal["budget", "stopped", "fault"]) -> None:
@@ -1073,8 +702,8 @@ class Machine:
             self._caught(error)
 
     def _on_exception(self, _uc: object, number: int, _data: object) -> None:
-        other = f"system call (int {number:#x})" if isinstance(self._family, _X86) else f"exception {number}"
-        self.fail(self._family.exceptions.get(number, other))
+        self._spoiled |= number in self._family.spoiling
+        self.fail(self._family.exceptions.get(number, f"exception or interrupt {number:#x}"))
 
     def _on_invalid_access(self, _uc: object, kind: int, address: int, size: int, _value: int, _data: object) -> bool:
         if kind != unicorn_const.UC_MEM_FETCH_UNMAPPED:
@@ -1082,12 +711,13 @@ class Machine:
             return False
         self.fail(f"{_INVALID_ACCESS[kind]} {address:#x}", address)
         self._fault_pc = address
-        # The run is over. If the fetch failed all the same, in the midst of a translation, Unicorn would crash at the
-        # next translation on mips: so it succeeds, and what is found there is not executed.
+        # The run is over. If the fetch failed all the same, in the midst of a translation, Unicorn's translator could
+        # be spoiled: so it succeeds, and what is found there is not executed.
         page = address & -_PAGE
         try:
             self._uc.mem_map(page, _PAGE)
         except UcError:
+            self._spoiled = bool(self._family.spoiling)
             return False
         self._lent.append(page)
         return True
@@ -1112,45 +742,3 @@ class Machine:
     def _fault(self, pc: int, detail: str, address: int | None = None) -> Stop:
         self.pc = pc
         return Stop("fault", pc, detail, self._executed, address)
-
-
-# ------------------------------------------------------------------------------------------------ x87 and doubles
-
-
-def _from_double(bits: int) -> tuple[int, int, int]:
-    """Sign, biased exponent and mantissa of the extended number that equals a double. Exact. SDM 4.2.2."""
-    sign, exponent, fraction = bits >> 63, bits >> 52 & 0x7FF, bits & (1 << 52) - 1
-    if exponent == 0x7FF:
-        return sign, 0x7FFF, 1 << 63 | fraction << 11
-    if exponent:
-        return sign, exponent - 1023 + 16383, 1 << 63 | fraction << 11
-    if not fraction:
-        return sign, 0, 0
-    shift = 64 - fraction.bit_length()
-    return sign, 16383 - 1074 + 63 - shift, fraction << shift
-
-
-def _to_double(sign: int, exponent: int, mantissa: int) -> int:
-    """The double nearest to an extended number, ties to even; a NaN keeps the upper bits of what it carries."""
-    if exponent == 0x7FFF:
-        fraction = mantissa >> 11 & (1 << 52) - 1
-        if mantissa & (1 << 63) - 1 and not fraction:
-            fraction = 1
-        return sign << 63 | 0x7FF << 52 | fraction
-    if not mantissa:
-        return sign << 63
-    power = exponent - 16383 - 63 + mantissa.bit_length() - 1  # of the leading bit
-    lowest = max(power - 52, -1074)  # of the last bit that a double has
-    drop = lowest - (exponent - 16383 - 63)
-    if drop > 0:
-        kept, lost = mantissa >> drop, mantissa & (1 << drop) - 1
-        half = 1 << drop - 1
-        kept += lost > half or (lost == half and kept & 1)
-    else:
-        kept = mantissa << -drop
-    if kept < 1 << 52:
-        return sign << 63 | kept  # subnormal
-    # A carry out of the fraction runs into the exponent, as it should.
-    biased = lowest + 1074
-    value = (biased << 52) + kept
-    return sign << 63 | min(value, 0x7FF << 52)

@@ -62,6 +62,8 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
     base = context.outgoing
     if context.pushes and convention.return_slot == "top":
         slots.append(Slot(-word, word, "pushed PC", "where a walk looks for the return address", None, stack))
+    if convention.back_chain and context.number == 0 and (homes or base):
+        base = max(base, word)
     uses_bottom = convention.return_slot == "bottom" and (body.calls if context.number == 0 else context.pushes)
     if uses_bottom:
         base = max(base, convention.first_stack_argument)
@@ -77,7 +79,7 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
     bottom = (convention.first_stack_argument + alignment - 1) // alignment * alignment
     end = base
     for home in sorted(homes, key=lambda h: h.pin is None):
-        if home is context.saved_sp and convention.back_chain:
+        if home is context.saved_sp and (convention.back_chain or context.back_chain):
             home.offset = 0  # the back chain is the way back
             slots.append(Slot(0, home.size, "back chain", "the other stack's sp, and the way back to it", None, stack))
             continue

@@ -152,6 +152,7 @@ class Context:
     parent: int
     outgoing: int = 0
     pushes: bool = False
+    back_chain: bool = False  # a callee's convention wants the word at sp to point to the frame above
     saved_sp: Home | None = None
 
 

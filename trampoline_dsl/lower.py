@@ -750,8 +750,15 @@ class _Lowering:
             uses.append(callee[0])
             places.append(None)
         context = self.contexts[self.context]
-        stack_bytes = max(assignment.stack_bytes, convention.first_stack_argument, convention.area)
-        context.outgoing = max(context.outgoing, stack_bytes)
+        if self.context == 0 and self.convention.return_slot == "bottom" and convention.area:
+            message = (
+                f"{convention.name} gives a callee the {convention.area} bytes at the stack pointer, and there"
+                f" {self.convention.name} keeps the return address"
+            )
+            raise self.fail("L005", message, node.span, "make room below: `on stack sp & -16 { ... }`")
+        needed = max(assignment.stack_bytes, convention.area or convention.first_stack_argument)
+        context.outgoing = max(context.outgoing, needed)
+        context.back_chain |= convention.back_chain
         self.alignment = max(self.alignment, convention.alignment)
         self.calls = True
         if self.context == 0:

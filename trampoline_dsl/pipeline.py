@@ -14,9 +14,9 @@ from .diagnostics import Diagnostic, InputError, Source, Span
 from .emit import file_text, function_text
 from .frame import lay_out
 from .lower import lower
-from .resolve import Module, check_module, load_module, resolve
+from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import select
-from .target import Frame, Insn, Relocation, Target
+from .target import Convention, Frame, Insn, Relocation, Target
 
 
 @dataclass(frozen=True)
@@ -175,3 +175,8 @@ def compile_source(source: Source, targets: Iterable[Target]) -> dict[str, Compi
     if errors:
         raise InputError(errors.values())
     return results
+
+
+def declared_conventions(source: Source, target: Target) -> dict[str, Convention]:
+    """The conventions known in a file: the target's, and those that the file declares. Raises InputError."""
+    return conventions_in(load_module(source), target)

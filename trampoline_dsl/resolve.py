@@ -152,15 +152,31 @@ def check_module(module: Module) -> None:
     report.finish()
 
 
-def resolve(module: Module, target: Target) -> ir.Program:
-    """The program for one target. Raises InputError with everything that is wrong with it there."""
+def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
+    """What conventions there are for the functions of a module. Raises InputError."""
     report = Report()
+    environment = _environment(target, report)
+    for file in module.files:
+        for item in file.items:
+            if isinstance(item, s.ConventionDeclaration):
+                _declare_convention(item, environment)
+    report.finish()
+    return environment.conventions
 
+
+def _environment(target: Target, report: Report) -> Environment:
     def constant(node: s.Expression) -> int | None:
         return BodyResolver(environment, Scope(), None).constant(node)
 
-    layouts = Layouts(target, report, constant)
-    environment = Environment(target, report, layouts, dict(target.conventions))
+    environment = Environment(target, report, Layouts(target, report, constant), dict(target.conventions))
+    return environment
+
+
+def resolve(module: Module, target: Target) -> ir.Program:
+    """The program for one target. Raises InputError with everything that is wrong with it there."""
+    report = Report()
+    environment = _environment(target, report)
+    layouts = environment.layouts
     items = [(item, Path(file.source.name).parent) for file in module.files for item in file.items]
 
     names: dict[str, Span] = {}

@@ -1,0 +1,7 @@
+"""`python -m trampoline_dsl`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

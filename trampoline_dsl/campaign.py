@@ -1,0 +1,86 @@
+"""Verifies many files on many targets, on all cores, with progress. The verdicts do not depend on how it is divided."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from .diagnostics import Diagnostic, InputError, Source
+from .pipeline import compile_module
+from .resolve import Module, check_module, load_module
+from .target import Target
+from .targets import find_target
+from .verify import Report, Verdict, verify
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    verdicts: tuple[Verdict, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+
+_modules: dict[Source, Module] = {}  # parsed before the processes are forked, so that each finds them
+
+
+def _module(source: Source) -> Module:
+    if source not in _modules:
+        _modules[source] = load_module(source)
+    return _modules[source]
+
+
+def _one(source: Source, target_name: str, seed: int, runs: int) -> _Outcome:
+    try:
+        compiled = compile_module(_module(source), find_target(target_name))
+        return _Outcome(verify(compiled, seed=seed, runs=runs), ())
+    except InputError as error:
+        return _Outcome((), error.diagnostics)
+
+
+def run_campaign(
+    sources: Sequence[Source], targets: Sequence[Target], seed: int, runs: int, jobs: int, *, quiet: bool = False
+) -> Report:
+    """Every trampoline of every source on every target. Raises InputError with all that is wrong in any of them."""
+    errors: list[Diagnostic] = []
+    for source in sources:
+        try:
+            check_module(_module(source))
+        except InputError as error:
+            errors += error.diagnostics
+    if errors:
+        raise InputError(errors)
+    tasks = [(source, target.name, seed, runs) for source in sources for target in targets]
+    outcomes = dict(_outcomes(tasks, jobs or os.cpu_count() or 1, quiet))
+    seen: dict[tuple[str, str, int], Diagnostic] = {}
+    for index in range(len(tasks)):
+        for diagnostic in outcomes[index].diagnostics:
+            start = diagnostic.span.start if diagnostic.span else -1
+            # The same mistake on every target is one mistake.
+            seen.setdefault((diagnostic.code, diagnostic.where, start), diagnostic)
+    if seen:
+        raise InputError(seen.values())
+    return Report(seed, tuple(v for index in range(len(tasks)) for v in outcomes[index].verdicts))
+
+
+def _outcomes(
+    tasks: Sequence[tuple[Source, str, int, int]], jobs: int, quiet: bool
+) -> Iterator[tuple[int, _Outcome]]:
+    if jobs == 1 or len(tasks) == 1:
+        for index, task in enumerate(tasks):
+            yield index, _one(*task)
+        return
+    from .render import progress
+
+    # fork shares what is loaded already; where there is none, each process loads for itself.
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else None)
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+        futures: dict[Future[_Outcome], int] = {pool.submit(_one, *task): i for i, task in enumerate(tasks)}
+        with progress(len(tasks)) as bar:
+            line = bar.add_task("verifying", total=len(tasks), visible=not quiet)
+            for future in as_completed(futures):
+                index = futures[future]
+                bar.update(line, advance=1, description=f"verifying {tasks[index][1]}")
+                yield index, future.result()

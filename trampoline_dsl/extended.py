@@ -1,0 +1,42 @@
+"""The x87's extended numbers and the doubles that they stand for, as bits (SDM 4.2.2)."""
+
+from __future__ import annotations
+
+
+def from_double(bits: int) -> tuple[int, int, int]:
+    """Sign, biased exponent and mantissa of the extended number that equals a double. Exact. SDM 4.2.2."""
+    sign, exponent, fraction = bits >> 63, bits >> 52 & 0x7FF, bits & (1 << 52) - 1
+    if exponent == 0x7FF:
+        return sign, 0x7FFF, 1 << 63 | fraction << 11
+    if exponent:
+        return sign, exponent - 1023 + 16383, 1 << 63 | fraction << 11
+    if not fraction:
+        return sign, 0, 0
+    shift = 64 - fraction.bit_length()
+    return sign, 16383 - 1074 + 63 - shift, fraction << shift
+
+
+def to_double(sign: int, exponent: int, mantissa: int) -> int:
+    """The double nearest to an extended number, ties to even; a NaN keeps the upper bits of what it carries."""
+    if exponent == 0x7FFF:
+        fraction = mantissa >> 11 & (1 << 52) - 1
+        if mantissa & (1 << 63) - 1 and not fraction:
+            fraction = 1
+        return sign << 63 | 0x7FF << 52 | fraction
+    if not mantissa:
+        return sign << 63
+    power = exponent - 16383 - 63 + mantissa.bit_length() - 1  # of the leading bit
+    lowest = max(power - 52, -1074)  # of the last bit that a double has
+    drop = lowest - (exponent - 16383 - 63)
+    if drop > 0:
+        kept, lost = mantissa >> drop, mantissa & (1 << drop) - 1
+        half = 1 << drop - 1
+        kept += lost > half or (lost == half and kept & 1)
+    else:
+        kept = mantissa << -drop
+    if kept < 1 << 52:
+        return sign << 63 | kept  # subnormal
+    # A carry out of the fraction runs into the exponent, as it should.
+    biased = lowest + 1074
+    value = (biased << 52) + kept
+    return sign << 63 | min(value, 0x7FF << 52)

@@ -1,0 +1,196 @@
+"""What the commands write: files of assembly, bytes and JSON; the page that `show` prints; the list of targets."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from .diagnostics import Diagnostic, InputError
+from .picture import draw
+from .pipeline import Artifact, Compiled
+from .target import Register, Target
+from .targets import all_targets
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file to be written: its name in the output folder, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def build_outputs(results: Sequence[Compiled], emit: str) -> list[Output]:
+    """Everything, made before anything is written."""
+    outputs = []
+    for compiled in results:
+        stem = PurePath(compiled.program.file).stem.strip("<>")
+        suffix = compiled.target.name.replace("/", "_")
+        match emit:
+            case "asm":
+                for artifact in compiled.own:
+                    _ = artifact.code  # text that does not assemble is not handed out
+                outputs.append(Output(f"{stem}_{suffix}.s", compiled.text.encode()))
+            case "json":
+                document = json.dumps([artifact_json(a) for a in compiled.own], indent=2) + "\n"
+                outputs.append(Output(f"{stem}_{suffix}.json", document.encode()))
+            case _:
+                for artifact in compiled.own:
+                    outputs.append(Output(f"{artifact.name}_{suffix}.bin", artifact.code))
+    return outputs
+
+
+def joined_json(outputs: Sequence[Output]) -> bytes:
+    """The documents of several targets as one list."""
+    items = [item for output in outputs for item in json.loads(output.data)]
+    return (json.dumps({"format": 1, "artifacts": items}, indent=2) + "\n").encode()
+
+
+def write_all(outputs: Sequence[Output], folder: Path) -> None:
+    """Write every file whole or not at all. Raises InputError if the folder cannot be written to."""
+    names = [output.name for output in outputs]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        message = f"two inputs would be written to {sorted(twice)[0]}"
+        raise InputError([Diagnostic("U003", message, None, file=str(folder), notes=("build them one by one",))])
+    written: list[tuple[str, Path]] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for output in outputs:
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=".trampoline-")
+            written.append((temporary, folder / output.name))
+            with os.fdopen(handle, "wb") as file:
+                file.write(output.data)
+            os.chmod(temporary, 0o644)
+        for temporary, final in written:
+            os.replace(temporary, final)
+    except OSError as error:
+        for temporary, _ in written:
+            Path(temporary).unlink(missing_ok=True)
+        message = f"cannot write there: {error.strerror or error}"
+        raise InputError([Diagnostic("F005", message, None, file=str(folder))]) from None
+
+
+def artifact_json(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as data: bytes in hexadecimal, offsets from the function's start."""
+    return {
+        "trampoline": artifact.name,
+        "file": artifact.source.name,
+        "target": artifact.target.name,
+        "convention": artifact.function.convention.name,
+        "code": artifact.code.hex(),
+        "relocations": [
+            {"offset": r.offset, "type": r.type, "symbol": r.symbol, "addend": r.addend} for r in artifact.relocations
+        ],
+        "frame": {
+            "size": artifact.frame.size,
+            "slots": [
+                {
+                    "offset": s.offset,
+                    "size": s.size,
+                    "owner": s.owner,
+                    "reason": s.reason,
+                    "register": s.register.name if s.register else None,
+                    "stack": s.stack,
+                }
+                for s in (*artifact.frame.slots, *artifact.frame.body_slots)
+            ],
+        },
+        "source_map": [
+            {"offset": m.offset, "size": m.size, "line": m.line, "column": m.column, "instruction": m.instruction}
+            for m in artifact.source_map
+        ],
+        "text": artifact.text,
+    }
+
+
+def shown(artifact: Artifact) -> str:
+    """Source, frame, and every instruction with its bytes, on one page."""
+    lines = [str(artifact), f"  {artifact.function.convention.title}", ""]
+    span = artifact.function.span
+    first = span.line
+    source_lines = span.text.splitlines()
+    last = first + len(source_lines) - 1
+    width = len(str(last))
+    lines += [f"  {first + i:>{width}} | {text}".rstrip() for i, text in enumerate(source_lines)]
+    lines += ["", "frame", ""]
+    lines += draw(artifact.frame, artifact.target.architecture.sp.name)
+    lines += ["", "code", ""]
+    before = (0, "")
+    by_offset = {r.offset: r for r in artifact.relocations}
+    longest = max((len(line.instruction) for line in artifact.source_map), default=0)
+    ends = [*artifact.offsets[1:], len(artifact.code)]
+    for insn, start, end in zip(artifact.instructions, artifact.offsets, ends, strict=True):
+        if insn.label is not None:
+            lines.append(f"{insn.label}:")
+            continue
+        here = (insn.line, insn.part)
+        if here != before and insn.line:
+            text = " ".join(artifact.source.line(insn.line).split("#")[0].split())
+            what = {"prologue": "entry", "epilogue": "return"}.get(insn.part, text)
+            lines.append(f"        ; {insn.line}: {what}")
+            before = here
+        code = artifact.code[start:end].hex(" ") if end - start <= 4 else artifact.code[start:end].hex()
+        where = [r for offset, r in by_offset.items() if start <= offset < end]
+        note = f"  {where[0].type} {where[0].symbol}" if where else ""
+        lines.append(f"  {start:>5x}  {code:<24} {insn.text:<{longest if note else 0}}{note}".rstrip())
+    return "\n".join([*lines, ""])
+
+
+# ------------------------------------------------------------------------------------------------------------ targets
+
+
+def _thread(target: Target) -> str:
+    for convention in target.conventions.values():
+        if convention.thread is not None:
+            place = convention.thread
+            return place.name if isinstance(place, Register) else f"{place.segment}:{place.offset}"
+    return "-"
+
+
+def targets_json() -> str:
+    return json.dumps(
+        {
+            "format": 1,
+            "targets": [
+                {
+                    "name": t.name,
+                    "variant": t.variant or None,
+                    "word": t.architecture.word,
+                    "byte_order": t.architecture.order,
+                    "baseline": t.baseline,
+                    "conventions": sorted(t.conventions),
+                    "emits": ["gnu", "bytes", "json"],
+                    "runs": True,
+                }
+                for t in all_targets().values()
+            ],
+        },
+        indent=2,
+    )
+
+
+def targets_text() -> str:
+    rows = [("target", "word", "order", "baseline", "conventions", "g", "emits", "runs in")]
+    for target in all_targets().values():
+        architecture = target.architecture
+        rows.append(
+            (
+                target.name,
+                str(8 * architecture.word),
+                architecture.order,
+                target.baseline,
+                " ".join(sorted(target.conventions)),
+                _thread(target),
+                "gnu, bytes, json",
+                "Unicorn",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,136 @@
+"""What people see of a verdict: a table, the violations, and progress. The only module that knows rich."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from .judge import OBLIGATIONS, Violation
+from .verify import Finding, Report, Verdict
+
+_MARKS = {
+    "held": ("✓", "green"),
+    "violated": ("✗", "bold red"),
+    "not run": ("?", "bold yellow"),
+    "not applicable": ("–", "dim"),
+}
+_ASCII = {"✓": "+", "✗": "X", "?": "?", "–": "-"}
+_PLAIN_WIDTH = 132  # where there is no terminal
+
+
+def console(stream: TextIO) -> Console:
+    """A console that colours on a terminal only, and heeds NO_COLOR."""
+    if stream.isatty():
+        return Console(file=stream, highlight=False)
+    return Console(file=stream, width=_PLAIN_WIDTH, color_system=None, highlight=False, legacy_windows=False)
+
+
+def progress(total: int) -> Progress:
+    """A bar on standard error, if that is a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def print_report(report: Report, stream: TextIO) -> None:
+    """The table, what it cannot say in a mark, and every violation."""
+    out = console(stream)
+    shown = [name for name in OBLIGATIONS if any(_state(v, name) != "not applicable" for v in report.verdicts)]
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("trampoline")
+    table.add_column("target")
+    for name in shown:
+        table.add_column(name, justify="center")
+    table.add_column("paths", justify="right")
+    table.add_column("runs", justify="right")
+    encoding = (getattr(stream, "encoding", None) or "ascii").lower()
+    ascii_only = "utf" not in encoding
+    before = ""
+    for verdict in report.verdicts:
+        cells: list[Text | str] = [verdict.trampoline if verdict.trampoline != before else "", verdict.target]
+        before = verdict.trampoline
+        for name in shown:
+            mark, style = _MARKS[_state(verdict, name)]
+            cells.append(Text(_ASCII[mark] if ascii_only else mark, style=style))
+        cells += [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
+        table.add_row(*cells)
+    out.print(table)
+    out.print()
+    for line in _legend(report, shown, ascii_only):
+        out.print(Text(line))
+    for verdict in report.verdicts:
+        for violation in verdict.violations:
+            out.print()
+            for line in violation_lines(violation, verdict):
+                out.print(Text(line), soft_wrap=True)
+
+
+def _state(verdict: Verdict, name: str) -> str:
+    return verdict.obligations[name].state
+
+
+def _legend(report: Report, shown: Sequence[str], ascii_only: bool) -> Iterable[str]:
+    states = {finding.state for v in report.verdicts for n, finding in v.obligations.items() if n in shown}
+    marks = ((state, _MARKS[state][0]) for state in _MARKS if state in states)
+    yield "   ".join(f"{_ASCII[mark] if ascii_only else mark} {state}" for state, mark in marks)
+    hidden = [name for name in OBLIGATIONS if name not in shown]
+    for name in hidden:
+        reasons = {v.obligations[name].reason for v in report.verdicts}
+        yield f"{name}: not applicable ({'; '.join(sorted(reasons))})"
+    reasons: dict[str, list[str]] = {}
+    for verdict in report.verdicts:
+        for finding in verdict.obligations.values():
+            if finding.state == "not run":
+                reasons.setdefault(finding.reason, []).append(f"{verdict.trampoline} on {verdict.target}")
+    for reason, places in reasons.items():
+        yield f"not run: {reason}"
+        yield "    " + ", ".join(dict.fromkeys(places))
+    yield ""
+    yield summary(report)
+
+
+def summary(report: Report) -> str:
+    """One line: how many verdicts, and the seed that repeats them."""
+    good = sum(v.good for v in report.verdicts)
+    runs = sum(v.runs for v in report.verdicts)
+    trampolines = len({(v.file, v.trampoline) for v in report.verdicts})
+    targets = len({v.target for v in report.verdicts})
+    return (
+        f"{good} of {len(report.verdicts)} hold: {trampolines} trampoline{'s' * (trampolines != 1)} on {targets}"
+        f" target{'s' * (targets != 1)}, {runs} runs, seed {report.seed}"
+    )
+
+
+def violation_lines(violation: Violation, verdict: Verdict) -> Iterable[str]:
+    """A violation as the command and the pytest plugin show it."""
+    where = violation.source or verdict.file
+    yield f"{where}: violated[{violation.obligation}]: {verdict.trampoline} on {verdict.target}: {violation.message}"
+    place = violation.register or (f"memory {violation.memory:#x}" if violation.memory is not None else "")
+    values = []
+    if violation.expected is not None:
+        values.append(f"expected {violation.expected:#x}")
+    if violation.found is not None:
+        values.append(f"found {violation.found:#x}")
+    if place or values:
+        yield f"  = {place}{': ' if place and values else ''}{', '.join(values)}"
+    if violation.instruction is not None and violation.address is not None:
+        yield f"  = at {violation.function}+{violation.address:#x}: {violation.instruction}"
+    if violation.check:
+        yield f'  = in the check "{violation.check}"'
+
+
+def finding_line(name: str, finding: Finding) -> str:
+    """One obligation in words."""
+    return f"{name}: {finding.state}" + (f" ({finding.reason})" if finding.reason else "")
