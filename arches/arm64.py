@@ -901,15 +901,13 @@ def _disjoint(run: Sequence[Insn]) -> bool:
 
 
 def _pair(first: Insn, second: Insn) -> Insn | None:
-    """Both in one instruction, if there is one for them."""
+    """Both, which are independent of each other, in one instruction, if there is one for them."""
     low, high = sorted((first, second), key=lambda one: _access(one).offset)
     a, b = _access(low), _access(high)
     spelling, other = _PAIRABLE.match(low.text), _PAIRABLE.match(high.text)
     if spelling is None or other is None or spelling[2] != other[2] or a.offset + a.bytes != b.offset:
         return None
     if a.offset % a.bytes or not -64 * a.bytes <= a.offset < 64 * a.bytes:
-        return None
-    if a.kind == "load" and (a.register == b.register or first.writes & {a.base}):
         return None
     letter = spelling[2]
     registers = f"{narrow(a.register, letter)}, {narrow(b.register, letter)}"

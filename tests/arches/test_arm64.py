@@ -351,6 +351,7 @@ def test_frames_give_back_what_they_were_given(
         bottom = 8 if any(slot.offset == 0 and slot.register == LINK for slot in frame.slots) else 0
         used = sorted((slot.offset, slot.offset + slot.size) for slot in frame.slots)
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(used))
+        assert all(slot.offset % slot.size == 0 for slot in frame.slots)
         assert all(start >= body or (start, end) == (0, 8) for start, end in used)
         if body > bottom:
             machine.write(machine.sp + bottom, source.randbytes(body - bottom))
@@ -463,6 +464,22 @@ def test_pairs_are_made_only_of_neighbours_that_one_instruction_can_hold() -> No
     assert list(ARCH.improve(users)) == users
 
 
+def test_a_step_of_the_stack_joins_an_access_as_far_as_it_reaches() -> None:
+    def steps(size: int, count: int) -> list[str]:
+        registers = X[1 : 1 + count]
+        stores = [one for n, x in enumerate(registers) for one in ARCH.store(x, SP, 8 * n, 64)]
+        loads = [one for n, x in enumerate(registers) for one in ARCH.load(x, SP, 8 * n, 64, False)]
+        down, up = ARCH.binary("sub", SP, SP, size), ARCH.binary("add", SP, SP, size)
+        return texts(ARCH.improve([*down, *stores, Insn("nop"), *loads, *up]))
+
+    assert steps(0xF0, 1) == ["str x1, [sp, #-0xf0]!", "nop", "ldr x1, [sp], #0xf0"]
+    assert steps(0x100, 1) == ["str x1, [sp, #-0x100]!", "nop", "ldr x1, [sp]", "add sp, sp, #0x100"]
+    assert steps(0x110, 1)[:2] == ["sub sp, sp, #0x110", "str x1, [sp]"]
+    assert steps(0x1F0, 2) == ["stp x1, x2, [sp, #-0x1f0]!", "nop", "ldp x1, x2, [sp], #0x1f0"]
+    assert steps(0x200, 2) == ["stp x1, x2, [sp, #-0x200]!", "nop", "ldp x1, x2, [sp]", "add sp, sp, #0x200"]
+    assert steps(0x210, 2)[:2] == ["sub sp, sp, #0x210", "stp x1, x2, [sp]"]
+
+
 def test_moves_that_do_nothing_go() -> None:
     code = [*ARCH.move(X[1], X[1]), *ARCH.extend(X[1], X[1], 32, False), *ARCH.move(X[1], X[11])]
     assert texts(ARCH.improve(code)) == ["mov w1, w1", "mov x1, x11"]
@@ -472,19 +489,20 @@ def test_improved_code_does_the_same(board: Board) -> None:
     source = random.Random(3)
     machine = board.machine
     shorter = 0
-    for _ in range(250):
+    for _ in range(500):
         code: list[Insn] = []
         depth = 0
         for _ in range(source.randint(1, 5)):
-            size = 16 * source.randint(1, 20)
+            size = 16 * source.choice((1, 2, 3, 15, 16, 17, 31, 32, 33))
             base = source.choice((SP, SP, X[1]))
-            bits = source.choice((64, 64, 32))
+            bits, mixed = source.choice((64, 64, 32)), source.random() < 0.2
             stores, floats = source.random() < 0.5, source.random() < 0.2
             if stores and source.random() < 0.5:
                 depth += size
                 code += ARCH.binary("sub", SP, SP, size)
             for offset in source.sample(range(0, 48, 8 if source.random() < 0.8 else 4), source.randint(1, 5)):
                 register = (V if floats else X)[source.randint(2, 6)]
+                bits = source.choice((32, 64)) if mixed else bits
                 if floats:
                     code += (ARCH.float_store if stores else ARCH.float_load)(register, base, offset, bits)
                 elif stores:
