@@ -375,6 +375,10 @@ def half(register: Register) -> str:
     return f"s{2 * register.number}"
 
 
+def _near(name: str, offset: int) -> bool:
+    return -_REACH[name] <= offset <= _REACH[name]
+
+
 def _operand(base: Register, offset: int) -> str:
     return f"[{base}, #{number(offset)}]" if offset else f"[{base}]"
 
@@ -504,32 +508,31 @@ class Arm(Architecture):
         # The target itself can hold what it takes to reach the word.
         temporary = d if d not in (base, SP) else R12
         place, reads = yield from self._place(name, base, offset, temporary)
-        access = Access("load", d, base, offset, bits // 8) if reads == (base,) else None
+        access = Access("load", d, base, offset, bits // 8) if _near(name, offset) else None
         yield insn(f"{name} {d}, {place}", reads, (d,), "read", access)
 
     def store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
         name = _STORES[bits]
         place, reads = yield from self._place(name, base, offset, R12, s)
-        access = Access("store", s, base, offset, bits // 8) if reads == (base,) else None
+        access = Access("store", s, base, offset, bits // 8) if _near(name, offset) else None
         yield insn(f"{name} {s}, {place}", (*reads, s), (), "write", access)
 
     def _place(
         self, name: str, base: Register, offset: int, temporary: Register, busy: Register | None = None
     ) -> Generator[Insn, None, tuple[str, tuple[Register, ...]]]:
         """The operand for `offset` from `base` and the registers in it, after what it takes to have them."""
-        reach = _REACH[name]
-        if -reach <= offset <= reach:
+        if _near(name, offset):
             return _operand(base, offset), (base,)
         if temporary == busy:
             raise ValueError(f"{temporary.name} is needed to reach {offset:#x}({base.name})")
+        reach = _REACH[name]
         low = offset & reach if offset > 0 else -(-offset & reach)
-        if temporary != base and encodable(abs(offset - low)) and not encodable(offset) and not encodable(~offset):
-            yield from self._add(temporary, base, offset - low)
-            return _operand(temporary, low), (temporary,)
-        if temporary == base:
-            raise ValueError(f"{base.name} as a base reaches no further than {reach:#x}")
-        yield from self.constant(temporary, offset)
-        return f"[{base}, {temporary}]", (base, temporary)
+        by_offset = encodable(offset) or encodable(~offset) or not encodable(abs(offset - low))
+        if by_offset and temporary != base:
+            yield from self.constant(temporary, offset)
+            return f"[{base}, {temporary}]", (base, temporary)
+        yield from self._add(temporary, base, offset - low)
+        return _operand(temporary, low), (temporary,)
 
     def float_move(self, d: Register, s: Register, bits: int) -> Code:
         if bits == 64:
