@@ -69,10 +69,10 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
         base = max(base, convention.first_stack_argument)
         if context.number:
             slots.append(Slot(0, word, "pushed PC", "where a walk looks for the return address", None, stack))
-    if context.outgoing > (convention.first_stack_argument if uses_bottom else 0):
-        start = convention.first_stack_argument if uses_bottom else 0
+    if context.outgoing > context.outgoing_start:
+        size = context.outgoing - context.outgoing_start
         reason = "arguments in memory and areas that callees are given"
-        slots.append(Slot(start, context.outgoing - start, "outgoing area", reason, None, stack))
+        slots.append(Slot(context.outgoing_start, size, "outgoing area", reason, None, stack))
     taken: list[tuple[int, int]] = [(0, base)]
     # A slot at the bottom lies where outgoing arguments do: that is right while no call on this stack has any.
     alignment = max(convention.alignment, 1)

@@ -146,11 +146,13 @@ class Operation:
 
 @dataclass(slots=True)
 class Context:
-    """One stack that the body runs on. `outgoing`: bytes above sp that calls need there."""
+    """One stack that the body runs on. `outgoing`: bytes above sp that calls need there; those below
+    `outgoing_start` are nobody's arguments."""
 
     number: int
     parent: int
     outgoing: int = 0
+    outgoing_start: int = 1 << 16
     pushes: bool = False
     back_chain: bool = False  # a callee's convention wants the word at sp to point to the frame above
     saved_sp: Home | None = None

@@ -758,6 +758,8 @@ class _Lowering:
             raise self.fail("L005", message, node.span, "make room below: `on stack sp & -16 { ... }`")
         needed = max(assignment.stack_bytes, convention.area or convention.first_stack_argument)
         context.outgoing = max(context.outgoing, needed)
+        start = 0 if convention.area else convention.first_stack_argument
+        context.outgoing_start = min(context.outgoing_start, start)
         context.back_chain |= convention.back_chain
         self.alignment = max(self.alignment, convention.alignment)
         self.calls = True

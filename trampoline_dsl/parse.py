@@ -121,6 +121,14 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int) -> D
     keywords = [word.strip("`") for word in words if word.startswith("`") and word[1:2].isalpha()]
     if re.fullmatch(r"[A-Za-z_]+", span.text):
         notes = suggestion(span.text, keywords)
+    before = re.search(r"([A-Za-z_]+)\s*$", source.text[:offset])
+    if before is not None and "`=`" in words:
+        # A name alone was taken for the left side of an assignment: perhaps it is a misspelt statement.
+        near = suggestion(before[1], [*_STATEMENT_WORDS, *_ITEM_WORDS])
+        if near:
+            span = Span(source, before.start(1), before.end(1))
+            notes.insert(0, f"{near[0]} (nothing but an assignment begins with a name)")
+            return Diagnostic("S001", f"`{before[1]}` begins no statement", span, notes=tuple(notes))
     if span.text.startswith('"'):
         notes.append('a text stands between two `"` on one line')
     if not source.text.strip():
