@@ -4,8 +4,9 @@ Keystone runs for ever, crashes or exits the process on some statements, reads f
 truncates without a word. So there are three fences: `admit` lets only the shape of one machine instruction or a short
 data directive through; the engine runs in a process of its own (`confined`); `why_wrong` reads the bytes back with
 Capstone. The last one sees: no code, more or less than one instruction, code whose meaning depends on where it lies,
-and a number that is not in the instruction as it is in the text. It does not compare registers or mnemonics (aliases
-differ too much), so an engine that takes another register, or another instruction with the same numbers, is not seen.
+and a number that is not in the instruction as it is in the text (numbers below 64 only on x86 and mips), and on x86
+another address. It does not compare other registers nor mnemonics, whose aliases differ too much, so an engine that
+takes another register, or another instruction with the same numbers, is not seen.
 """
 
 from __future__ import annotations
@@ -29,89 +30,110 @@ _OF_MACHINE = {
     "KS_ARCH_PPC": frozenset("%"),
     "KS_ARCH_SYSTEMZ": frozenset("%"),
 }
-# Where a name in the operands without this mark can only be a symbol: on mips an unknown one becomes 0.
-_MARK = {"KS_ARCH_MIPS": "$", "KS_ARCH_SYSTEMZ": "%"}
-_BARE_NAME = re.compile(r"(?<![\w.$%])[A-Za-z_.][\w.]*")
-# Registers where a name in the operands is marked; ppc64 has a few names without (`cr7`, `eq`). Keystone takes %q9 for
-# r9, and looks for ever for what `8%r1` is the remainder of.
+
+_MNEMONIC = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?= |$)")
+_HERE = re.compile(r"(?<!\w)\.")
+_PADDED_NAME = re.compile(r"(?<![\w.])[$%]?[A-Za-z]+0[0-9]+\b")
+_NUMBER = re.compile(r"(- *)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+# x86
+_SEGMENT = re.compile(r"(?<![\w.])[c-gs]s:", re.IGNORECASE)
+_SEGMENT_ON_STACK = re.compile(r"(push|pop) +[c-gs]s", re.IGNORECASE)
+_MEMORY = re.compile(r"\[([^\[\]]*)\]")
+_ABSOLUTE = re.compile(r"\[ *([-+]?) *(0[xX][0-9a-fA-F]+|[0-9]) *\]")
+_NAME = re.compile(r"(?<![\w.])[a-z][a-z0-9]*")
+_BEFORE_NAME = re.compile(r"[-+] *[A-Za-z]")
+_POINTER = re.compile(r"\b[re]?ip\b", re.IGNORECASE)
+
+# The others. Names in operands are marked on some machines; ppc64 has a few without a mark (`cr7`, `eq`).
+_HASH = re.compile(r"#(?! *[-+]? *[0-9])")
+_LONE_SIGN = re.compile(r"[-+](?! *[0-9])")
+_SUM = re.compile(r"[\w)\]}] *[-+]")
+_BRACES = re.compile(r"\{[^{}]*\}")
 _MARKED = re.compile(r"[$%]\w*")
+_MISPLACED_MARK = re.compile(r"[^ ,(][$%]")
+_BARE_NAME = re.compile(r"(?<![\w.$%])[A-Za-z_.][\w.]*")
 _REGISTER = {
     "KS_ARCH_PPC": re.compile(r"%(r|f|v|vs|cr)[0-9]+"),
     "KS_ARCH_SYSTEMZ": re.compile(r"%[rfacv][0-9]+"),
     "KS_ARCH_MIPS": re.compile(r"\$\w+"),
 }
-_MISPLACED_MARK = re.compile(r"[^ ,(][$%]")
-_HERE = re.compile(r"(?<!\w)\.")
-_PADDED_NAME = re.compile(r"(?<![\w.])[$%]?[A-Za-z]+0[0-9]+\b")
-_MNEMONIC = re.compile(r"[A-Za-z][A-Za-z0-9_.]*(?= |$)")
-_SEGMENT = re.compile(r"(?<![\w.])[c-gsC-GS][sS]:")
-_HASH = re.compile(r"#(?! *[-+]? *[0-9])")
-_NUMBER = re.compile(r"(- *)?(?<![\w.$%])(0[xX][0-9a-fA-F]+|[0-9]+)(?![\w.])")
-# In 64-bit code Keystone makes an address relative to rip of `fs:[0x28]`, or an instruction with a 64-bit address; with
-# "no index" spelt out it makes what GNU as does.
-_ABSOLUTE = re.compile(r"\[ *([-+]?) *(0[xX][0-9a-fA-F]+|[0-9]) *\]")
-_MEMORY = re.compile(r"\[([^\[\]]*)\]")
-_NAME = re.compile(r"(?<![\w.])[a-z][a-z0-9]*")
-_BEFORE_NAME = re.compile(r"[-+] *[A-Za-z]")
-# Keystone gives it a prefix that makes it two bytes wide.
-_SEGMENT_ON_STACK = re.compile(r"(push|pop) +[c-gs]s", re.IGNORECASE)
+_ALWAYS_MARKED = frozenset({"KS_ARCH_MIPS", "KS_ARCH_SYSTEMZ"})
+
 # Machines whose short forms (`clrrdi`, `lsl`, `movz`) stand for others with other small numbers, and whose engine
 # refuses a number of this size that does not fit.
 _SHORT_FORMS = frozenset({"KS_ARCH_ARM", "KS_ARCH_ARM64", "KS_ARCH_PPC", "KS_ARCH_SYSTEMZ"})
 _SMALL = 64
-# A sum, which on machines other than x86 no operand is; some engines take an unknown name in one for 0.
-_SUM = re.compile(r"[\w)\]}] *[-+]")
-_BRACES = re.compile(r"\{[^{}]*\}")
-_BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 def admit(text: str, architecture: Architecture) -> str:
     """The statement for the engine, its numbers in hexadecimal. Raises `Refused`."""
+    machine = architecture.engines.keystone_arch
     if len(text) > LONGEST:
         raise Refused(f"has {len(text)} characters; a statement may have {LONGEST}")
-    statement = text.strip(" \t").replace("\t", " ")
-    if not statement:
-        raise Refused("is empty")
-    allowed = _PLAIN | _OF_MACHINE.get(architecture.engines.keystone_arch, frozenset())
-    for character in statement:
+    allowed = _PLAIN | _OF_MACHINE.get(machine, frozenset())
+    for character in text:
         if character not in allowed:
             raise Refused(f"{character!r} has no place in a statement of {architecture.name}")
+    statement = text.replace("\t", " ").strip()
+    if not statement:
+        raise Refused("is empty")
     if statement.startswith("."):
         return _admit_data(statement, architecture)
-    if not _MNEMONIC.match(statement):
-        raise Refused("does not start with the name of an instruction")
-    if _HASH.search(statement):
-        raise Refused("# is followed by no number")
-    if ":" in _SEGMENT.sub("", statement):
-        raise Refused("':' is only for a segment register: labels have no place here")
-    if reason := _why_unbalanced(statement):
+    why_odd = _why_odd_x86 if machine == "KS_ARCH_X86" else _why_odd_elsewhere
+    if reason := _why_misshapen(statement) or why_odd(statement, machine):
         raise Refused(reason)
-    if padded := _PADDED_NAME.search(statement):
-        raise Refused(f"{padded[0]!r} has a zero that GNU as and Keystone read differently")
-    if architecture.engines.keystone_arch == "KS_ARCH_X86":
-        if _SEGMENT_ON_STACK.fullmatch(statement):
-            raise Refused("is mistaken by Keystone: write it as data")
-        if _BEFORE_NAME.search(_MEMORY.sub("", statement)):
-            raise Refused("holds a sum outside of brackets")
-    elif _SUM.search(_BRACES.sub("", statement)):
-        raise Refused("holds a sum: write its value")
-    if _HERE.search(statement):
-        raise Refused("holds a name that starts with a dot, or the place itself")
-    register = _REGISTER.get(architecture.engines.keystone_arch)
-    if register and (odd := [word for word in _MARKED.findall(statement) if not register.fullmatch(word)]):
-        raise Refused(f"{odd[0]!r} is no register")
-    if misplaced := _MISPLACED_MARK.search(statement):
-        raise Refused(f"{misplaced[0]!r} is an operation, or lacks a comma")
-    mark = _MARK.get(architecture.engines.keystone_arch)
-    if mark and (name := _BARE_NAME.search(statement.partition(" ")[2])):
-        raise Refused(f"{name[0]!r} is no register, which start with {mark!r}, and a symbol has no place here")
     rewritten = hexadecimal(statement, architecture)
     for value in _numbers(rewritten):
         if not -(1 << 63) <= value < 1 << 64:
             raise Refused(f"{value:#x} does not fit 64 bits")
     if "KS_MODE_64" in architecture.engines.keystone_mode:
+        # In 64-bit code Keystone makes an address relative to rip of `fs:[0x28]`, or an instruction with a 64-bit
+        # address; with "no index" spelt out it makes what GNU as does.
         return _ABSOLUTE.sub(lambda match: f"[riz*1 {match[1] or '+'} {match[2]}]", rewritten)
     return rewritten
+
+
+def _why_misshapen(statement: str) -> str | None:
+    if not _MNEMONIC.match(statement):
+        return "does not start with the name of an instruction"
+    if padded := _PADDED_NAME.search(statement):
+        return f"{padded[0]!r} has a zero that GNU as and Keystone read differently"
+    if _HERE.search(statement):
+        return "holds a name that starts with a dot, or the place itself"
+    return _why_unbalanced(statement)
+
+
+def _why_odd_x86(statement: str, machine: str) -> str | None:
+    plain = _MEMORY.sub("", statement)
+    if ":" in _SEGMENT.sub("", statement):
+        return "':' is only for a segment register: labels have no place here"
+    if _SEGMENT_ON_STACK.fullmatch(statement):
+        return "is two bytes wide as Keystone assembles it: write it as data"
+    if _BEFORE_NAME.search(plain):
+        return "holds a sum outside of brackets"
+    if _POINTER.search(plain):
+        return "names the instruction pointer where Keystone takes it for another register"
+    return None
+
+
+def _why_odd_elsewhere(statement: str, machine: str) -> str | None:
+    if _HASH.search(statement):
+        return "# is followed by no number"
+    # No operand is a sum, and some engines take an unknown name in one for 0.
+    plain = _BRACES.sub("", statement)
+    if _SUM.search(plain) or _LONE_SIGN.search(plain):
+        return "holds a sum: write its value"
+    register = _REGISTER.get(machine)
+    # Keystone takes %q9 for r9, and looks for ever for what `8%r1` is the remainder of.
+    if register and (odd := [word for word in _MARKED.findall(statement) if not register.fullmatch(word)]):
+        return f"{odd[0]!r} is no register"
+    if misplaced := _MISPLACED_MARK.search(statement):
+        return f"{misplaced[0]!r} is an operation, or lacks a comma"
+    if machine in _ALWAYS_MARKED and (name := _BARE_NAME.search(statement.partition(" ")[2])):
+        return f"{name[0]!r} is no register, and a symbol has no place here"
+    return None
 
 
 def why_wrong(statement: str, code: bytes, architecture: Architecture) -> str | None:
