@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trampoline_dsl import emulate
 from trampoline_dsl.emulate import Machine, MachineError, Stop
+from trampoline_dsl.extended import from_double, to_double
 from trampoline_dsl.target import Architecture, Bank, Register
 from trampoline_dsl.targets import all_targets
 
@@ -454,6 +454,28 @@ def test_a_run_reaches_its_end_in_sequence_and_by_a_jump(architecture: Architect
 
 
 @each_architecture
+def test_the_end_of_one_run_is_no_end_for_another(architecture: Architecture) -> None:
+    machine = machine_for(architecture)
+    texts = guest(architecture)
+    size = len(assemble(architecture, texts.nop))
+    load(machine, "; ".join([texts.nop] * 9))
+    for count in (4, 8, 2, 6, 4):
+        stop = machine.run(CODE, BUDGET, CODE + count * size)
+        assert (stop.reason, stop.executed) == ("reached", count)
+    load(machine, texts.jump(END))
+    assert machine.run(CODE, BUDGET, END).reason == "reached"
+    load(machine, texts.jump(STUB), END)
+    assert machine.run(CODE, BUDGET, STUB).reason == "reached"
+    assert machine.run(CODE, BUDGET, END).reason == "reached"
+    # The address need not be mapped when it is named for the first time.
+    assert machine.run(CODE, BUDGET, BAD).detail != ""
+    machine.map(BAD, SIZE)
+    load(machine, texts.jump(BAD))
+    machine.reset()
+    assert machine.run(CODE, BUDGET, BAD).reason == "reached"
+
+
+@each_architecture
 def test_a_budget_is_exact(architecture: Architecture) -> None:
     machine = machine_for(architecture)
     texts = guest(architecture)
@@ -548,6 +570,34 @@ def test_code_runs_anywhere_in_the_address_space(architecture: Architecture) -> 
     assert int.from_bytes(machine.read(DATA + 0x20, architecture.word), architecture.order) == DATA
     end = load(machine, texts.illegal, high)
     assert machine.run(high, BUDGET, end).pc == high
+
+
+@pytest.mark.parametrize("name", ["linux/mips", "linux/mipsle", "linux/mips64", "linux/mips64le"])
+def test_a_jump_to_a_misaligned_address_does_not_crash_the_next_run(name: str) -> None:
+    """Unicorn 2.1.4 dies of a null pointer at the next translation."""
+    architecture = ARCHITECTURES[name]
+    machine = machine_for(architecture)
+    texts = guest(architecture)
+    registers = list(machine.observable)
+    machine.set_many(numbers(architecture, registers))
+    ready(machine)
+    values = machine.get_many(registers)
+    snapshot = machine.save()
+    writes: list[int] = []
+    machine.on_write(lambda address, *_: writes.append(address))
+    machine.unmap(STUB, SIZE)
+    machine.map(STUB, SIZE, writable=False)
+    machine.write(STUB, b"kept")
+    for runs in range(1, 4):
+        load(machine, texts.jump(END + 2))
+        assert "misaligned" in machine.run(CODE, BUDGET, END).detail
+        machine.restore(snapshot)
+        assert run(machine, texts.store_word).reason == "reached"
+        assert writes == [DATA + 0x20] * runs
+        assert machine.get_many(registers) == values
+    assert machine.read(STUB, 4) == b"kept"
+    machine.set(architecture.registers["a0"], STUB)
+    assert "read-only" in run(machine, texts.store_word).detail
 
 
 # -------------------------------------------------------------------------------------------------------- callbacks
@@ -740,7 +790,7 @@ def test_the_x87_stack_is_empty_until_st0_is_set() -> None:
 
 @given(st.integers(0, (1 << 64) - 1))
 def test_a_double_survives_extended_precision(bits: int) -> None:
-    assert emulate._to_double(*emulate._from_double(bits)) == bits
+    assert to_double(*from_double(bits)) == bits
 
 
 @pytest.mark.parametrize(
@@ -756,7 +806,7 @@ def test_a_double_survives_extended_precision(bits: int) -> None:
     ],
 )
 def test_extended_numbers_are_rounded_to_the_nearest_double(extended: tuple[int, int, int], double: float) -> None:
-    assert emulate._to_double(*extended) == int.from_bytes(struct.pack("<d", double), "little")
+    assert to_double(*extended) == int.from_bytes(struct.pack("<d", double), "little")
 
 
 def test_scrambling_is_cheap() -> None:

@@ -278,8 +278,8 @@ class _Mips(Family):
         23: "floating point exception (FPE)",
     }
     never: ClassVar[Mapping[str, str]] = {"FIR": "Unicorn reads it as 0"}
-    # A jump to a misaligned address fails in the midst of a translation, as do the others if they come from a fetch. The
-    # translator then keeps a pointer (to the flag for a delay slot) into what it has thrown away.
+    # A jump to a misaligned address fails in the midst of a translation, as do the others if they come from a fetch.
+    # The translator then keeps a pointer (to the flag for a delay slot) into what it has thrown away.
     spoiling: ClassVar[frozenset[int]] = frozenset({12, 14, 15, 26})
 
     def __init__(self, word: int) -> None:

@@ -4,8 +4,10 @@ This is the only module that knows Unicorn, and this is what it knows (version 2
 
 * Code runs in user mode, as it would under Linux: privileged instructions trap. Unicorn resets most machines into
   kernel mode, where `hlt` on amd64 ends a run as if all were well.
-* Unicorn does not see that memory which holds translated code was written from outside; `write` tells it. It does not
-  see hooks that come after a translation either; those that it must see are there from the start or flush.
+* Unicorn does not see that memory which holds translated code was written from outside; `write` tells it. Hooks that
+  come after a translation, and another `until`, it does not see either.
+* On mips a jump to a misaligned address leaves a translator that crashes the process at the next translation. The
+  machine then goes on in a new engine.
 * One code hook is always there. It counts instructions, so that a budget is exact, and it knows the instruction that
   ran last, which Unicorn forgets on mips when an exception is raised.
 * Write hooks miss some stores: `dcbz` and `stmw` on ppc64; `mvc`, `xc` and their like on s390x. Sixteen bytes arrive
@@ -233,6 +235,7 @@ class Machine:
         self._hooks: dict[int, Any] = {unicorn_const.UC_HOOK_CODE: HOOK_CODE_CFUNC(self._on_code)}
         self._running = False
         self._spoiled = False
+        self._until = 0
         self._last = 0
         self._budget = 0
         self._executed = 0
@@ -277,7 +280,8 @@ class Machine:
         return data.raw
 
     def write(self, address: int, data: bytes) -> None:
-        """Store `data`, whatever the protection. Code that was there is forgotten."""
+        """Store `data`, whatever the protection. Code that was there is forgotten, but a callback that changes the
+        basic block which is running changes only what runs after it."""
         if not data:
             return
         if uclib.uc_mem_write(self.handle, address, data, len(data)):
@@ -313,7 +317,8 @@ class Machine:
         self._transfer((register.name,)).write((value,))
 
     def get_many(self, registers: Iterable[Register]) -> dict[Register, int]:
-        """Several registers at once, at little more than the cost of one."""
+        """Several registers at once, at little more than the cost of one. The same registers should come in the same
+        order, that of `architecture.registers` for choice: each order is prepared once and kept."""
         wanted = tuple(registers)
         values = self._transfer(tuple([register.name for register in wanted])).read()
         return dict(zip(wanted, values, strict=True))
@@ -386,6 +391,11 @@ class Machine:
         self._require_rest("a run cannot start")
         if self._spoiled:
             self._renew()
+        if until != self._until:
+            # Translations know where a run ends.
+            for address in (self._until, until):
+                self._uc.ctl_remove_cache(address, address + 1)
+            self._until = until
         self._running = True
         self._last = start
         self._budget = budget
