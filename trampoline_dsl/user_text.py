@@ -4,8 +4,8 @@ Keystone runs for ever, crashes or exits the process on some statements, reads f
 truncates without a word. So there are three fences: `admit` lets only the shape of one machine instruction or a short
 data directive through; the engine runs in a process of its own (`confined`); `why_wrong` reads the bytes back with
 Capstone. The last one sees: no code, more or less than one instruction, code whose meaning depends on where it lies,
-and a number that is not in the instruction as it is in the text (numbers below 64 only on x86 and mips), and on x86
-another address. It does not compare other registers nor mnemonics, whose aliases differ too much, so an engine that
+and a number that is not in the instruction as it is in the text (numbers below 64 only on x86 and mips), on x86
+another address, on mips another floating point register. It compares no other registers nor mnemonics, whose aliases differ too much, so an engine that
 takes another register, or another instruction with the same numbers, is not seen.
 """
 
@@ -59,6 +59,7 @@ _REGISTER = {
     "KS_ARCH_SYSTEMZ": re.compile(r"%[rfacv][0-9]+"),
     "KS_ARCH_MIPS": re.compile(r"\$\w+"),
 }
+_FLOAT = re.compile(r"\$f[0-9]+")
 _ALWAYS_MARKED = frozenset({"KS_ARCH_MIPS", "KS_ARCH_SYSTEMZ"})
 
 # Machines whose short forms (`clrrdi`, `lsl`, `movz`) stand for others with other small numbers, and whose engine
@@ -152,6 +153,9 @@ def why_wrong(statement: str, code: bytes, architecture: Architecture) -> str | 
     if machine == "KS_ARCH_X86" and _address_registers(statement) not in (None, _address_registers(here[0].text)):
         # Keystone takes any register for a base, and rip where there is none.
         return f"was assembled with another address, as {here[0].text!r}"
+    if machine == "KS_ARCH_MIPS" and set(_FLOAT.findall(here[0].text)) != set(_FLOAT.findall(statement)):
+        # Keystone takes the even register below an odd one for a double of o32.
+        return f"was assembled with another register, as {here[0].text!r}"
     word = 8 * architecture.word if machine == "KS_ARCH_X86" else None
     small = _SMALL if machine in _SHORT_FORMS else 2
     found = _numbers(here[0].text.partition(" ")[2])
