@@ -5,8 +5,8 @@ truncates without a word. So there are three fences: `admit` lets only the shape
 data directive through; the engine runs in a process of its own (`confined`); `why_wrong` reads the bytes back with
 Capstone. The last one sees: no code, more or less than one instruction, code whose meaning depends on where it lies,
 and a number that is not in the instruction as it is in the text (numbers below 64 only on x86 and mips), on x86
-another address, on mips another floating point register. It compares no other registers nor mnemonics, whose aliases differ too much, so an engine that
-takes another register, or another instruction with the same numbers, is not seen.
+another address, on mips another floating point register. It compares no other registers nor mnemonics, whose aliases
+differ too much: an engine that takes another register, or another instruction with the same numbers, is not seen.
 """
 
 from __future__ import annotations
