@@ -32,7 +32,6 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Literal
 
 from trampoline_dsl.target import (
@@ -872,7 +871,7 @@ def _cores(registers: Sequence[Register]) -> str:
     """A list of core registers, runs of three and more as ranges."""
     runs: list[list[Register]] = []
     for register in sorted(registers, key=lambda r: r.number):
-        if runs and runs[-1][-1].number + 1 == register.number <= 12:
+        if runs and runs[-1][-1].number + 1 == register.number:
             runs[-1].append(register)
         else:
             runs.append([register])
@@ -951,9 +950,8 @@ def _merged(run: Sequence[Insn], *, pairs: bool) -> list[Insn]:
     for a signal handler or another thread may see it; what follows each other upwards may become one.
     """
     if len(run) > 1 and _access(run[0]).base == SP:
-        ordered = sorted(run, key=lambda one: _access(one).offset)
-        if all(_access(a).offset < _access(b).offset for a, b in pairwise(ordered)):
-            run = ordered
+        # All are whole words, so two either do not overlap or stay in their order.
+        run = sorted(run, key=lambda one: _access(one).offset)
     groups: list[list[Insn]] = []
     for one in run:
         if groups and _follows(groups[-1][-1], one):

@@ -65,7 +65,8 @@ class ValueType:
 
 @dataclass(frozen=True, slots=True)
 class InRegister:
-    """A part of a value in a register. `left`: in the most significant `bits` of it (s390x singles)."""
+    """A part of a value in a register. `left`: in the most significant `bits` of it: singles on s390x; on arm s1, which
+    is the upper half of d0, while s0 is its lower half and not `left`."""
 
     register: Register
     left: bool = False

@@ -21,6 +21,7 @@ from trampoline_dsl.target import (
     Condition,
     Convention,
     Fixed,
+    Frame,
     FrameRequest,
     InRegister,
     Insn,
@@ -522,6 +523,8 @@ def test_multiples_and_pairs_are_made_only_where_an_instruction_can_hold_them() 
         [*stores((1, 0)), *stores((2, 4), base=R[3])],
         [Insn("str r1, [r0]", user_text=True), Insn("str r2, [r0, #4]", user_text=True)],
         [*HARD.store(R[1], SP, 0, 32), *HARD.store(SP, SP, 4, 32)],
+        [*HARD.load(R[0], R[0], 0, 32, False), *HARD.load(R[1], R[0], 4, 32, False)],
+        stores((2, 0x100), (3, 0x104)),
     ):
         assert improved(code) == texts(code)
 
@@ -563,6 +566,24 @@ def test_improved_code_does_the_same(board: Board) -> None:
             outcomes.append((machine.get_many(values), machine.read(STACK + 0x1000, 0x8000)))
         assert outcomes[0] == outcomes[1], (texts(code), texts(improved))
     assert shorter > 100
+
+
+def test_what_instructions_say_of_themselves_is_exact() -> None:
+    [popped] = HARD.improve(
+        [Insn("pop {r4, lr}", writes=frozenset((R[4], LR, SP))), *HARD.leave(frame_of_nothing(), 0)]
+    )
+    assert (popped.text, popped.writes, popped.transfer) == ("pop {r4, pc}", {R[4], SP}, "return")
+    # A single is put beside another one.
+    assert [one.reads for one in HARD.float_load(D[3], SP, 4, 32)] == [{SP, D[3]}]
+    assert [one.reads for one in HARD.float_load(D[3], SP, 8, 64)] == [{SP}]
+    [far] = [one for one in HARD.load(R[3], R[2], 0x1F00, 32, False) if one.memory == "read"]
+    assert far.access is None
+    with pytest.raises(ValueError, match="r12 is needed"):
+        list(HARD.store(R[12], SP, 0x1000, 32))
+
+
+def frame_of_nothing() -> Frame:
+    return HARD.layout(FrameRequest(HARD.conventions["c"], 0, (), False, 8))
 
 
 # --------------------------------------------------------------------------------------------------------------- bytes
