@@ -448,8 +448,8 @@ class Arm(Architecture):
     # -- which registers values may live in
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        # Those first that need no save; among them those that carry arguments last.
-        order = (*reversed(R[0:4]), *R[4:9], R[10], R[9], R[11])
+        # Those first that need no save, and upwards: multiples want ascending numbers at ascending addresses.
+        order = (*R[0:9], R[10], R[9], R[11])
         taken = {*convention.reserved, *convention.scratch, convention.thread}
         return tuple(register for register in order if register not in taken)
 
