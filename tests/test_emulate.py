@@ -563,7 +563,7 @@ def test_code_that_changes_is_executed_as_it_is(architecture: Architecture) -> N
 def test_code_runs_anywhere_in_the_address_space(architecture: Architecture) -> None:
     machine = machine_for(architecture)
     texts = guest(architecture)
-    high = 0x3F_1234_5000 if architecture.word == 8 else 0x7FFF_0000
+    high = 0xF_1234_5000 if architecture.word == 8 else 0x7FFF_0000
     machine.map(high, SIZE)
     end = load(machine, f"{texts.store_word}; {texts.nop}", high)
     assert machine.run(high, BUDGET, end).reason == "reached"
@@ -820,3 +820,30 @@ def test_scrambling_is_cheap() -> None:
         for _ in range(50):
             machine.write_registers(registers, values)
         assert (time.perf_counter() - start) / 50 < 1e-3, architecture.name
+
+
+@pytest.mark.parametrize("name", ["linux/mips", "linux/mipsle", "linux/mips64", "linux/mips64le"])
+def test_a_store_in_a_delay_slot_does_not_undo_a_redirection(name: str) -> None:
+    """Unicorn forgets the first change of pc behind a watched store in the slot of a jump."""
+    architecture = find_target(name).architecture
+    registers = architecture.registers
+    high = 1 << 32 if architecture.word == 8 else 0
+    code, stub, data = high + 0x1000_0000, high + 0x1020_0000, 0x2000_0000
+    machine = Machine(architecture)
+    for base in (code, stub, data):
+        machine.map(base, 0x1000)
+    lines = ["jalr $t9", "sw $a3, 0xc($sp)", "addiu $v0, $zero, 1", "nop"]
+    text = b"".join(assemble(architecture, [Insn(line)]).code for line in lines)
+    machine.write(code, text)
+    seen: list[int] = []
+    machine.on_write(lambda address, size, value, pc: seen.append(address))
+
+    def answer(address: int, _size: int) -> None:
+        seen.append(address)
+        machine.go(machine.get(registers["ra"]))
+
+    machine.on_instruction(answer, stub, stub + 0xFFF)
+    machine.set_many({registers["t9"]: stub, architecture.sp: data + 0x100})
+    assert machine.run(code, 100, code + 12).reason == "reached"
+    assert seen == [data + 0x10C, stub]
+    assert machine.get(registers["v0"]) == 1

@@ -78,6 +78,7 @@ class Family:
     boundary = 0  # bytes of an instruction, if Unicorn leaves pc behind when it gets to `until` without a jump
     never: ClassVar[Mapping[str, str]] = {}  # registers that Unicorn knows and does not let through
     spoiling: ClassVar[frozenset[int]] = frozenset()  # exceptions after which Unicorn's translator crashes
+    virtual_tlb = True  # Unicorn's own translation of addresses, each to itself, in place of the CPU's
 
     def spelling(self, register: Register) -> str:
         """Unicorn's name for the register, without the prefix."""
@@ -96,6 +97,9 @@ class Family:
 
     def prepare(self, machine: Bare) -> None:
         """Switch floating point on and go to user mode."""
+
+    def reach(self, machine: Bare, base: int, size: int) -> None:
+        """Make addresses usable, where the CPU has to be told. May change registers."""
 
     def survey(self, machine: Bare) -> None:
         """Learn, once for an architecture and before the first `place`, what only a running machine shows."""
@@ -282,8 +286,13 @@ class _Mips(Family):
     # The translator then keeps a pointer (to the flag for a delay slot) into what it has thrown away.
     spoiling: ClassVar[frozenset[int]] = frozenset({12, 14, 15, 26})
 
+    # With Unicorn's own TLB, a load or store in the slot of a taken branch runs twice, or spoils the next branch,
+    # whenever it makes the TLB fetch an entry. With the CPU's TLB filled beforehand that does not happen.
+    virtual_tlb = False
+
     def __init__(self, word: int) -> None:
         self._long = word == 8
+        self._reached: list[int] = []  # blocks of 512 MiB, in the order of their TLB entries
 
     def spelling(self, register: Register) -> str:
         # By number: Unicorn knows the names of o32 only, and those of n64 mean other registers.
@@ -308,12 +317,51 @@ class _Mips(Family):
         order = machine.architecture.order
         machine.boot((0x40823800).to_bytes(4, order) + bytes(4), BOOT + 8)  # mtc0 $v0, HWREna; nop
         machine.put("V0", 0)
+        reached, self._reached = self._reached, []
+        for block in reached or range(0, 1 << 31, 1 << 29):  # what user mode has on 32-bit machines
+            self._enter(machine, block)
         # User mode (KSU = 2, ERL = 0), CU1. 64-bit: FR, and 64-bit addresses in every mode (KX SX UX). 32-bit: FR as
         # wide as the registers are said to be.
         registers = machine.architecture.registers
         wide = self._long or ("f0" in registers and registers["f0"].bits == 64)
         machine.put("CP0_STATUS", 0x20000010 | (0xE0 if self._long else 0) | (0x04000000 if wide else 0))
         machine.put("PC", 0)
+
+    def reach(self, machine: Bare, base: int, size: int) -> None:
+        for block in range(base >> 29 << 29, base + size, 1 << 29):
+            if block not in self._reached:
+                self._enter(machine, block)
+
+    def _enter(self, machine: Bare, block: int) -> None:
+        """A TLB entry for two pages of 256 MiB, each at its own address (MD00091: EntryHi, EntryLo, PageMask)."""
+        if block >> 36:
+            raise MachineError(f"{machine.architecture.name}: no memory above 64 GiB, and {block:#x} is")
+        order = machine.architecture.order
+        cached_dirty_valid_global = 3 << 3 | 7
+        machine.put("CP0_STATUS", 0x20400004 | (0xE0 if self._long else 0))
+        values = {
+            "2": len(self._reached),  # Index
+            "4": block,  # EntryHi
+            "5": block >> 12 << 6 | cached_dirty_valid_global,
+            "6": block + (1 << 28) >> 12 << 6 | cached_dirty_valid_global,
+            "7": 0x1FFFE000,  # PageMask: 256 MiB
+        }
+        for register, value in values.items():
+            machine.put(register, value)
+        move = 0x40A00000 if self._long else 0x40800000  # dmtc0, mtc0
+        moves = [
+            0x40800000 | 2 << 16 | 0 << 11,
+            move | 4 << 16 | 10 << 11,
+            move | 5 << 16 | 2 << 11,
+            move | 6 << 16 | 3 << 11,
+            0x40800000 | 7 << 16 | 5 << 11,
+            0x42000002,  # tlbwi
+        ]
+        code = b"".join(insn.to_bytes(4, order) for insn in moves)
+        machine.boot(code + bytes(8), BOOT + len(code))
+        for register in values:
+            machine.put(register, 0)
+        self._reached.append(block)
 
     def set_thread_pointer(self, machine: Bare, value: int) -> None:
         machine.put("CP0_USERLOCAL", value)
