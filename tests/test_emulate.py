@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from trampoline_dsl.emulate import Machine, MachineError, Stop
 from trampoline_dsl.extended import from_double, to_double
 from trampoline_dsl.target import Architecture, Bank, Register
-from trampoline_dsl.targets import all_targets
+from trampoline_dsl.targets import all_targets, find_target
 
 ARCHITECTURES = {target.name: target.architecture for target in all_targets().values()}
 
@@ -832,9 +832,7 @@ def test_a_store_in_a_delay_slot_does_not_undo_a_redirection(name: str) -> None:
     machine = Machine(architecture)
     for base in (code, stub, data):
         machine.map(base, 0x1000)
-    lines = ["jalr $t9", "sw $a3, 0xc($sp)", "addiu $v0, $zero, 1", "nop"]
-    text = b"".join(assemble(architecture, [Insn(line)]).code for line in lines)
-    machine.write(code, text)
+    machine.write(code, assemble(architecture, "jalr $t9; sw $a3, 0xc($sp); addiu $v0, $zero, 1; nop"))
     seen: list[int] = []
     machine.on_write(lambda address, size, value, pc: seen.append(address))
 

@@ -504,17 +504,22 @@ class Machine:
         self._put_number(number, whole & ~(mask << shift) | (value & mask) << shift)
 
     def boot(self, code: bytes, until: int) -> None:
-        """Run set-up code at BOOT, of which callbacks hear nothing."""
-        self._uc.mem_map(BOOT, _PAGE)
-        self._uc.mem_write(BOOT, code)
+        """Run set-up code, of which callbacks hear nothing, as if at BOOT, up to `until`; in the next page that is
+        free if that one is taken, so it has to be position independent."""
+        page = BOOT
+        taken = list(self._uc.mem_regions())
+        while any(low <= page <= high for low, high, _ in taken):
+            page += _PAGE
+        self._uc.mem_map(page, _PAGE)
+        self._uc.mem_write(page, code)
         self._booting = True
         try:
-            self._uc.emu_start(BOOT, until, count=16)
+            self._uc.emu_start(page, page + until - BOOT, count=16)
         except UcError as error:
             raise MachineError(f"{self.architecture.name}: set-up failed: {error}") from None
         finally:
             self._booting = False
-            self._uc.mem_unmap(BOOT, _PAGE)
+            self._uc.mem_unmap(page, _PAGE)
 
     def forbid(self, instruction: str, detail: str) -> None:
         """Make an instruction that Unicorn lets do nothing a fault."""
