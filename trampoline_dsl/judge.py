@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from . import ir
 from .emulate import Machine, MachineError, Stop
@@ -169,14 +169,10 @@ class Bench:
             self.machine.map(region.base, region.size)
         self.entries: dict[int, str] = {}
         self.listing: dict[int, tuple[Code, int]] = {}
-        self.branches: dict[int, tuple[Code, int]] = {}
+        self.leaving: set[int] = set()  # what is executed behind these has been returned to
         for name, code in codes.items():
-            base = build.symbols[name]
-            self.entries[base] = name
-            self.machine.write(base, link(self.architecture, code.code, code.relocations, base, build.symbols))
-            for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
-                if insn.label is None:
-                    self.listing[base + offset] = (code, index)
+            self.entries[build.symbols[name]] = name
+            self._place(code)
         self.stubs = {
             address: name
             for name, address in build.symbols.items()
@@ -194,8 +190,22 @@ class Bench:
         self.machine.on_instruction(self._step, plan.code.base, plan.code.end - 1)
         self.machine.on_instruction(self._stub, plan.stubs.base, plan.stubs.end - 1)
         self.machine.on_instruction(self._returned, plan.returns.base, plan.returns.end - 1)
+        for region in plan.regions:
+            if not region.executable:
+                self.machine.on_instruction(self._astray, region.base, region.end - 1)
         self.machine.on_write(self._wrote)
         self.initial = self.machine.save()
+
+    def _place(self, code: Code) -> None:
+        base = self.build.symbols[code.name]
+        linked = link(self.architecture, code.code, code.relocations, base, self.build.symbols)
+        self.machine.write(base, linked)
+        for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
+            if insn.label is None:
+                self.listing[base + offset] = (code, index)
+                if insn.transfer == "return":
+                    last = index + 1 if insn.delay_slot else index
+                    self.leaving.add(base + code.offsets[min(last, len(code.offsets) - 1)])
 
     def _garbage_mask(self, register: Register) -> int:
         """The bits that may hold anything. Of a floating point mode register only the modes are varied: a pending
@@ -228,13 +238,22 @@ class Bench:
         if self.run is not None:
             self.run.returned(address)
 
+    def _astray(self, address: int, _size: int) -> None:
+        if self.run is not None:
+            self.run.astray(address)
+
     def _wrote(self, address: int, size: int, value: int, pc: int) -> None:
         if self.run is not None:
             self.run.wrote(address, size, value, pc)
 
 
 class Execute:
-    """One run of one world by the machine code. `violations` has what was found, `executed` the addresses in order."""
+    """One run of one world by the machine code. `violations` has what was found, `executed` the addresses in order.
+
+    `scramble`: memory below the stack pointer is overwritten before every instruction, as signals may. `spare`: what
+    callees leave alone in this run, although it is theirs: what is "below" the stack pointer, or the "area" above it.
+    It tells a symptom from its cause.
+    """
 
     def __init__(
         self,
@@ -247,6 +266,8 @@ class Execute:
         garbage: int,
         scramble: bool,
         follow: Register | None = None,
+        spare: Literal["", "below", "area"] = "",
+        budget: int = BUDGET,
     ) -> None:
         self.bench = bench
         self.build = bench.build
@@ -261,6 +282,8 @@ class Execute:
         self.any_random = random.Random(f"{world.seed} any")
         self.scramble = scramble
         self.follow = follow
+        self.spare = spare
+        self.budget = budget
         self.order = self.architecture.order
         self.word = self.architecture.word
         self.word_mask = (1 << 8 * self.word) - 1
@@ -276,6 +299,7 @@ class Execute:
         self.entered = 0
         self.finished = False
         self.entering = False
+        self.moved = False  # the judge has set the program counter since the last instruction
         self.pending: list[Waiting] = []
         self.last_values: list[tuple[int, int]] = []
         self.executions: list[Execution] = []
@@ -303,7 +327,7 @@ class Execute:
                 thread = draw(self.world.seed, "thread at entry", 8 * self.word)
             self._registers_at_entry(self.function.convention, None)
             entry = self._begin(self.function, tuple(self.world.arguments), self.world.sp, thread, None)
-            stop = machine.run(entry, BUDGET, 0)
+            stop = machine.run(entry, self.budget, 0)
             if not self.finished:
                 self._stopped(stop)
         except _End:
@@ -332,11 +356,38 @@ class Execute:
 
     def _stopped(self, stop: Stop) -> None:
         if stop.reason == "budget":
-            self._violate("flow", f"does not end within {BUDGET} instructions", pc=stop.pc)
+            self._violate("flow", f"does not end within {self.budget} instructions", pc=stop.pc)
+        elif stop.reason == "fault" and stop.address == stop.pc and self._has_returned():
+            self._returns_astray(stop.pc)
         elif stop.reason == "fault":
             self._violate("flow", stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
         elif not self.violations:
             self._violate("flow", f"stops at {stop.pc:#x} without returning", pc=stop.pc)
+
+    def _has_returned(self) -> bool:
+        """Whether the code itself has just left a function by its return, and not by the judge's hand."""
+        return not self.moved and bool(self.executed) and self.executed[-1] in self.bench.leaving
+
+    def _returns_astray(self, address: int) -> None:
+        activation = self.activations[-1]
+        link = activation.function.convention.return_address
+        self._violate(
+            "sp",
+            f"returns to {address:#x}, and not to the return address that it was given",
+            register=link.name if link is not None else self.architecture.sp.name,
+            memory=None if link is not None else activation.sp,
+            expected=activation.return_address,
+            found=address,
+        )
+
+    def astray(self, address: int) -> None:
+        """Before every instruction that is in nobody's code."""
+        if self._has_returned():
+            self._returns_astray(address)
+        else:
+            region = next(r for r in self.build.plan.regions if address in r)
+            self._violate("flow", f"runs into {address:#x} ({region.name}), which is no code", memory=address)
+        self._end()
 
     def _end(self) -> None:
         self.machine.stop()
@@ -509,6 +560,10 @@ class Execute:
         elif address == activation.return_address and len(self.activations) > 1 and activation.resume is None:
             self._leave(address)
             activation = self.activations[-1]
+        elif self._has_returned():
+            self._returns_astray(address)
+            self._end()
+        self.moved = False
         executed.append(address)
         if self.follow is not None:
             self.last_values.append((address, self.machine.get(self.follow)))
@@ -519,6 +574,7 @@ class Execute:
                 "bounds",
                 f"the stack pointer is {sp:#x}, outside of the stack",
                 register=self.architecture.sp.name,
+                expected=self._nearest(sp, activation),
                 found=sp,
                 pc=executed[-2] if len(executed) > 1 else address,
             )
@@ -550,6 +606,11 @@ class Execute:
         if resumed is not None and resumed.sp == sp:
             return self.stack_of[0]
         return None
+
+    def _nearest(self, sp: int, activation: Activation) -> int:
+        """The last stack pointer that would have been on the stack."""
+        region = next((r for r in self.stack_of if activation.cfa in r), self.stack_of[0])
+        return min(max(sp, region.base), activation.cfa + self._popped(activation))
 
     def _popped(self, activation: Activation) -> int:
         convention = activation.function.convention
@@ -584,6 +645,7 @@ class Execute:
             f"writes {size} bytes at {address:#x}, {where}",
             pc=pc,
             memory=address,
+            expected=int.from_bytes(self.machine.read(address, size), self.order),
             found=value & ((1 << 8 * size) - 1),
         )
 
@@ -735,6 +797,7 @@ class Execute:
                 f"calls {name} with the stack pointer at {cfa:#x}: {convention.name} wants a multiple of"
                 f" {convention.alignment}",
                 register=self.architecture.sp.name,
+                expected=cfa // convention.alignment * convention.alignment,
                 found=cfa,
             )
         return_address = self._return_address(convention, sp)
@@ -891,7 +954,7 @@ class Execute:
         """A callee that the judge plays has been reached."""
         name = self.bench.stubs.get(address)
         if name is None:
-            self._violate("flow", f"runs into {address:#x}, which is no function's start")
+            self._violate("flow", f"runs into {address:#x}, which is no function's start", memory=address)
             self._end()
             return
         program = self.build.program
@@ -956,7 +1019,7 @@ class Execute:
         self._registers_at_entry(convention, None)
         entry = self._begin(function, request.arguments, cfa, thread, waiting)
         self.entering = True
-        self.machine.go(entry)
+        self._go(entry)
 
     def _answer(self, arrival: Arrival, registers: Mapping[Register, int], result: int | None) -> None:
         """Overwrite all that the callee may, deliver the result, and return."""
@@ -991,9 +1054,13 @@ class Execute:
                 if len(self.activations) == 1:
                     self.finished = True
                     self._end()
-            self.machine.go(arrival.return_address)
+            self._go(arrival.return_address)
             return
-        machine.go(arrival.return_address)
+        self._go(arrival.return_address)
+
+    def _go(self, address: int) -> None:
+        self.moved = True
+        self.machine.go(address)
 
     def _clobbered(self, signature: ir.Signature, registers: Mapping[Register, int]) -> dict[Register, int]:
         """New values for what the callee does not keep; what it keeps is as it was, bit by bit."""
@@ -1023,7 +1090,7 @@ class Execute:
         return values
 
     def _scribble(self, arrival: Arrival, stack_bytes: int, pushed: int) -> None:
-        """Write over the memory that a callee owns: its areas, its arguments, and all below the stack pointer."""
+        """Write over the memory that a callee owns: its areas, its arguments, and what is below the stack pointer."""
         convention = arrival.signature.convention
         machine, cfa = self.machine, arrival.cfa
         owned = [(cfa, cfa + convention.area), (cfa + convention.first_stack_argument, cfa + stack_bytes)]
@@ -1037,12 +1104,12 @@ class Execute:
         top = self._frame_top(activation, cfa) if not arrival.jumped else cfa + stack_bytes
         for start, end in owned:
             end = min(end, max(top, start))
-            if end > start:
+            if end > start and self.spare != "area":
                 machine.write(start, self.random.randbytes(end - start))
         for place, data in saved:
             machine.write(place, data)
         for region in self.stack_of:
-            if cfa in region:
+            if cfa in region and self.spare != "below":
                 start = max(region.base, cfa - pushed - 2048)
                 machine.write(start, self.random.randbytes(cfa - start))
 

@@ -163,7 +163,7 @@ class Session:
             for node in trace.unmet:
                 record.unmet(node, scenario)
             if plain.violations:
-                record.violate(self._explained(plain, function, scenario, world, trace, 2 * number, False))
+                record.violate(self._caused(plain, function, scenario, world, trace, 2 * number))
                 continue
             if 2 * number + 1 >= runs:
                 continue
@@ -195,12 +195,38 @@ class Session:
         *,
         scramble: bool,
         follow: Register | None = None,
+        spare: Literal["", "below", "area"] = "",
     ) -> Execute:
         run = Execute(
-            self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow
+            self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare
         )
         run.run()
         return run
+
+    def _caused(
+        self,
+        run: Execute,
+        function: ir.Function,
+        scenario: ir.Scenario | None,
+        world: World,
+        trace: Trace,
+        garbage: int,
+    ) -> list[Violation]:
+        """The violations of a run by the obligation that is at the root of them: where a callee that leaves some memory
+        alone makes all well, that memory was not to be relied on; where other garbage makes a difference, neither."""
+        found = self._explained(run, function, scenario, world, trace, garbage, False)
+        for obligation in ("below", "area"):
+            spared = self.execute(function, scenario, world, trace, garbage, scramble=False, spare=obligation)
+            if not spared.violations:
+                return [_attributed(v, obligation) for v in found]
+        if not all(v.obligation in ("args", "effect") for v in found):
+            return found
+        other = self.execute(function, scenario, world, trace, garbage + _OTHER_GARBAGE, scramble=False)
+        if not other.violations:
+            return [_attributed(v, "reads") for v in found]
+        values = {_subject(v): v.found for v in other.violations}
+        differing = [v for v in found if values.get(_subject(v), v.found) != v.found]
+        return found + [_attributed(v, "reads") for v in differing[:1]]
 
     def _explained(
         self,
@@ -224,9 +250,17 @@ class Session:
         return explained
 
 
+_OTHER_GARBAGE = 1 << 20  # no run of a campaign has this number
+
+
+def _subject(violation: Violation) -> tuple[object, ...]:
+    return violation.obligation, violation.register, violation.memory, violation.address, violation.message
+
+
 def _attributed(violation: Violation, obligation: str) -> Violation:
     what = {
-        "below": "with memory below the stack pointer overwritten, as a signal handler may",
+        "below": "with memory below the stack pointer overwritten, as callees and signal handlers may",
+        "area": "with the memory overwritten that a callee is given above the stack pointer",
         "reads": "with other garbage in registers and memory",
     }[obligation]
     return replace(violation, obligation=obligation, message=f"{what}: {violation.message}")
