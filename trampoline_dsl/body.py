@@ -181,8 +181,8 @@ class BodyResolver:
             case s.Integer(value=value, span=span):
                 return self._literal(value, expected or self.word_type, span)
             case s.Null(span=span):
-                type_ = expected if expected is not None and expected.kind == "pointer" else self._scalar("ptr")
-                return ir.Constant(0, type_, span)
+                pointer = expected if expected is not None and expected.kind == "pointer" else self._scalar("ptr")
+                return ir.Constant(0, pointer, span)
             case s.Path():
                 return self._path(node, expected)
             case s.Unary(operator="-", operand=s.Integer(value=value), span=span):
@@ -199,7 +199,7 @@ class BodyResolver:
                 return self._binary(node, expected)
             case s.Cast(operand=operand, type=type_name, span=span):
                 type_ = self.environment.layouts.type(type_name)
-                value_ = self.expression(operand, type_ if isinstance(operand, (s.Integer, s.Null)) else None)
+                value_ = self.expression(operand, type_ if _is_literal(operand) else None)
                 if type_ is None or value_ is None:
                     return None
                 if (type_.kind == "float") != (value_.type.kind == "float"):
@@ -220,8 +220,8 @@ class BodyResolver:
                     return None
                 return ir.SymbolAddress(str(name), self._scalar("ptr"), span)
             case s.SizeOf() | s.OffsetOf():
-                value = self.constant(node)
-                return None if value is None else self._literal(value, expected or self.word_type, node.span)
+                number = self.constant(node)
+                return None if number is None else self._literal(number, expected or self.word_type, node.span)
             case s.Special(what=what, span=span):
                 return self._special(what, span)
             case s.CallExpression(span=span):
@@ -1160,6 +1160,13 @@ def _with_variable(call: ir.Call, variable: ir.Variable) -> ir.Call:
     return ir.Call(
         call.callee, call.arguments, call.convention, call.result, variable, call.clobbers, call.span, call.at
     )
+
+
+def _is_literal(node: s.Expression) -> bool:
+    """Whether a number stands there as it is, or with a sign before it."""
+    if isinstance(node, s.Unary):
+        return _is_literal(node.operand)
+    return isinstance(node, (s.Integer, s.Null))
 
 
 def _ends(body: Sequence[ir.Statement]) -> bool:

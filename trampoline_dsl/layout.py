@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import ir
 from . import syntax as s
-from .diagnostics import InputError, Report, read_source, suggestion
+from .diagnostics import InputError, Report, Span, read_source, suggestion
 from .target import Target
 
 _INTEGERS = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (8, 16, 32, 64)}
@@ -40,7 +40,7 @@ def alignment_of(size: int, kind: str, target: Target) -> int:
     return size
 
 
-def read_header(path: Path, report: Report, span: s.Span) -> Mapping[str, int]:
+def read_header(path: Path, report: Report, span: Span) -> Mapping[str, int]:
     """The `#define name number` lines of a header. Other lines are passed over."""
     try:
         source = read_source(path)
@@ -109,7 +109,7 @@ class Layouts:
         notes = suggestion(name, [*SCALARS, *self.declarations])
         self.report.error("R010", f"there is no type `{name}`", node.span, notes=notes)
 
-    def struct(self, name: str, span: s.Span | None = None) -> ir.StructLayout | None:
+    def struct(self, name: str, span: Span | None = None) -> ir.StructLayout | None:
         """The layout of a declared struct; None after a diagnostic."""
         if name in self.done:
             return self.done[name]

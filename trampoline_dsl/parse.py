@@ -158,6 +158,11 @@ def _either(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 
+def _token(child: Any) -> Token:
+    assert isinstance(child, Token)
+    return child
+
+
 class _Builder:
     """Makes syntax nodes of Lark's trees; one method for each rule that is not merely a choice."""
 
@@ -181,14 +186,14 @@ class _Builder:
     def maybe(self, tree: Any) -> Any:
         return None if tree is None else self.make(tree)
 
-    def name(self, token: Token) -> s.Name:
+    def name(self, token: Any) -> s.Name:
         span = self.span(token)
         return s.Name((str(token),), (span,), span)
 
     def each(self, tree: Tree[Token]) -> Iterator[Any]:
         return (self.make(child) for child in tree.children if child is not None)
 
-    def text(self, token: Token) -> str:
+    def text(self, token: Any) -> str:
         return str(token)[1:-1]
 
     # -- declarations
@@ -249,7 +254,7 @@ class _Builder:
         return s.ConventionWhen(self.make(targets), tuple(self.make(f) for f in facts), self.span(tree))
 
     def _convention_fact(self, tree: Tree[Any]) -> s.ConventionFact:
-        what, *values = [child for child in tree.children if child is not None]
+        what, *values = [_token(child) for child in tree.children if child is not None]
         if values[0].type == "INTEGER":
             number = s.Integer(int(str(values[0]).replace("_", ""), 0), self.span(values[0]))
             return s.ConventionFact(self.name(what), (), number, self.span(tree))

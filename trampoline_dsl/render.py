@@ -87,8 +87,8 @@ def _legend(report: Report, shown: Sequence[str], ascii_only: bool) -> Iterable[
     yield "   ".join(f"{_ASCII[mark] if ascii_only else mark} {state}" for state, mark in marks)
     hidden = [name for name in OBLIGATIONS if name not in shown]
     for name in hidden:
-        reasons = {v.obligations[name].reason for v in report.verdicts}
-        yield f"{name}: not applicable ({'; '.join(sorted(reasons))})"
+        why = {v.obligations[name].reason for v in report.verdicts}
+        yield f"{name}: not applicable ({'; '.join(sorted(why))})"
     reasons: dict[str, list[str]] = {}
     for verdict in report.verdicts:
         for finding in verdict.obligations.values():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from . import ir
 from .interpret import Execution, Trouble
-from .target import Architecture, ByteOrder, ThreadSlot
+from .target import Architecture, ByteOrder, Convention, ThreadSlot
 
 STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
 OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
@@ -180,7 +180,9 @@ class Build:
         return self.program.target.architecture
 
 
-def prepare(program: ir.Program, code: Mapping[str, int], code_size: int, deepest_frame: int, uses: Sequence[str]) -> Build:
+def prepare(
+    program: ir.Program, code: Mapping[str, int], code_size: int, deepest_frame: int, uses: Sequence[str]
+) -> Build:
     """Give every callee an address. `code`: offsets of the compiled trampolines; `uses`: anonymous callees, reached
     through pointers."""
     architecture = program.target.architecture
@@ -200,7 +202,7 @@ def prepare(program: ir.Program, code: Mapping[str, int], code_size: int, deepes
     return Build(program, layout, symbols, pointers)
 
 
-def _convention_of(program: ir.Program, name: str) -> ir.Convention | None:
+def _convention_of(program: ir.Program, name: str) -> Convention | None:
     if name in program.functions:
         return program.functions[name].convention
     if name in program.externs:
@@ -373,9 +375,10 @@ class _Objects:
 def anonymous_callee(parameter: ir.Variable, function: ir.Function) -> str | None:
     """The name of the callee that stands behind a parameter which the trampoline calls through."""
     for node in walk(function.body):
-        if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, ir.Read):
-            if node.callee.variable is parameter:
-                return f"*{function.name}.{parameter.name}:{node.convention.name}"
+        if not isinstance(node, (ir.Call, ir.TailCall)) or not isinstance(node.callee, ir.Read):
+            continue
+        if node.callee.variable is parameter:
+            return f"*{function.name}.{parameter.name}:{node.convention.name}"
     return None
 
 
