@@ -37,16 +37,39 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         if o.kind == "home_load" and o.home is not None and o.home.incoming is not None
     }
     operations = _spill(body, operations, incoming, architecture)
-    for _ in range(100):
+    while True:
         operations = _remove_dead(operations)
         colouring = _Colouring(body, operations, architecture)
-        victim = colouring.run()
-        if victim is None:
+        victims = colouring.run()
+        if not victims:
             kept = [o for o in operations if not (o.kind == "move" and _same(o, colouring.colours))]
             return Allocation(tuple(kept), colouring.colours)
-        home = Home(victim.name, 8 if victim.floating else architecture.word, 0, "lives across a call")
-        operations = _spill(body, operations, {victim: home}, architecture)
-    raise AssertionError("register allocation does not end")
+        # Every round leaves fewer values that can be spilled, so this ends.
+        first = {v for v in victims if not v.temporary}
+        for some in (first, set(victims) - first):
+            if some:
+                homes = {v: _home_of(v, body, operations, architecture) for v in victims if v in some}
+                operations = _spill(body, operations, homes, architecture, share=some is first)
+                break
+
+
+def _home_of(
+    value: VirtualRegister, body: Body, operations: Sequence[Operation], architecture: Architecture
+) -> Home:
+    """A new home, on the innermost stack from which all that is done with the value can be reached."""
+    context = _innermost_common(body, {o.context for o in operations if value in o.defs or value in o.uses})
+    size = value.bits // 8 if value.floating else architecture.word
+    home = Home(value.name, size, context, "lives across a call")
+    body.homes.append(home)
+    return home
+
+
+def _innermost_common(body: Body, contexts: set[int]) -> int:
+    """A block's stack has a higher number than the one around it."""
+    while len(contexts) > 1:
+        highest = max(contexts)
+        contexts = contexts - {highest} | {body.contexts[highest].parent}
+    return contexts.pop()
 
 
 def _same(operation: Operation, colours: Mapping[VirtualRegister, Register]) -> bool:
@@ -63,7 +86,7 @@ def _share_thread_loads(body: Body) -> list[Operation]:
     operations = body.operations
     if not any(o.kind in ("thread_load", "thread_store") for o in operations):
         return list(operations)
-    shared = body.new_register("g", False)
+    shared = body.new_register("g", False, 0)
     backward = _backward_labels(operations)
     at_label: dict[str, bool] = {}
     has, falls = False, True
@@ -238,9 +261,15 @@ def _reachable(operations: Sequence[Operation]) -> list[Operation]:
 
 
 def _spill(
-    body: Body, operations: Sequence[Operation], homes: Mapping[VirtualRegister, Home], architecture: Architecture
+    body: Body,
+    operations: Sequence[Operation],
+    homes: Mapping[VirtualRegister, Home],
+    architecture: Architecture,
+    *,
+    share: bool = True,
 ) -> list[Operation]:
-    """Give values homes: stored behind every definition, loaded before a use unless a register still has the value.
+    """Give values homes: stored behind every definition, loaded before a use unless a register still has the value
+    (or, without `share`, before every use).
 
     A value that arrived in memory has its home there and is not stored until it is set anew.
     """
@@ -250,7 +279,6 @@ def _spill(
     cache: dict[VirtualRegister, VirtualRegister] = {}
     at_label: dict[str, dict[VirtualRegister, VirtualRegister]] = {}
     backward = _backward_labels(operations)
-    registered: set[Home] = set(body.homes)
     falls = True
     for operation in operations:
         if operation.kind == "label":
@@ -275,27 +303,19 @@ def _spill(
         for value in operation.uses:
             if value in homes:
                 if value not in cache:
-                    fresh = body.new_register(value.name, value.floating)
-                    fresh.temporary = True
-                    fresh.byte = value.byte
-                    cache[value] = fresh
-                    result.append(_home_load(fresh, homes[value], operation, architecture))
+                    fresh = cache[value] = _renewed(body, value, share)
+                    base = _reach(body, homes[value], operation, result)
+                    result.append(_home_load(fresh, homes[value], base, operation, architecture))
                 uses.append(cache[value])
             else:
                 uses.append(value)
         defs = []
-        stores = []
+        stores: list[Operation] = []
         for value in operation.defs:
             if value in homes:
-                fresh = body.new_register(value.name, value.floating)
-                fresh.temporary = True
-                fresh.byte = value.byte
-                home = homes[value]
-                if home.incoming is None and home not in registered:
-                    home.context = operation.context
-                    registered.add(home)
-                    body.homes.append(home)
-                stores.append(_home_store(fresh, home, operation, architecture))
+                fresh = _renewed(body, value, share)
+                base = _reach(body, homes[value], operation, stores)
+                stores.append(_home_store(fresh, homes[value], base, operation, architecture))
                 defs.append(fresh)
             else:
                 defs.append(value)
@@ -310,6 +330,8 @@ def _spill(
             if value in homes:
                 cache[value] = fresh
         result += stores
+        if not share:
+            cache = {}
         if operation.kind in ("branch", "jump"):
             known = at_label.get(operation.label)
             at_label[operation.label] = dict(cache) if known is None else _agree(known, cache)
@@ -330,23 +352,60 @@ def _all_lost(architecture: Architecture, clobbers: frozenset[Register], value: 
     return all(register in clobbers for register in usable)
 
 
-def _home_load(value: VirtualRegister, home: Home, near: Operation, architecture: Architecture) -> Operation:
+def _renewed(body: Body, value: VirtualRegister, share: bool) -> VirtualRegister:
+    """What stands for a spilled value between a load or a definition of it and the next call."""
+    fresh = body.new_register(value.name, value.floating, value.bits)
+    fresh.temporary = True
+    fresh.short = not share
+    fresh.byte = value.byte
+    return fresh
+
+
+def _reach(body: Body, home: Home, near: Operation, result: list[Operation]) -> tuple[VirtualRegister, ...]:
+    """The stack pointer of a home's frame, loaded by operations appended to `result`; nothing where it is sp."""
+    base: tuple[VirtualRegister, ...] = ()
+    context = near.context
+    while context != home.context:
+        saved = body.contexts[context].saved_sp
+        assert saved is not None
+        outer = body.new_register("old sp", False, 0)
+        outer.temporary = outer.short = True
+        bits = 8 * saved.size
+        result.append(Operation("home_load", (outer,), base, bits=bits, home=saved, context=near.context, span=near.span))
+        base = (outer,)
+        context = body.contexts[context].parent
+    return base
+
+
+def _home_load(
+    value: VirtualRegister,
+    home: Home,
+    base: tuple[VirtualRegister, ...],
+    near: Operation,
+    architecture: Architecture,
+) -> Operation:
     bits = home.bits or min(8 * home.size, 64 if value.floating else 8 * architecture.word)
     return Operation(
-        "home_load", (value,), (), bits=bits, signed=home.signed, home=home, context=near.context, span=near.span
+        "home_load", (value,), base, bits=bits, signed=home.signed, home=home, context=near.context, span=near.span
     )
 
 
-def _home_store(value: VirtualRegister, home: Home, near: Operation, architecture: Architecture) -> Operation:
+def _home_store(
+    value: VirtualRegister,
+    home: Home,
+    base: tuple[VirtualRegister, ...],
+    near: Operation,
+    architecture: Architecture,
+) -> Operation:
     bits = home.bits or min(8 * home.size, 64 if value.floating else 8 * architecture.word)
-    return Operation("home_store", (), (value,), bits=bits, home=home, context=near.context, span=near.span)
+    return Operation("home_store", (), (value, *base), bits=bits, home=home, context=near.context, span=near.span)
 
 
 # ----------------------------------------------------------------------------------------------------------- colouring
 
 
 class _Colouring:
-    """One attempt to give every value a register. `run` returns the value to spill if that fails."""
+    """One attempt to give every value a register. `run` returns the values to spill if that fails."""
 
     def __init__(self, body: Body, operations: Sequence[Operation], architecture: Architecture) -> None:
         self.body = body
@@ -362,8 +421,9 @@ class _Colouring:
         self.partners: list[list[VirtualRegister]] = [[] for _ in range(count)]
         self.length = [0] * count
 
-    def run(self) -> VirtualRegister | None:
+    def run(self) -> list[VirtualRegister]:
         self._constraints()
+        victims: list[VirtualRegister] = []
         integer = self.architecture.allocatable(self.convention)
         floating = self.architecture.float_allocatable(self.convention)
         costs = {r for r in (*integer, *floating) if self.convention.keeps(r) & ~self.body.lost.get(r, 0)}
@@ -372,10 +432,16 @@ class _Colouring:
             candidates = floating if value.floating else integer
             if value.byte and self.architecture.byte_registers is not None:
                 candidates = tuple(r for r in candidates if r in self.architecture.byte_registers)
-            taken = self._taken(index)
-            free = [r for r in candidates if r not in taken and r not in self.forbidden[index]]
+            if value in victims:
+                continue
+            free = self._free(index, candidates)
             if not free:
-                return self._victim(index, candidates)
+                victim = self._victim(index, candidates, victims)
+                victims.append(victim)
+                self.colours.pop(victim, None)
+                free = self._free(index, candidates)
+                if victim is value or not free:
+                    continue
             wanted = self._wanted(index)
             # A register that the caller wants back costs a save and a restore, unless it is paid for already.
             best = min(
@@ -384,7 +450,11 @@ class _Colouring:
             )
             self.colours[value] = best
             used.add(best)
-        return None
+        return victims
+
+    def _free(self, index: int, candidates: Sequence[Register]) -> list[Register]:
+        taken = self._taken(index)
+        return [r for r in candidates if r not in taken and r not in self.forbidden[index]]
 
     def _constraints(self) -> None:
         live = self.live
@@ -482,19 +552,24 @@ class _Colouring:
             remaining ^= low
         return taken
 
-    def _victim(self, index: int, candidates: Sequence[Register]) -> VirtualRegister:
+    def _victim(
+        self, index: int, candidates: Sequence[Register], victims: Sequence[VirtualRegister]
+    ) -> VirtualRegister:
         """What to put in memory so that `index` finds a register: itself, if it lives long, or a long-lived neighbour."""
         value = self.live.values[index]
-        if not value.temporary and all(r in self.forbidden[index] for r in candidates):
+        if not value.short and all(r in self.forbidden[index] for r in candidates):
             return value
-        choices = [value] if not value.temporary else []
+        near = [value]
         remaining = self.neighbours[index]
         while remaining:
             low = remaining & -remaining
             other = self.live.values[low.bit_length() - 1]
-            if not other.temporary and other.floating == value.floating:
-                choices.append(other)
+            if other.floating == value.floating and other not in victims:
+                near.append(other)
             remaining ^= low
+        choices = [v for v in near if not v.temporary] or [v for v in near if not v.short]
+        if not choices and victims:
+            return victims[-1]  # they go first; what is left then is seen in the next round
         if not choices:
             message = f"there are not enough registers for `{value.name}`"
             notes = ("an `asm` block or a convention ties too many of them",)

@@ -14,8 +14,8 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     """Fix the offset of every home and the frame's size. Sets `offset` of the homes that are in this frame."""
     used = {o.home for o in allocation.operations if o.home is not None}
     used |= {home for home in body.homes if home.pin is not None}
+    used |= {c.saved_sp for c in body.contexts if c.saved_sp is not None}
     homes = [h for h in body.homes if h in used and h.incoming is None]
-    homes += [c.saved_sp for c in body.contexts if c.saved_sp is not None]
     bottom = 0
     slots: list[Slot] = []
     for context in body.contexts:

@@ -12,21 +12,26 @@ from .target import BinaryOp, Condition, Convention, Register
 
 @dataclass(eq=False, slots=True)
 class VirtualRegister:
-    """A value in some register: an integer of a word, or a float. `fixed` is a physical register that is never
-    allocated (the stack pointer, the thread register). Compared by identity."""
+    """A value in some register: an integer of a word, or a float of `bits` bits. `fixed` is a physical register that
+    is never allocated (the stack pointer, the thread register). Compared by identity."""
 
     number: int
     name: str
     floating: bool = False
     fixed: Register | None = None
     byte: bool = False  # its low byte is stored
-    temporary: bool = False  # made by spilling; spilling it again would not help
+    temporary: bool = False  # made by spilling; spilled again only if nothing else is left
+    short: bool = False  # made for one operation; spilling it would not help
+    bits: int = 64  # of a float
 
 
 @dataclass(eq=False, slots=True)
 class Home:
     """A place in a frame for a value. `context` 0 is the stack that the trampoline was entered on, others are those
-    of `on stack` blocks. `incoming`: bytes above the CFA if the value arrived in memory and stays there."""
+    of `on stack` blocks. `incoming`: bytes above the CFA if the value arrived in memory and stays there.
+
+    Loads and stores of a home have its frame's stack pointer as their last operand, where that is not sp itself: in an
+    `on stack` block, for a home on the stack that was left."""
 
     name: str
     size: int
@@ -172,5 +177,5 @@ class Body:
     calls: bool
     bottom_free: bool  # no call on the first stack uses the word at sp
     save: bool
-    new_register: Callable[[str, bool], VirtualRegister]
+    new_register: Callable[[str, bool, int], VirtualRegister]
     span: Span = field(repr=False)

@@ -124,9 +124,9 @@ class _Lowering:
 
     # ------------------------------------------------------------------------------------------------------- helpers
 
-    def new(self, name: str, floating: bool = False) -> VirtualRegister:
+    def new(self, name: str, floating: bool = False, bits: int = 64) -> VirtualRegister:
         self.count += 1
-        return VirtualRegister(self.count, name, floating)
+        return VirtualRegister(self.count, name, floating, bits=bits)
 
     def add(self, kind: str, defs: Values = (), uses: Values = (), **rest: object) -> Operation:
         operation = Operation(kind, defs, uses, context=self.context, span=self.span, **rest)  # type: ignore[arg-type]
@@ -154,7 +154,7 @@ class _Lowering:
     def fresh(self, name: str, type_: ir.Type) -> Values:
         if self.is_wide(type_):
             return (self.new(f"{name}.low"), self.new(f"{name}.high"))
-        return (self.new(name, self.is_float(type_)),)
+        return (self.new(name, self.is_float(type_), type_.bits),)
 
     def low_first(self, offset: int) -> tuple[int, int]:
         """Where the low and the high word of a two-word value at `offset` are."""
@@ -366,8 +366,7 @@ class _Lowering:
             case ir.Return():
                 self._return(node)
             case ir.Resume(sp=sp, pc=pc):
-                stack, address = self.evaluate(sp)[0], self.evaluate(pc)[0]
-                self.add("resume", (), (stack, address))
+                self.add("resume", (), (self.evaluate(sp)[0], self.evaluate(pc)[0]))
             case ir.If():
                 self._if(node)
             case ir.While():
@@ -425,7 +424,7 @@ class _Lowering:
         self.add("store", (), (value, base), value=offset, bits=type_.bits)
 
     def _copy(self, value: VirtualRegister) -> VirtualRegister:
-        copy = self.new(value.name, value.floating)
+        copy = self.new(value.name, value.floating, value.bits)
         self.add("move", (copy,), (value,))
         return copy
 
@@ -772,10 +771,12 @@ class _Lowering:
         defs: list[VirtualRegister] = []
         results: list[Register] = []
         after: list[Operation] = []
-        if node.variable is not None and node.result is not None:
-            values = self.fresh(node.variable.name, node.result)
+        values: Values = ()
+        if node.result is not None and (node.variable is not None or self._has_to_be_taken(assignment.result)):
+            name = node.variable.name if node.variable is not None else "result"
+            values = self.fresh(name, node.result)
             before = len(self.operations)
-            self._receive(values, node.result, assignment.result, defs, results, node.variable.name, incoming=False)
+            self._receive(values, node.result, assignment.result, defs, results, name, incoming=False)
             after = self.operations[before:]
             del self.operations[before:]
         self.add(
@@ -796,6 +797,14 @@ class _Lowering:
             else:
                 for d, value in zip(self._variable(node.variable), values, strict=True):
                     self.add("move", (d,), (value,))
+
+    def _has_to_be_taken(self, location: Location) -> bool:
+        """Whether a result arrives where no value can stay: it is moved away even if nobody wants it (x87)."""
+        usable = self.architecture.float_allocatable(self.convention)
+        return any(
+            isinstance(p.place, InRegister) and p.place.register.bank is Bank.FLOAT and p.place.register not in usable
+            for p in location
+        )
 
     def _tail_call(self, node: ir.TailCall) -> None:
         convention = node.convention
@@ -844,11 +853,10 @@ class _Lowering:
         used, assigned = _variables(node.body)
         outside = {v for v in self.variables if v in used or v in assigned}
         outer = dict(self.variables)
-        for variable in sorted(outside, key=lambda v: (v.span.start, v.name)):
-            copies = tuple(self.new(v.name, v.floating) for v in self.variables[variable])
-            for copy, value in zip(copies, self.variables[variable], strict=True):
-                self.add("move", (copy,), (value,))
-            self.variables[variable] = copies
+        order = sorted(outside, key=lambda v: (v.span.start, v.name))
+        # Loaded here, used there: a value is kept on the stack that it is used on, if it is kept in memory at all.
+        for variable in order:
+            self.variables[variable] = tuple(self._copy(v) for v in self.variables[variable])
         number = len(self.contexts)
         parent = self.context
         context = Context(number, parent, pushes=pc is not None)
@@ -857,14 +865,16 @@ class _Lowering:
         context.saved_sp = self.home("the other stack's sp", self.word, "to come back to")
         old = self.new("old sp")
         self.add("enter_stack", (old,), (stack,) if pc is None else (stack, pc))
+        for variable in order:
+            self.variables[variable] = tuple(self._copy(v) for v in self.variables[variable])
         self.block(node.body)
         self.span = node.span
+        results = {v: tuple(self._copy(value) for value in self.variables[v]) for v in order if v in assigned}
         self.add("leave_stack")
         self.context = parent
-        inner = self.variables
-        self.variables = {**inner, **outer}
-        for variable in sorted(assigned & outside, key=lambda v: (v.span.start, v.name)):
-            for d, value in zip(outer[variable], inner[variable], strict=True):
+        self.variables = {**self.variables, **outer}
+        for variable, values in results.items():
+            for d, value in zip(outer[variable], values, strict=True):
                 self.add("move", (d,), (value,))
 
     def _asm(self, node: ir.Asm) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from .allocate import Allocation
@@ -10,7 +10,7 @@ from .diagnostics import Diagnostic, InputError, Span
 from .lir import Body, Home, Operation, VirtualRegister
 from .target import Architecture, Bank, Convention, Fixed, Frame, Insn, Register, ThreadSlot
 
-Move = tuple[Register, Register]  # destination, source
+Move = tuple[Register, Register, int]  # destination, source, bits of a float
 
 
 def select(
@@ -96,10 +96,9 @@ class _Selection:
         )
         match operation.kind:
             case "enter":
-                moves = list(zip(defs, operation.results, strict=True))
-                yield from self.parallel(moves, frozenset(self.convention.scratch))
+                yield from self.parallel(self._results(operation), frozenset(self.convention.scratch))
             case "move":
-                yield from arch.float_move(defs[0], uses[0], 64) if floating else arch.move(defs[0], uses[0])
+                yield from self._move(defs[0], uses[0], operation.defs[0].bits)
             case "constant":
                 yield from arch.constant(defs[0], operation.value)
             case "symbol":
@@ -110,10 +109,12 @@ class _Selection:
                 yield from self._store(floating, uses[0], uses[1], operation.value, operation)
             case "home_load":
                 assert operation.home is not None
-                yield from self._load(floating, defs[0], sp, self.place(operation.home) + operation.value, operation)
+                base = uses[0] if uses else sp
+                yield from self._load(floating, defs[0], base, self.place(operation.home) + operation.value, operation)
             case "home_store":
                 assert operation.home is not None
-                yield from self._store(floating, uses[0], sp, self.place(operation.home) + operation.value, operation)
+                base = uses[1] if len(uses) > 1 else sp
+                yield from self._store(floating, uses[0], base, self.place(operation.home) + operation.value, operation)
             case "outgoing":
                 yield from self._store(floating, uses[0], sp, operation.value, operation)
             case "out_load":
@@ -209,20 +210,27 @@ class _Selection:
             yield from arch.call(operation.symbol, convention)
         else:
             yield from arch.call_register(address, convention)
-        free = operation.clobbers - set(operation.results)
-        yield from self.parallel(list(zip(defs, operation.results, strict=True)), free)
+        yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+
+    def _results(self, operation: Operation) -> list[Move]:
+        """The moves that take an operation's results from where they arrive."""
+        return [(self.register(d), r, d.bits) for d, r in zip(operation.defs, operation.results, strict=True)]
+
+    def _operands(self, operation: Operation) -> list[Move]:
+        """The moves that take an operation's operands to where they are wanted."""
+        return [
+            (place, self.register(value), value.bits)
+            for value, place in zip(operation.uses, operation.places, strict=True)
+            if place is not None
+        ]
 
     def _marshal(
         self, operation: Operation, uses: list[Register], convention: Convention
-    ) -> Iterator[Insn]:  # type: ignore[misc]  # a generator whose value is the callee's register
-        moves: list[Move] = []
-        address: Register | None = None
+    ) -> Generator[Insn, None, Register | None]:
+        """Bring arguments to their places. The generator's value is the register with the callee's address."""
+        moves = self._operands(operation)
+        address = next((s for s, place in zip(uses, operation.places, strict=True) if place is None), None)
         taken = {place for place in operation.places if place is not None}
-        for source, place in zip(uses, operation.places, strict=True):
-            if place is not None:
-                moves.append((place, source))
-            else:
-                address = source
         if address is not None:
             wanted = convention.call_through
             if wanted is None and address in taken:
@@ -231,26 +239,26 @@ class _Selection:
                 sources = set(uses)
                 wanted = next(r for r in choices if r not in taken and r not in sources and r.bank is Bank.INTEGER)
             if wanted is not None:
-                moves.append((wanted, address))
+                moves.append((wanted, address, 0))
                 address = wanted
         yield from self.parallel(moves, operation.clobbers)
         return address
 
     def parallel(self, moves: Sequence[Move], free: frozenset[Register]) -> Iterator[Insn]:
         """All moves as if at once. `free` may be overwritten besides the destinations."""
-        pending = {d: s for d, s in moves if d is not s}
+        pending = {d: (s, bits) for d, s, bits in moves if d is not s}
         while pending:
-            sources = set(pending.values())
+            sources = {s for s, _ in pending.values()}
             ready = [d for d in pending if d not in sources]
             if ready:
                 d = ready[0]
-                yield from self._move(d, pending.pop(d))
+                yield from self._move(d, *pending.pop(d))
                 continue
             # Only cycles are left. One value steps aside.
-            d, s = next(iter(pending.items()))
+            d, (s, bits) = next(iter(pending.items()))
             aside = self._aside(s, set(pending) | sources, free)
-            yield from self._move(aside, s)
-            pending[d] = aside
+            yield from self._move(aside, s, bits)
+            pending[d] = (aside, bits)
 
     def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register:
         arch = self.architecture
@@ -265,11 +273,11 @@ class _Selection:
             [Diagnostic("L003", "no register is free to exchange arguments through", self.body.span)]
         )
 
-    def _move(self, d: Register, s: Register) -> Iterator[Insn]:
+    def _move(self, d: Register, s: Register, bits: int) -> Iterator[Insn]:
         if d.bank is Bank.INTEGER:
             yield from self.architecture.move(d, s)
         else:
-            yield from self.architecture.float_move(d, s, 64)
+            yield from self.architecture.float_move(d, s, bits)
 
     # --------------------------------------------------------------------------------------------------------- leaving
 
@@ -286,8 +294,8 @@ class _Selection:
             marshal = self._marshal(replace_clobbers(operation, self.convention), uses, operation.convention)
             address = self._run(marshal, operation.span)
         else:
-            moves = [(p, s) for p, s in zip(operation.places, uses, strict=True) if p is not None]
-            self.emit(self.parallel(moves, frozenset(self.convention.scratch)), operation.span)
+            moves = self.parallel(self._operands(operation), frozenset(self.convention.scratch))
+            self.emit(moves, operation.span)
         for fixed in self.convention.fixed:
             code = [replace(insn, comment=f"establish {fixed.register.name}") for insn in arch.establish(fixed)]
             self.emit(code, operation.span, "epilogue")
@@ -302,7 +310,7 @@ class _Selection:
             assert operation.convention is not None
             self.emit(arch.tail_call(operation.symbol, operation.convention), operation.span, "epilogue")
 
-    def _run(self, generator: Iterator[Insn], span: Span | None) -> Register | None:
+    def _run(self, generator: Generator[Insn, None, Register | None], span: Span | None) -> Register | None:
         """Emit what a generator yields, and give what it returns."""
         while True:
             try:
@@ -380,8 +388,7 @@ class _Selection:
     # ------------------------------------------------------------------------------------------------------------- asm
 
     def _asm(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
-        moves = [(p, s) for p, s in zip(operation.places, uses, strict=True) if p is not None]
-        yield from self.parallel(moves, operation.clobbers)
+        yield from self.parallel(self._operands(operation), operation.clobbers)
         writes = frozenset(operation.clobbers | set(operation.results))
         for text in operation.text:
             yield Insn(
@@ -391,8 +398,7 @@ class _Selection:
                 memory="both",
                 user_text=True,
             )
-        free = operation.clobbers - set(operation.results)
-        yield from self.parallel(list(zip(defs, operation.results, strict=True)), free)
+        yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
 
 
 def replace_clobbers(operation: Operation, convention: Convention) -> Operation:
