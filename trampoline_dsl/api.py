@@ -1,0 +1,57 @@
+"""The library: what the command does, as functions with typed results that print well.
+
+    >>> from trampoline_dsl import compile_file, verify_file
+    >>> crosscall2 = compile_file("examples/go/crosscall2.tramp", "linux/s390x")["crosscall2"]
+    >>> crosscall2.frame.size
+    32
+
+Wrong input raises `InputError`, whose text is what the command prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from .campaign import run_campaign
+from .diagnostics import Source, read_source
+from .pipeline import Compiled, compile_source
+from .target import Target
+from .targets import default_targets, find_target
+from .verify import DEFAULT_RUNS, Report
+
+Targets = str | Target | Iterable[str | Target] | None
+
+
+def _targets(targets: Targets) -> tuple[Target, ...]:
+    if targets is None:
+        return default_targets()
+    if isinstance(targets, (str, Target)):
+        targets = (targets,)
+    return tuple(t if isinstance(t, Target) else find_target(t) for t in targets)
+
+
+def compile_text(text: str, target: str | Target, *, name: str = "<text>") -> Compiled:
+    """Compile a source text for one target. Raises InputError."""
+    (chosen,) = _targets(target)
+    return compile_source(Source(name, text), [chosen])[chosen.name]
+
+
+def compile_file(path: str | Path, target: str | Target) -> Compiled:
+    """Compile a file for one target. Raises InputError."""
+    (chosen,) = _targets(target)
+    return compile_source(read_source(path), [chosen])[chosen.name]
+
+
+def verify_text(
+    text: str, targets: Targets = None, *, seed: int = 1, runs: int = DEFAULT_RUNS, name: str = "<text>"
+) -> Report:
+    """Judge every trampoline of a source text, on all targets if none is named. Raises InputError."""
+    return run_campaign([Source(name, text)], _targets(targets), seed, runs, 1, quiet=True)
+
+
+def verify_file(
+    path: str | Path, targets: Targets = None, *, seed: int = 1, runs: int = DEFAULT_RUNS, jobs: int = 1
+) -> Report:
+    """Judge every trampoline of a file, on all targets if none is named, in `jobs` processes. Raises InputError."""
+    return run_campaign([read_source(path)], _targets(targets), seed, runs, jobs, quiet=True)
