@@ -619,11 +619,11 @@ class X86(Architecture):
             room = self.room(insn)
             if room is None or start + 1 == len(code) or code[start + 1].part == "prologue":
                 continue
-            stores, end = self.arguments_stored(code, start + 1)
+            stores, end, loaded = self.arguments_stored(code, start + 1)
             count = 0
             while count * self.word in stores:
                 count += 1
-            called = end < len(code) and code[end].transfer == "call"
+            called = end < len(code) and code[end].transfer == "call" and not code[end].reads & loaded
             if count < 2 or count != len(stores) or count * self.word > room or not called:
                 break
             rest = room - count * self.word
@@ -646,31 +646,31 @@ class X86(Architecture):
 
     def arguments_stored(
         self, code: Sequence[Insn], start: int
-    ) -> tuple[dict[int, tuple[Insn, Access | None]], int]:
-        """Stores of whole words above sp from `start` on, by offset, with the place that each was just loaded from,
-        and the index of the first instruction that is something else."""
+    ) -> tuple[dict[int, tuple[Insn, Access | None]], int, frozenset[Register]]:
+        """Stores of whole words above sp from `start` on, by offset, with the place that each value was loaded from on
+        the way; the index of the first instruction that is something else; and the registers that were loaded."""
         stores: dict[int, tuple[Insn, Access | None]] = {}
+        loaded: dict[Register, Access] = {}
         index = start
         while index < len(code):
-            first = code[index].access
-            loaded = None
-            if self.word == 4 and first is not None and first.kind == "load" and index + 1 < len(code):
-                # No argument of 386's conventions travels in a register: what was loaded is wanted for the store only.
-                loaded, second = first, code[index + 1].access
-                if loaded.base is not self.sp or loaded.bytes != self.word or second is None:
+            insn, access = code[index], code[index].access
+            if access is None or access.base is not self.sp or access.bytes != self.word:
+                break
+            if access.register.bank is not Bank.INTEGER or access.register is self.sp:
+                break
+            if insn.part != "body" or insn.user_text:
+                break
+            if access.kind == "load":
+                # No argument of 386's conventions travels in a register: what is loaded is wanted for stores only.
+                if self.word != 4 or access.offset in stores:
                     break
-                if second.kind != "store" or second.register is not loaded.register:
-                    break
-                first, index = second, index + 1
-            if first is None or first.kind != "store" or first.base is not self.sp or first.bytes != self.word:
+                loaded[access.register] = access
+            elif access.offset in stores:
                 break
-            if first.register.bank is not Bank.INTEGER or first.register is self.sp or first.offset in stores:
-                break
-            if code[index].part != "body" or code[index].user_text:
-                break
-            stores[first.offset] = (code[index], loaded)
+            else:
+                stores[access.offset] = (insn, loaded.get(access.register))
             index += 1
-        return stores, index
+        return stores, index, frozenset(loaded)
 
     def push_memory(self, offset: int) -> Insn:
         """Push the word at sp + `offset`, as sp is before the push."""

@@ -40,6 +40,10 @@ def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ..
     changed: dict[Register, int] = dict(body.lost)
     for register in allocation.registers.values():
         changed[register] = (1 << register.bits) - 1
+    for operation in allocation.operations:
+        if operation.kind == "call":
+            # s390x passes an argument in r6, which is kept all the same.
+            changed.update({r: (1 << r.bits) - 1 for r in operation.places if r is not None})
     fixed = {f.register for f in body.convention.fixed}
     order = list(Bank)
     return tuple(

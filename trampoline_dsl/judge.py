@@ -803,7 +803,8 @@ class Execute:
         return_address = self._return_address(convention, sp)
         self._check_return_address(name, return_address, activation, jumped)
         self._check_arguments(name, signature, event, cfa)
-        self._check_thread(event)
+        if convention.thread is not None:
+            self._check_thread(event)
         self._compare_memory(event)
         self.calls += 1
         return Arrival(name, signature, event, cfa, return_address, self.calls, jumped)
@@ -859,10 +860,8 @@ class Execute:
 
     def _chain(self, activation: Activation, cfa: int) -> int:
         """What the word at sp has to point to: the caller's sp, or that of the stack that was left."""
-        for region in self.stack_of:
-            if cfa in region and activation.cfa not in region:
-                return activation.cfa - self.bench.codes[activation.function.name].frame
-        return activation.cfa
+        bottom = activation.cfa - self.bench.codes[activation.function.name].frame
+        return activation.cfa if cfa == bottom else bottom
 
     def _check_walk(self, name: str, event: Event, activation: Activation, cfa: int) -> None:
         """A traceback from here, by return PC and frame size, has to find the caller that the source says."""
