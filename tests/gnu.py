@@ -18,6 +18,7 @@ from elftools.elf import enums
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
+from tools import need
 
 from trampoline_dsl.target import Architecture
 
@@ -93,6 +94,7 @@ def link(architecture: Architecture, text: str, base: int, symbols: Mapping[str,
 
 
 def _run(command: Sequence[str], text: str) -> None:
+    need(command[0])
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
     if done.returncode:
         raise GnuError(done.stderr)

@@ -1,0 +1,20 @@
+"""Programs that some tests compare with: assemblers, compilers, linkers of the machines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+REQUIRED = "TRAMPOLINE_REQUIRE_TOOLS"  # set where everything is installed, so that nothing is left out unnoticed
+
+
+def need(program: str) -> str:
+    """The path of a program. Without it the test is skipped, or fails where tools are required."""
+    found = shutil.which(program)
+    if found is not None:
+        return found
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{program} is not installed, and {REQUIRED} is set")
+    pytest.skip(f"{program} is not installed")
