@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from pathlib import Path
 
 from .diagnostics import Diagnostic, InputError, Source
 from .pipeline import compile_module
@@ -22,16 +23,18 @@ class _Outcome:
     diagnostics: tuple[Diagnostic, ...]
 
 
+_include: list[Path] = []  # as the parsed modules had it
 _modules: dict[Source, Module] = {}  # parsed before the processes are forked, so that each finds them
 
 
 def _module(source: Source) -> Module:
     if source not in _modules:
-        _modules[source] = load_module(source)
+        _modules[source] = load_module(source, _include)
     return _modules[source]
 
 
-def _one(source: Source, target_name: str, seed: int, runs: int) -> _Outcome:
+def _one(source: Source, target_name: str, seed: int, runs: int, include: tuple[Path, ...]) -> _Outcome:
+    _use(include)
     try:
         compiled = compile_module(_module(source), find_target(target_name))
         return _Outcome(verify(compiled, seed=seed, runs=runs), ())
@@ -39,10 +42,24 @@ def _one(source: Source, target_name: str, seed: int, runs: int) -> _Outcome:
         return _Outcome((), error.diagnostics)
 
 
+def _use(include: Sequence[Path]) -> None:
+    if list(include) != _include:
+        _modules.clear()
+        _include[:] = include
+
+
 def run_campaign(
-    sources: Sequence[Source], targets: Sequence[Target], seed: int, runs: int, jobs: int, *, quiet: bool = False
+    sources: Sequence[Source],
+    targets: Sequence[Target],
+    seed: int,
+    runs: int,
+    jobs: int,
+    *,
+    quiet: bool = False,
+    include: Sequence[Path] = (),
 ) -> Report:
     """Every trampoline of every source on every target. Raises InputError with all that is wrong in any of them."""
+    _use(include)
     errors: list[Diagnostic] = []
     for source in sources:
         try:
@@ -51,7 +68,7 @@ def run_campaign(
             errors += error.diagnostics
     if errors:
         raise InputError(errors)
-    tasks = [(source, target.name, seed, runs) for source in sources for target in targets]
+    tasks = [(source, target.name, seed, runs, tuple(include)) for source in sources for target in targets]
     outcomes = dict(_outcomes(tasks, jobs or os.cpu_count() or 1, quiet))
     seen: dict[tuple[str, str, int], Diagnostic] = {}
     for index in range(len(tasks)):
@@ -65,7 +82,7 @@ def run_campaign(
 
 
 def _outcomes(
-    tasks: Sequence[tuple[Source, str, int, int]], jobs: int, quiet: bool
+    tasks: Sequence[tuple[Source, str, int, int, tuple[Path, ...]]], jobs: int, quiet: bool
 ) -> Iterator[tuple[int, _Outcome]]:
     if jobs == 1 or len(tasks) == 1:
         for index, task in enumerate(tasks):

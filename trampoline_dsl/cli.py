@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     build = commands.add_parser("build", help="compile trampolines to assembly, bytes or JSON")
     build.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(build)
+    _include_option(build)
     build.add_argument("--syntax", choices=["gnu"], default="gnu", help="assembly syntax (default: gnu)")
     build.add_argument("--emit", choices=["asm", "bin", "json"], default="asm", help="what to write (default: asm)")
     build.add_argument("-o", "--output", metavar="DIR", help="write a file for each target there, not to stdout")
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="execute trampolines and judge each obligation")
     verify.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(verify)
+    _include_option(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON document")
     verify.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     verify.add_argument("--runs", type=_runs, default=16, metavar="N", help="executions of each check (default: 16)")
@@ -51,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="source, assembly, bytes and the frame as a picture")
     show.add_argument("file", metavar="FILE[:TRAMPOLINE]")
     _targets_option(show)
+    _include_option(show)
     show.set_defaults(run=_show)
 
     targets = commands.add_parser("targets", help="what there is, and what each emits and runs")
@@ -67,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
 def _targets_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--target", action="append", metavar="T", help="linux/s390x, ...; may be repeated (default: all)"
+    )
+
+
+def _include_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-I", "--include", action="append", default=[], metavar="DIR", help="take headers of the same name from there"
     )
 
 
@@ -154,6 +163,17 @@ def _chosen(options: argparse.Namespace) -> tuple[Target, ...]:
     return tuple(dict.fromkeys(find_target(name) for name in options.target))
 
 
+def _include(options: argparse.Namespace) -> tuple[Path, ...]:
+    """The folders of -I. One that is not there is a slip of the hand."""
+    from .diagnostics import Diagnostic, InputError
+
+    folders = tuple(Path(name) for name in options.include)
+    missing = [folder for folder in folders if not folder.is_dir()]
+    if missing:
+        raise InputError([Diagnostic("U004", "there is no such folder", None, file=str(f)) for f in missing])
+    return folders
+
+
 def _sources(names: Sequence[str]) -> Iterator[Source]:
     """The files of a command line. Of a folder, those that declare a trampoline."""
     from .diagnostics import Diagnostic, InputError, decode_source, read_source
@@ -196,7 +216,7 @@ def _build(options: argparse.Namespace) -> int:
     targets = _chosen(options)
     results = []
     for source in _sources(options.files):
-        compiled = compile_source(source, targets)
+        compiled = compile_source(source, targets, _include(options))
         results += [compiled[target.name] for target in targets]
     outputs = build_outputs(results, options.emit)
     if options.output is None:
@@ -231,7 +251,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     targets = _chosen(options)
     sources = list(_sources(options.files))
-    report = run_campaign(sources, targets, options.seed, options.runs, options.jobs, quiet=options.json)
+    report = run_campaign(sources, targets, options.seed, options.runs, options.jobs, quiet=options.json, include=_include(options))
     if options.json:
         import json
 
@@ -251,7 +271,7 @@ def _show(options: argparse.Namespace) -> int:
     name, trampoline = _split(options.file)
     (source, *_) = list(_sources([name]))
     targets = _chosen(options)
-    compiled = compile_source(source, targets)
+    compiled = compile_source(source, targets, _include(options))
     for target in targets:
         own = compiled[target.name].own
         chosen = [a for a in own if trampoline is None or a.name == trampoline]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import ir
@@ -61,7 +61,9 @@ class Layouts:
         target: Target,
         report: Report,
         constant: Callable[[s.Expression], int | None],
+        include: Sequence[Path] = (),
     ) -> None:
+        self.include = include
         self.target = target
         self.report = report
         self.constant = constant
@@ -133,6 +135,11 @@ class Layouts:
             return None
         text = declaration.header.replace("{arch}", self.target.architecture.name).replace("{os}", self.target.os)
         path = folder / text
+        for other in self.include:
+            # A folder of the command line stands for another version of what the headers describe.
+            if (other / path.name).is_file():
+                path = other / path.name
+                break
         if path not in self.headers:
             self.headers[path] = read_header(path, self.report, declaration.header_span)
         return self.headers[path]

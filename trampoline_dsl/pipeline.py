@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from . import ir
 from .allocate import allocate
@@ -158,9 +158,10 @@ def compile_module(module: Module, target: Target) -> Compiled:
     return Compiled(program, artifacts)
 
 
-def compile_source(source: Source, targets: Iterable[Target]) -> dict[str, Compiled]:
-    """A source text for several targets, by target name. Raises InputError with what is wrong on any of them."""
-    module = load_module(source)
+def compile_source(source: Source, targets: Iterable[Target], include: Sequence[Path] = ()) -> dict[str, Compiled]:
+    """A source text for several targets, by target name. `include`: folders with headers that come before those
+    beside the source. Raises InputError with what is wrong on any of them."""
+    module = load_module(source, include)
     check_module(module)
     results = {}
     errors: dict[tuple[str, str, int], Diagnostic] = {}

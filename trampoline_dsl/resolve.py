@@ -23,13 +23,14 @@ class Module:
 
     file: s.File
     files: tuple[s.File, ...]
+    include: tuple[Path, ...] = ()  # folders where headers are looked for before those of the files
 
     @property
     def name(self) -> str:
         return self.file.source.name
 
 
-def load_module(source: Source) -> Module:
+def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     """Parse a source and everything that it imports. Raises InputError."""
     report = Report()
     files: dict[str, s.File] = {}
@@ -64,7 +65,7 @@ def load_module(source: Source) -> Module:
     root = visit(source, str(Path(source.name).resolve()))
     report.finish()
     assert root is not None  # a file that does not parse has been reported
-    return Module(root, tuple(files.values()))
+    return Module(root, tuple(files.values()), tuple(include))
 
 
 @dataclass(slots=True)
@@ -155,7 +156,7 @@ def check_module(module: Module) -> None:
 def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
     """What conventions there are for the functions of a module. Raises InputError."""
     report = Report()
-    environment = _environment(target, report)
+    environment = _environment(target, report, module.include)
     for file in module.files:
         for item in file.items:
             if isinstance(item, s.ConventionDeclaration):
@@ -164,18 +165,18 @@ def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
     return environment.conventions
 
 
-def _environment(target: Target, report: Report) -> Environment:
+def _environment(target: Target, report: Report, include: Sequence[Path]) -> Environment:
     def constant(node: s.Expression) -> int | None:
         return BodyResolver(environment, Scope(), None).constant(node)
 
-    environment = Environment(target, report, Layouts(target, report, constant), dict(target.conventions))
+    environment = Environment(target, report, Layouts(target, report, constant, include), dict(target.conventions))
     return environment
 
 
 def resolve(module: Module, target: Target) -> ir.Program:
     """The program for one target. Raises InputError with everything that is wrong with it there."""
     report = Report()
-    environment = _environment(target, report)
+    environment = _environment(target, report, module.include)
     layouts = environment.layouts
     items = [(item, Path(file.source.name).parent) for file in module.files for item in file.items]
 
