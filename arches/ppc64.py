@@ -43,6 +43,7 @@ from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
+    TOC_SYMBOL,
     Access,
     Architecture,
     Assignment,
@@ -357,6 +358,8 @@ NEAR_FRAME = 0x7FE0  # the largest frame whose every place is within a displacem
 # ELFv1 and ELFv2, "Relocation Types". The fields of TOC16 are the second halves of instructions.
 _FIXUPS: Mapping[str, Fixup] = {
     "R_PPC64_REL24": Fixup(4, 0x03FFFFFC, shift=2, pc_relative=True),
+    "R_PPC64_REL16_HA": Fixup(2, 0xFFFF, shift=16, pc_relative=True, bias=0x8000),
+    "R_PPC64_REL16_LO": Fixup(2, 0xFFFF, pc_relative=True),
     "R_PPC64_TOC16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000, base=".TOC."),
     "R_PPC64_TOC16_LO": Fixup(2, 0xFFFF, base=".TOC."),
 }
@@ -418,6 +421,9 @@ class Ppc64(Architecture):
             raise ValueError("r0 cannot be built from the TOC pointer in two steps: it would count as zero")
         # The field is the right half of the instruction, wherever that lies in memory.
         field = 2 if self.order == "big" else 0
+        if symbol == TOC_SYMBOL:
+            yield from self._toc_address(d, field)
+            return
         name = spelled(symbol)
         yield replace(
             insn(f"addis {d}, {TOC}, {name}@toc@ha", (TOC,), (d,)),
@@ -428,6 +434,24 @@ class Ppc64(Architecture):
             insn(f"addi {d}, {d}, {name}@toc@l", (d,), (d,)),
             keystone=f"addi {d}, {d}, 0x0",
             relocation=Relocation("R_PPC64_TOC16_LO", symbol, offset=field),
+        )
+
+    def _toc_address(self, d: Register, field: int) -> Code:
+        """From the place of the code itself, wherever it is loaded. This form of `bcl` is no call for the processor's
+        prediction of returns (Power ISA 2.07, I 2.4)."""
+        yield insn(f"mflr {R12}", (LR,), (R12,))
+        yield Insn("bcl 20, 31, .+4", writes=frozenset((LR,)), keystone=".long 0x429f0005")
+        yield insn(f"mflr {d}", (LR,), (d,))  # the address of this instruction
+        yield insn(f"mtlr {R12}", (R12,), (LR,))
+        yield replace(
+            insn(f"addis {d}, {d}, {TOC_SYMBOL}-.+0x8@ha", (d,), (d,)),
+            keystone=f"addis {d}, {d}, 0x0",
+            relocation=Relocation("R_PPC64_REL16_HA", TOC_SYMBOL, 8 + field, field),
+        )
+        yield replace(
+            insn(f"addi {d}, {d}, {TOC_SYMBOL}-.+0xc@l", (d,), (d,)),
+            keystone=f"addi {d}, {d}, 0x0",
+            relocation=Relocation("R_PPC64_REL16_LO", TOC_SYMBOL, 12 + field, field),
         )
 
     def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
@@ -481,6 +505,9 @@ class Ppc64(Architecture):
         if isinstance(b, Register):
             if op == "sub":
                 yield insn(f"subf {d}, {b}, {a}", (a, b), (d,))
+            elif a == b and op in ("and", "or"):
+                # `or` of three times the same register is a hint that gives way to other threads.
+                yield from self.move(d, a)
             else:
                 writes = (d, XER) if op == "sar" else (d,)
                 yield insn(f"{REGISTER_OPERATIONS[op]} {d}, {a}, {b}", (a, b), writes)

@@ -316,6 +316,11 @@ class Program:
         return [f"on stack {place}{pushing} {{", *self._block(inner, "    "), "}"]
 
     def _call(self, scope: Scope) -> list[str]:
+        if self.convention == "go0" and not scope.on_stack:
+            # Its stack is aligned to a word only, and holds the return address where some callees have an area.
+            inner = scope.inner()
+            inner.on_stack = 1
+            return ["on stack sp & -16 {", *(f"    {line}" for line in self._call(inner)), "}"]
         if self.pointers and self.chance(0.3):
             # Each pointer is called from one place only: its callee has one signature.
             pointer = self.pointers.pop()
@@ -331,7 +336,7 @@ class Program:
             if "ptr<node>" in callee.parameters and self._node(scope) is None:
                 return []
             call = f"call {callee.name}({', '.join(self._value(scope, t) for t in callee.parameters)})"
-            convention, result = callee.convention, callee.result
+            result = callee.result
         if result and self.chance(0.7):
             variable = Variable(self.name("r"), result)
             same = [v for v in scope.variables if v.type == result]
@@ -339,13 +344,7 @@ class Program:
                 call = f"{self.random.choice(same).name} = {call}"
             else:
                 call = f"let {variable.name} = {call}"
-        else:
-            variable = None
-        if self.convention == "go0" and convention != "go0" and not scope.on_stack:
-            # Its stack is aligned to a word only, and holds the return address where some callees have an area.
-            return ["on stack sp & -16 {", f"    {call}", "}"]
-        if variable is not None and call.startswith("let"):
-            scope.variables.append(variable)
+                scope.variables.append(variable)
         return [call]
 
     def _argument(self, scope: Scope, type_: str) -> str:

@@ -424,7 +424,8 @@ class _Colouring:
     def run(self) -> list[VirtualRegister]:
         self._constraints()
         victims: list[VirtualRegister] = []
-        integer = self.architecture.allocatable(self.convention)
+        tied = self._tied()
+        integer = tuple(r for r in self.architecture.allocatable(self.convention) if r not in tied)
         floating = self.architecture.float_allocatable(self.convention)
         costs = {r for r in (*integer, *floating) if self.convention.keeps(r) & ~self.body.lost.get(r, 0)}
         used: set[Register] = set()
@@ -455,6 +456,12 @@ class _Colouring:
     def _free(self, index: int, candidates: Sequence[Register]) -> list[Register]:
         taken = self._taken(index)
         return [r for r in candidates if r not in taken and r not in self.forbidden[index]]
+
+    def _tied(self) -> set[Register]:
+        """Registers with a meaning of their own in this body: the thread's, where the body or a callee needs it."""
+        tied = {v.fixed for o in self.operations for v in (*o.defs, *o.uses) if v.fixed is not None}
+        threads = {o.convention.thread for o in self.operations if o.convention is not None}
+        return tied | {thread for thread in threads if isinstance(thread, Register)}
 
     def _constraints(self) -> None:
         live = self.live

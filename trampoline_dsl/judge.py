@@ -910,6 +910,12 @@ class Execute:
                     expected=want & fixed.mask,
                     found=found & fixed.mask,
                 )
+        toc = self._toc()
+        if toc is not None and convention.keeps(toc):
+            want, found = self.build.symbols[".TOC."], self.machine.get(toc)
+            if found != want:
+                message = f"calls {name} without the address of the table of contents in {toc.name}"
+                self._violate("args", message, register=toc.name, expected=want, found=found)
         through = convention.call_through
         if through is not None and event.node is not None and not isinstance(event.node.callee, str):
             found = self.machine.get(through)

@@ -10,6 +10,7 @@ from . import ir
 from .diagnostics import Diagnostic, InputError, Span
 from .lir import Body, Context, Home, Operation, VirtualRegister
 from .target import (
+    TOC_SYMBOL,
     Architecture,
     Assignment,
     Bank,
@@ -71,9 +72,11 @@ def lost_bits(
     if only is not None:
         return {r: (1 << r.bits) - 1 for r in (only | always)}
     fixed = {f.register: f.mask for f in convention.fixed}
+    # What one convention reserves its functions may change, unless all of them leave it to somebody else.
+    nobodys = set.intersection(*(set(c.reserved) for c in architecture.conventions.values()))
     lost = {}
     for register in dict.fromkeys(architecture.registers.values()):
-        if register is architecture.sp or register in convention.reserved:
+        if register is architecture.sp or register in nobodys:
             continue
         mask = ((1 << register.bits) - 1) & ~convention.keeps(register) & ~fixed.get(register, 0)
         if mask or register in always:
@@ -179,6 +182,7 @@ class _Lowering:
         if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume"):
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
             self.add("return", places=())
+        self._provide_toc()
         return Body(
             self.function.name,
             self.operations,
@@ -193,6 +197,35 @@ class _Lowering:
             self.new,
             self.function.span,
         )
+
+    def _provide_toc(self) -> None:
+        """The table of contents is where the machine's code finds symbols, and where functions that keep it expect it.
+        It is brought back where calls may have changed it, and found anew in a function that was not given it."""
+        register = self.architecture.toc
+        if register is None:
+            return
+        given = self.convention.keeps(register) != 0
+        if given and register not in self.lost:
+            return
+        place = VirtualRegister(-3, register.name, fixed=register)
+        value = self.new(register.name)
+        operations: list[Operation] = []
+        for operation in self.operations:
+            callee = operation.convention
+            if operation.kind == "symbol" or (callee is not None and callee.keeps(register)):
+                made = Operation("symbol", (place,), (), symbol=TOC_SYMBOL)
+                if given:
+                    made = Operation("move", (place,), (value,))
+                made.context, made.span = operation.context, operation.span
+                operations.append(made)
+                if not given:
+                    self._lose({register: (1 << register.bits) - 1})
+            operations.append(operation)
+        if given:
+            enter = operations[0]
+            operations[0] = enter.with_registers((*enter.defs, value), enter.uses)
+            operations[0].results = (*enter.results, register)
+        self.operations = operations
 
     def _assignment(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> Assignment:
         return convention.place([t.value_type for t in types], result.value_type if result else None)
@@ -864,7 +897,9 @@ class _Lowering:
         self.context = number
         context.saved_sp = self.home("the other stack's sp", self.word, "to come back to")
         old = self.new("old sp")
-        self.add("enter_stack", (old,), (stack,) if pc is None else (stack, pc))
+        old.short = True
+        entry = self.add("enter_stack", (old,), (stack,) if pc is None else (stack, pc), value=number)
+        entry.context = parent  # that is where its operands are
         for variable in order:
             self.variables[variable] = tuple(self._copy(v) for v in self.variables[variable])
         self.block(node.body)

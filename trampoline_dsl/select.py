@@ -184,7 +184,7 @@ class _Selection:
     def _enter_stack(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
         """The stack pointer moves first and whole: nothing is ever stored below it."""
         arch = self.architecture
-        home = self.body.contexts[operation.context].saved_sp
+        home = self.body.contexts[operation.value].saved_sp
         assert home is not None
         yield from arch.move(defs[0], self.sp)
         yield from arch.binary("add", self.sp, uses[0], -self.frame.size & ((1 << 8 * arch.word) - 1))

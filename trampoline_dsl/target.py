@@ -337,6 +337,7 @@ class Engines:
     capstone_mode: tuple[str, ...]
 
 
+TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is
 PLAIN_SYMBOL = re.compile(r"[A-Za-z_.][A-Za-z0-9_.]*")
 
 
@@ -370,7 +371,7 @@ class Architecture(ABC):
     gnu_as: tuple[str, ...]  # GNU as and its options, for those who want to compare: ("s390x-linux-gnu-as", "-m64")
     header: tuple[str, ...]  # directives at the top of a file
     comment: str  # what starts a comment in GNU syntax
-    toc: Register | None = None  # holds the table of contents, where there is one
+    toc: Register | None = None  # holds the table of contents, where there is one; symbols are found through it
     singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
 
@@ -391,7 +392,8 @@ class Architecture(ABC):
     def constant(self, d: Register, value: int) -> Code: ...
 
     @abstractmethod
-    def symbol_address(self, d: Register, symbol: str) -> Code: ...
+    def symbol_address(self, d: Register, symbol: str) -> Code:
+        """Where there is a table of contents, `toc` holds its address, unless that (TOC_SYMBOL) is what is wanted."""
 
     @abstractmethod
     def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code: ...
