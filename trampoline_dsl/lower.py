@@ -221,7 +221,7 @@ class _Lowering:
                 if not given:
                     self._lose({register: (1 << register.bits) - 1})
             operations.append(operation)
-        if given:
+        if given and len(operations) > len(self.operations):
             enter = operations[0]
             operations[0] = enter.with_registers((*enter.defs, value), enter.uses)
             operations[0].results = (*enter.results, register)
