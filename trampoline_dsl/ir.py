@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
 from .diagnostics import Span
 from .target import Convention, Register, Target, ValueType
@@ -150,7 +150,7 @@ class StackPlace:
     span: Span = field(compare=False)
 
 
-Expression = Union[Constant, Read, Load, Operation, Convert, Thread, SymbolAddress, Special, StackPlace]
+Expression = Constant | Read | Load | Operation | Convert | Thread | SymbolAddress | Special | StackPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Negated:
     span: Span = field(compare=False)
 
 
-Condition = Union[Comparison, Both, Either, Negated]
+Condition = Comparison | Both | Either | Negated
 
 # -------------------------------------------------------------------------------------------------------- statements
 
@@ -295,22 +295,22 @@ class Expect:
     span: Span = field(compare=False)
 
 
-Statement = Union[
-    Assign,
-    Store,
-    SetThread,
-    Call,
-    TailCall,
-    Return,
-    Resume,
-    If,
-    While,
-    Break,
-    Continue,
-    OnStack,
-    Asm,
-    Expect,
-]
+Statement = (
+    Assign
+    | Store
+    | SetThread
+    | Call
+    | TailCall
+    | Return
+    | Resume
+    | If
+    | While
+    | Break
+    | Continue
+    | OnStack
+    | Asm
+    | Expect
+)
 
 # ---------------------------------------------------------------------------------------------------------- programs
 

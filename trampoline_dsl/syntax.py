@@ -6,7 +6,6 @@ Positions are no part of a node's meaning: `span` is left out of equality.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 from .diagnostics import Source, Span
 
@@ -150,23 +149,23 @@ class CallExpression:
     span: Span = field(compare=False)
 
 
-Expression = Union[
-    Integer,
-    Null,
-    Path,
-    Unary,
-    Binary,
-    Compare,
-    Logical,
-    Not,
-    Cast,
-    Memory,
-    AddressOf,
-    SizeOf,
-    OffsetOf,
-    Special,
-    CallExpression,
-]
+Expression = (
+    Integer
+    | Null
+    | Path
+    | Unary
+    | Binary
+    | Compare
+    | Logical
+    | Not
+    | Cast
+    | Memory
+    | AddressOf
+    | SizeOf
+    | OffsetOf
+    | Special
+    | CallExpression
+)
 
 
 # ------------------------------------------------------------------------------------------------ target conditions
@@ -328,24 +327,24 @@ class Expect:
     span: Span = field(compare=False)
 
 
-Statement = Union[
-    Save,
-    FrameBlock,
-    Let,
-    Assign,
-    Call,
-    Jump,
-    Return,
-    Resume,
-    If,
-    While,
-    Break,
-    Continue,
-    OnStack,
-    When,
-    Asm,
-    Expect,
-]
+Statement = (
+    Save
+    | FrameBlock
+    | Let
+    | Assign
+    | Call
+    | Jump
+    | Return
+    | Resume
+    | If
+    | While
+    | Break
+    | Continue
+    | OnStack
+    | When
+    | Asm
+    | Expect
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,7 +497,7 @@ class CheckWhen:
     span: Span = field(compare=False)
 
 
-CheckItem = Union[CheckNew, CheckStack, CheckVariable, CheckGiven, CheckOn, CheckFinally, CheckWhen]
+CheckItem = CheckNew | CheckStack | CheckVariable | CheckGiven | CheckOn | CheckFinally | CheckWhen
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,7 +508,7 @@ class Check:
     span: Span = field(compare=False)
 
 
-Item = Union[Import, Constant, Struct, Extern, ConventionDeclaration, Trampoline, Check]
+Item = Import | Constant | Struct | Extern | ConventionDeclaration | Trampoline | Check
 
 
 @dataclass(frozen=True, slots=True)
