@@ -165,6 +165,7 @@ def _n64(convention: Convention, arguments: Sequence[ValueType], result: ValueTy
     share. Compilers put an integer on the stack as a widened doubleword, and a float at the lowest address of its
     slot, in both byte orders (measured)."""
     locations: list[Location] = []
+    on_stack = 0
     for position, argument in enumerate(arguments):
         registers = convention.integer_arguments
         if argument.kind == "float" and convention.float_arguments:
@@ -172,9 +173,9 @@ def _n64(convention: Convention, arguments: Sequence[ValueType], result: ValueTy
         if position < len(registers):
             locations.append((_n64_part(InRegister(registers[position]), argument),))
         else:
-            slot = position - len(registers)
-            locations.append((_n64_part(OnStack(convention.first_stack_argument + 8 * slot), argument),))
-    on_stack = max(0, len(arguments) - len(convention.integer_arguments))
+            # Counted for itself: a user's convention may have more registers of one kind than of the other.
+            locations.append((_n64_part(OnStack(convention.first_stack_argument + 8 * on_stack), argument),))
+            on_stack += 1
     back: Location = ()
     if result is not None:
         floating = result.kind == "float" and convention.float_results

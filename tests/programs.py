@@ -51,7 +51,7 @@ def user_convention(random_: random.Random) -> str:
         base = target.conventions["c"]
         facts = _facts(base, random_)
         if facts:
-            lines.append(f"    when {target.name.partition('/')[2]} {{ {' '.join(facts)} }}")
+            lines.append(f"    when {target.name} {{ {' '.join(facts)} }}")
     return "\n".join([*lines, "}"])
 
 

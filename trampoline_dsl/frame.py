@@ -85,6 +85,7 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
     for home in sorted(homes, key=lambda h: h.pin is None):
         if home is context.saved_sp and (convention.back_chain or context.back_chain):
             home.offset = 0  # the back chain is the way back
+            end = max(end, home.size)
             slots.append(Slot(0, home.size, "back chain", "the other stack's sp, and the way back to it", None, stack))
             continue
         if home.pin is not None:

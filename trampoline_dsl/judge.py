@@ -198,7 +198,16 @@ class Bench:
 
     def _place(self, code: Code) -> None:
         base = self.build.symbols[code.name]
-        linked = link(self.architecture, code.code, code.relocations, base, self.build.symbols)
+        # Where function pointers point to descriptors, so does a function's symbol; a branch to it leads to the code.
+        branches = {
+            offset + insn.relocation.offset
+            for insn, offset in zip(code.instructions, code.offsets, strict=True)
+            if insn.relocation is not None and insn.transfer != "none"
+        }
+        to_code = [r for r in code.relocations if r.offset in branches]
+        to_data = [r for r in code.relocations if r.offset not in branches]
+        linked = link(self.architecture, code.code, to_code, base, self.build.symbols)
+        linked = link(self.architecture, linked, to_data, base, self.build.pointers)
         self.machine.write(base, linked)
         for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
             if insn.label is None:
@@ -299,6 +308,7 @@ class Execute:
         self.entered = 0
         self.finished = False
         self.entering = False
+        self.out_of_bounds = False
         self.moved = False  # the judge has set the program counter since the last instruction
         self.pending: list[Waiting] = []
         self.last_values: list[tuple[int, int]] = []
@@ -357,8 +367,10 @@ class Execute:
     def _stopped(self, stop: Stop) -> None:
         if stop.reason == "budget":
             self._violate("flow", f"does not end within {self.budget} instructions", pc=stop.pc)
-        elif stop.reason == "fault" and stop.address == stop.pc and self._has_returned():
-            self._returns_astray(stop.pc)
+        elif stop.reason == "fault" and stop.address in (None, stop.pc) and self._has_returned():
+            link = self.activations[-1].function.convention.return_address
+            stays = link is not None and stop.pc in self.build.plan.code  # the jump itself failed
+            self._returns_astray(self.machine.get(link) if stays and link is not None else stop.pc)
         elif stop.reason == "fault":
             self._violate("flow", stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
         elif not self.violations:
@@ -569,7 +581,7 @@ class Execute:
             self.last_values.append((address, self.machine.get(self.follow)))
         sp = self.machine.sp
         region = self._stack_at(sp, activation)
-        if region is None:
+        if region is None and not self.out_of_bounds:
             self._violate(
                 "bounds",
                 f"the stack pointer is {sp:#x}, outside of the stack",
@@ -578,8 +590,10 @@ class Execute:
                 found=sp,
                 pc=executed[-2] if len(executed) > 1 else address,
             )
-            self._end()
-        elif self.scramble:
+            if not any(activation.cfa in r and sp in r for r in self.stack_of):
+                self._end()
+            self.out_of_bounds = True  # said once: what comes of it is to be seen
+        elif region is not None and self.scramble:
             floor = sp - activation.function.convention.red_zone
             size = floor - region.base
             if size > 0:
@@ -789,7 +803,7 @@ class Execute:
                     expected=event.sp,
                     found=cfa,
                 )
-            self._check_area(name, signature, activation, cfa, pushed)
+            self._check_area(name, signature, event, activation, cfa, pushed)
             self._check_walk(name, event, activation, cfa)
         if cfa % convention.alignment:
             self._violate(
@@ -826,7 +840,9 @@ class Execute:
         elif found not in self.build.plan.code:
             self._violate("flow", f"calls {name} with a return address outside of its code", found=found)
 
-    def _check_area(self, name: str, signature: ir.Signature, activation: Activation, cfa: int, pushed: int) -> None:
+    def _check_area(
+        self, name: str, signature: ir.Signature, event: Event, activation: Activation, cfa: int, pushed: int
+    ) -> None:
         convention = signature.convention
         types = [t.value_type for _, t in signature.parameters]
         result = signature.result.value_type if signature.result else None
@@ -843,10 +859,9 @@ class Execute:
             )
         if convention.back_chain:
             chain = int.from_bytes(self.machine.read(cfa, self.word), self.order)
-            want = self._chain(activation, cfa)
-            if chain != want:
+            if chain != event.chain:
                 self._violate(
-                    "area", f"calls {name} with a broken back chain", memory=cfa, expected=want, found=chain
+                    "area", f"calls {name} with a broken back chain", memory=cfa, expected=event.chain, found=chain
                 )
 
     def _frame_top(self, activation: Activation, cfa: int) -> int:
@@ -857,11 +872,6 @@ class Execute:
                 return min(tops, default=cfa)
         # Where the call pushed the return address, that word is in the frame but not the body's to give away.
         return activation.cfa - (self.word if own.return_address is None else 0)
-
-    def _chain(self, activation: Activation, cfa: int) -> int:
-        """What the word at sp has to point to: the caller's sp, or that of the stack that was left."""
-        bottom = activation.cfa - self.bench.codes[activation.function.name].frame
-        return activation.cfa if cfa == bottom else bottom
 
     def _check_walk(self, name: str, event: Event, activation: Activation, cfa: int) -> None:
         """A traceback from here, by return PC and frame size, has to find the caller that the source says."""

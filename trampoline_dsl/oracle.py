@@ -23,7 +23,8 @@ class Event:
 
     `sp`: the stack pointer at the call (in the caller's frame). `writes`: bytes of memory changed since the event
     before, by address; None where a byte no longer means anything. `caller_pc`, `caller_sp`: what a walk of the frames
-    finds one frame up from here. `thread`: g, where the convention has it in a register.
+    finds one frame up from here. `thread`: g, where the convention has it in a register. `chain`: where the word at sp
+    points to at a call, in conventions that have a back chain: the caller's sp, or that of the stack that was left.
     """
 
     kind: Literal["call", "jump", "return", "resume"]
@@ -39,6 +40,7 @@ class Event:
     result: int | None = None
     resumed: Resumed | None = None
     span: Span | None = None
+    chain: int = 0
 
 
 @dataclass(slots=True)
@@ -341,8 +343,15 @@ class Oracle:
                 caller_pc,
                 caller_sp,
                 span=request.node.span,
+                chain=self.chain(execution),
             )
         )
+
+    def chain(self, execution: Execution) -> int:
+        if not execution.switches:
+            return execution.cfa
+        around = execution.switches[-2].entry if len(execution.switches) > 1 else execution.cfa
+        return around - execution.frame
 
     def event(
         self,
