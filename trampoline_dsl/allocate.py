@@ -502,6 +502,11 @@ class _Colouring:
                 low = through & -through
                 self.forbidden[low.bit_length() - 1] |= lost
                 through ^= low
+        if operation.kind == "enter":
+            # Parameters that change places would need a register to step aside into; floats may leave none free.
+            for value, register in zip(operation.defs, operation.results, strict=True):
+                if value.floating:
+                    self.forbidden[live.index[value]] |= set(operation.results) - {register}
         if operation.kind in ("tail_call", "resume") and operation.uses:
             # The frame is given up before control leaves: what is needed then cannot be in a register being restored.
             restored = set(self.convention.kept)

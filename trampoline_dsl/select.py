@@ -96,7 +96,7 @@ class _Selection:
         )
         match operation.kind:
             case "enter":
-                yield from self.parallel(self._results(operation), frozenset(self.convention.scratch))
+                yield from self.parallel(self._results(operation), self._volatile())
             case "move":
                 yield from self._move(defs[0], uses[0], operation.defs[0].bits)
             case "constant":
@@ -241,11 +241,12 @@ class _Selection:
             if wanted is not None:
                 moves.append((wanted, address, 0))
                 address = wanted
-        yield from self.parallel(moves, operation.clobbers)
+        yield from self.parallel(moves, operation.clobbers - {address})
         return address
 
     def parallel(self, moves: Sequence[Move], free: frozenset[Register]) -> Iterator[Insn]:
         """All moves as if at once. `free` may be overwritten besides the destinations."""
+        destinations = {d for d, _, _ in moves}  # one whose move is done is no longer pending, and not free either
         pending = {d: (s, bits) for d, s, bits in moves if d is not s}
         while pending:
             sources = {s for s, _ in pending.values()}
@@ -256,9 +257,15 @@ class _Selection:
                 continue
             # Only cycles are left. One value steps aside.
             d, (s, bits) = next(iter(pending.items()))
-            aside = self._aside(s, set(pending) | sources, free)
+            aside = self._aside(s, destinations | sources, free)
             yield from self._move(aside, s, bits)
             pending[d] = (aside, bits)
+
+    def _volatile(self) -> frozenset[Register]:
+        """What may be overwritten at entry and on the way out: nobody wants it back."""
+        arch, convention = self.architecture, self.convention
+        usable = (*arch.allocatable(convention), *arch.float_allocatable(convention))
+        return frozenset((*convention.scratch, *(r for r in usable if not convention.keeps(r))))
 
     def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register:
         arch = self.architecture
@@ -291,10 +298,10 @@ class _Selection:
             if lost:
                 message = f"an argument travels in {lost[0].name}, which is given back to the caller before the jump"
                 raise InputError([Diagnostic("L004", message, operation.span, notes=("call and return instead",))])
-            marshal = self._marshal(replace_clobbers(operation, self.convention), uses, operation.convention)
+            marshal = self._marshal(with_clobbers(operation, self._volatile()), uses, operation.convention)
             address = self._run(marshal, operation.span)
         else:
-            moves = self.parallel(self._operands(operation), frozenset(self.convention.scratch))
+            moves = self.parallel(self._operands(operation), self._volatile())
             self.emit(moves, operation.span)
         for fixed in self.convention.fixed:
             code = [replace(insn, comment=f"establish {fixed.register.name}") for insn in arch.establish(fixed)]
@@ -401,9 +408,8 @@ class _Selection:
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
 
 
-def replace_clobbers(operation: Operation, convention: Convention) -> Operation:
+def with_clobbers(operation: Operation, clobbers: frozenset[Register]) -> Operation:
     """A jump leaves for good: whatever the convention lets go may be overwritten on the way."""
     changed = operation.with_registers(operation.defs, operation.uses)
-    changed.clobbers = frozenset(convention.scratch)
+    changed.clobbers = clobbers
     return changed
-
