@@ -81,7 +81,8 @@ i64 on_other_stack(i64 x, double y)
 }
 
 /* Many values live across each call, in whatever registers the compiler has. */
-__attribute__((noinline)) static double busy(int n, double a, double b, double c, double d, double e, double f, double g)
+__attribute__((noinline))
+static double busy(int n, double a, double b, double c, double d, double e, double f, double g)
 {
     int i1 = n + 1, i2 = n * 3, i3 = n ^ 5, i4 = n << 2, i5 = n - 9, i6 = n | 16, i7 = n % 7, i8_ = n + 77, i9 = n * n;
     double s = 0;
