@@ -183,7 +183,7 @@ def _sources(names: Sequence[str]) -> Iterator[Source]:
             yield decode_source("<stdin>", sys.stdin.buffer.read((4 << 20) + 1))
         elif Path(name).is_dir():
             found = [read_source(path) for path in sorted(Path(name).glob("**/*.tramp"))]
-            wanted = [source for source in found if _declares(source)]
+            wanted = [source for source in found if declares_trampoline(source)]
             if not wanted:
                 message = "there is no .tramp file with a trampoline in this folder"
                 raise InputError([Diagnostic("F004", message, None, file=name)])
@@ -192,7 +192,8 @@ def _sources(names: Sequence[str]) -> Iterator[Source]:
             yield read_source(name)
 
 
-def _declares(source: Source) -> bool:
+def declares_trampoline(source: Source) -> bool:
+    """Whether a file has a trampoline of its own, or is only there to be imported."""
     import re
 
     return re.search(r"^\s*trampoline\b", source.text, re.MULTILINE) is not None
