@@ -78,7 +78,14 @@ def run_campaign(
             seen.setdefault((diagnostic.code, diagnostic.where, start), diagnostic)
     if seen:
         raise InputError(seen.values())
-    return Report(seed, tuple(v for index in range(len(tasks)) for v in outcomes[index].verdicts))
+    return Report(seed, tuple(_in_order([outcomes[index].verdicts for index in range(len(tasks))], len(targets))))
+
+
+def _in_order(found: Sequence[tuple[Verdict, ...]], targets: int) -> Iterator[Verdict]:
+    """Trampoline by trampoline, as a file declares them, and each on all targets: outcomes come file by file."""
+    for start in range(0, len(found), targets):
+        for same in zip(*found[start : start + targets], strict=True):
+            yield from same
 
 
 def _outcomes(
