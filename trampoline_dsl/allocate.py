@@ -445,10 +445,7 @@ class _Colouring:
                     continue
             wanted = self._wanted(index)
             # A register that the caller wants back costs a save and a restore, unless it is paid for already.
-            best = min(
-                free,
-                key=lambda r: (r in costs and r not in used, -wanted.get(r, 0), free.index(r)),
-            )
+            best = min(free, key=lambda r: (r in costs and r not in used, -wanted.get(r, 0)))
             self.colours[value] = best
             used.add(best)
         return victims

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import assert_never
 
 from . import ir
@@ -57,9 +58,10 @@ def lower(function: ir.Function, architecture: Architecture) -> Body:
     return _Lowering(function, architecture).run()
 
 
+@lru_cache(maxsize=1024)
 def lost_bits(
     convention: Convention, architecture: Architecture, only: frozenset[Register] | None
-) -> dict[Register, int]:
+) -> Mapping[Register, int]:
     """The bits of each register that may be changed after a call by `convention`; `only` restricts the registers to
     those that an extern names, and what every call may change."""
     always = set(convention.linker_may_write)
@@ -84,7 +86,7 @@ def lost_bits(
     return lost
 
 
-def clobbers_of(lost: dict[Register, int]) -> frozenset[Register]:
+def clobbers_of(lost: Mapping[Register, int]) -> frozenset[Register]:
     """Where a value would not survive: values have at most 64 bits, so the upper half of a vector does not matter."""
     return frozenset(r for r, mask in lost.items() if mask & ((1 << 64) - 1))
 
@@ -168,7 +170,7 @@ class _Lowering:
     def fail(self, code: str, message: str, span: Span | None, *notes: str) -> InputError:
         return InputError([Diagnostic(code, message, span, notes=notes)])
 
-    def _lose(self, lost: dict[Register, int]) -> None:
+    def _lose(self, lost: Mapping[Register, int]) -> None:
         for register, mask in lost.items():
             self.lost[register] = self.lost.get(register, 0) | mask
 
@@ -782,12 +784,8 @@ class _Lowering:
             uses.append(callee[0])
             places.append(None)
         context = self.contexts[self.context]
-        if self.context == 0 and self.convention.return_slot == "bottom" and convention.area:
-            message = (
-                f"{convention.name} gives a callee the {convention.area} bytes at the stack pointer, and there"
-                f" {self.convention.name} keeps the return address"
-            )
-            raise self.fail("L005", message, node.span, "make room below: `on stack sp & -16 { ... }`")
+        if self.convention.return_slot == "bottom" and (self.context == 0 or context.pushes):
+            self._leave_bottom_alone(convention, assignment, node.span)
         needed = max(assignment.stack_bytes, convention.area or convention.first_stack_argument)
         context.outgoing = max(context.outgoing, needed)
         start = 0 if convention.area else convention.first_stack_argument
@@ -830,6 +828,18 @@ class _Lowering:
             else:
                 for d, value in zip(self._variable(node.variable), values, strict=True):
                     self.add("move", (d,), (value,))
+
+    def _leave_bottom_alone(self, callee: Convention, assignment: Assignment, span: Span) -> None:
+        """The word at sp is the return address here: nobody's argument, nor in an area that a callee is given."""
+        given = callee.area
+        if assignment.stack_bytes > callee.first_stack_argument:
+            given = max(given, self.word - callee.first_stack_argument)
+        if given > 0:
+            message = (
+                f"{callee.name} gives a callee the {given} bytes at the stack pointer, and there"
+                f" {self.convention.name} keeps the return address"
+            )
+            raise self.fail("L005", message, span, "make room below: `on stack sp & -16 { ... }`")
 
     def _has_to_be_taken(self, location: Location) -> bool:
         """Whether a result arrives where no value can stay: it is moved away even if nobody wants it (x87)."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError, Span
 from .lir import Body, Home, Operation, VirtualRegister
-from .target import Architecture, Bank, Convention, Fixed, Frame, Insn, Register, ThreadSlot
+from .target import Architecture, Bank, Convention, Fixed, Frame, FramePart, Insn, Register, ThreadSlot
 
 Move = tuple[Register, Register, int]  # destination, source, bits of a float
 
@@ -57,10 +57,9 @@ class _Selection:
 
     # ---------------------------------------------------------------------------------------------------- small helps
 
-    def emit(self, code: Iterable[Insn], span: Span | None, part: str = "body") -> None:
+    def emit(self, code: Iterable[Insn], span: Span | None, part: FramePart = "body") -> None:
         line, column = (span.source.position(span.start)) if span is not None else (0, 0)
-        for insn in code:
-            self.code.append(replace(insn, line=line, column=column, part=part))  # type: ignore[arg-type]  # a literal
+        self.code += [insn.placed(line, column, part) for insn in code]
 
     def label(self, name: str) -> str:
         return f"{self.prefix}{name}"
@@ -210,6 +209,9 @@ class _Selection:
             yield from arch.call(operation.symbol, convention)
         else:
             yield from arch.call_register(address, convention)
+        popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
+        if popped > 0:
+            yield from arch.binary("sub", arch.sp, arch.sp, popped)
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
 
     def _results(self, operation: Operation) -> list[Move]:
@@ -331,6 +333,8 @@ class _Selection:
         """A register that already holds what a convention demands is not set again."""
         own = {f.register: f for f in self.convention.fixed}
         marks = {f"establish {f.register.name}": f.register for f in self._all_fixed()}
+        if not marks:
+            return
         targets = {insn.target for insn in self.code if insn.target is not None}
         known: set[Register] = set(own)
         written_somewhere = {

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 ByteOrder = Literal["little", "big"]
+FramePart = Literal["prologue", "body", "epilogue"]
 
 
 class Bank(enum.Enum):
@@ -31,9 +32,10 @@ class Bank(enum.Enum):
     CONTROL = "control"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Register:
-    """One whole register. `bits` is what the machine has, however little of it a convention keeps.
+    """One whole register, compared by identity: each machine's are made once. `bits` is what the machine has, however
+    little of it a convention keeps.
 
     `name` is what reports, diagnostics and the language use ("x19", "r14", "mxcsr"); `gnu` is the spelling in
     assembly text ("%r14", "$s0"); `number` is its number in the instruction encoding (and orders pairs and
@@ -45,7 +47,7 @@ class Register:
     bits: int
     gnu: str
     number: int
-    aliases: tuple[str, ...] = field(default=(), compare=False)
+    aliases: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.gnu
@@ -137,9 +139,9 @@ class ThreadSlot:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Convention:
-    """A calling convention of one target, as data.
+    """A calling convention of one target, as data; compared by identity.
 
     `kept` maps a register to the mask of the bits that a callee returns as they were. What is neither in `kept`
     nor `fixed` nor the stack pointer may come back changed; `notes` gives, by register name or topic, the reason
@@ -267,7 +269,28 @@ class Insn:
     comment: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)  # source line, 0 for none
     column: int = field(default=0, compare=False)
-    part: Literal["prologue", "body", "epilogue"] = field(default="body", compare=False)
+    part: FramePart = field(default="body", compare=False)
+
+    def placed(self, line: int, column: int, part: FramePart) -> Insn:
+        """The same at another place of the source. Spelt out, because `replace` takes most of the time of a build."""
+        return Insn(
+            self.text,
+            self.reads,
+            self.writes,
+            self.memory,
+            self.access,
+            self.transfer,
+            self.target,
+            self.label,
+            self.relocation,
+            self.keystone,
+            self.user_text,
+            self.delay_slot,
+            self.comment,
+            line,
+            column,
+            part,
+        )
 
 
 Code = Iterator[Insn]
