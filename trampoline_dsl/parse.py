@@ -1,13 +1,14 @@
 """Text to syntax tree. The only module that knows Lark.
 
-A file with a mistake is read on: the item with the mistake is set aside and the rest is parsed again, so that every
-item's first syntax error is reported at once.
+A file is parsed piece by piece: a piece begins where a line begins with the first word of a declaration. Of a piece
+with a mistake, the lines of the mistake are blanked and the rest is parsed again, so that one does not hide others.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -17,15 +18,21 @@ from lark import Token, Tree
 
 from . import syntax as s
 from .diagnostics import Diagnostic, InputError, Source, Span, suggestion
+from .kept import kept_file
 
 MAXIMUM_NESTING = 200  # deeper than any program a person writes; keeps every later pass within Python's stack
+MAXIMUM_PIECE = 1 << 16  # characters of a declaration
 MAXIMUM_ERRORS = 20  # a file that is not in this language at all is not listed to its end
+MAXIMUM_ERRORS_OF_PIECE = 10
 
-_ITEM_START = re.compile(r"^(?:import|const|struct|extern|convention|trampoline|check)\b", re.MULTILINE)
+_ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "trampoline", "check")
 _STATEMENT_WORDS = (
-    "save frame let call jump return resume if else while break continue on when asm expect".split()
+    *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
+    *("on", "when", "asm", "expect"),
 )
-_ITEM_WORDS = "import const struct extern convention trampoline check".split()
+_ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
+_BRACKETS = re.compile(r"#[^\n]*|\"[^\"\n]*\"|[(){}]")
+_CLOSING = {")": "(", "}": "{"}
 
 _TERMINALS = {
     "NAME": "a name",
@@ -48,96 +55,270 @@ _TERMINALS = {
 @lru_cache(maxsize=1)
 def _parser() -> lark.Lark:
     grammar = resources.files("trampoline_dsl.grammars").joinpath("trampoline.lark").read_text("utf-8")
-    return lark.Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True)
+    # To make the tables takes five times as long as to load them. Lark makes them anew where the file is missing, spoilt
+    # or another version's.
+    tables = kept_file("grammar", grammar)
+    cache = str(tables) if tables is not None else False
+    return lark.Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True, cache=cache)
 
 
+@lru_cache(maxsize=16)
 def parse(source: Source) -> s.File:
-    """Parse a whole file. Raises InputError with the first syntax error of every item that has one."""
-    _refuse_deep_nesting(source)
-    text = source.text
+    """Parse a whole file; one that has not changed is not parsed again. Raises InputError with what is wrong in any part
+    of it."""
+    if not source.text.strip():
+        raise InputError([Diagnostic("S002", "this file is empty", None, file=source.name, notes=(_EMPTY,))])
+    pieces = _pieces(source)
+    items: list[s.Item] = []
     errors: list[Diagnostic] = []
-    while True:
+    index = 0
+    while index < len(pieces) and len(errors) < MAXIMUM_ERRORS:
+        start, end = pieces[index]
+        index += 1
+        try:
+            items += _parse_piece(source, start, end)
+            continue
+        except lark.UnexpectedInput:
+            pass
+        except InputError as error:
+            errors += error.diagnostics
+            continue
+        if index < len(pieces):
+            # A name at the start of a line may look like a declaration: then both pieces are one.
+            try:
+                items += _parse_piece(source, start, pieces[index][1])
+                index += 1
+                continue
+            except (lark.UnexpectedInput, InputError):
+                pass
+        errors += _mistakes(source, start, end)
+    if errors:
+        raise InputError(errors[:MAXIMUM_ERRORS])
+    return s.File(source, tuple(items))
+
+
+_EMPTY = "a file declares a trampoline: `trampoline name() using c { }`"
+
+
+def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
+    if end - start > MAXIMUM_PIECE:
+        length = len(source.text[start:end].split("\n", 1)[0].rstrip())
+        message = f"this declaration has {end - start} characters, and {MAXIMUM_PIECE} are the most"
+        span = Span(source, start, start + min(length, 100))
+        raise InputError([Diagnostic("S006", message, span, notes=("split it into smaller pieces",))])
+    return _Builder(source, start).items(_parser().parse(source.text[start:end]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bracket:
+    character: str
+    offset: int
+
+
+def _pieces(source: Source) -> list[tuple[int, int]]:
+    """Where declarations begin and end: outside of brackets, unless one is never closed. Raises InputError where
+    brackets are nested too deeply."""
+    text = source.text
+    closed = [0]
+    starts = (match.start() for match in _ITEM_START.finditer(text))
+    following = next(starts, None)
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        while following is not None and following < match.start():
+            if depth == 0:
+                closed.append(following)
+            following = next(starts, None)
+        character = match.group()
+        if character in "({":
+            depth += 1
+            if depth > MAXIMUM_NESTING:
+                raise _too_deep(Span(source, match.start(), match.end()))
+        elif character in ")}":
+            depth = max(0, depth - 1)
+    while following is not None:
+        if depth == 0:
+            closed.append(following)
+        following = next(starts, None)
+    pieces: list[tuple[int, int]] = []
+    for start, end in zip(closed, [*closed[1:], len(text)], strict=True):
+        if end - start <= MAXIMUM_PIECE and not (end == len(text) and depth):
+            pieces.append((start, end))
+            continue
+        # Too long, or left open: whatever looks like a declaration is one.
+        inner = [start, *(m.start() for m in _ITEM_START.finditer(text, start + 1, end))]
+        pieces += zip(inner, [*inner[1:], end], strict=True)
+    return [(start, end) for start, end in pieces if start < end]
+
+
+def _too_deep(span: Span) -> InputError:
+    notes = (
+        f"{MAXIMUM_NESTING} levels are the most: an operator in a chain of them counts one, a block or an `else` two",
+        "split it into smaller pieces",
+    )
+    return InputError([Diagnostic("S003", "this is nested too deeply", span, notes=notes)])
+
+
+def _mistakes(source: Source, start: int, end: int) -> list[Diagnostic]:
+    """Every mistake of a piece that does not parse: each one's lines are blanked in turn."""
+    following = _ITEM_START.search(source.text, start + 1, end)
+    if following:
+        # More than one declaration in an open bracket: the first one alone does not parse either.
+        inner = [start, *(m.start() for m in _ITEM_START.finditer(source.text, start + 1, end))]
+        errors: list[Diagnostic] = []
+        for a, b in zip(inner, [*inner[1:], end], strict=True):
+            errors += _mistakes(source, a, b)
+        return errors
+    text: str | None = source.text[start:end]
+    errors = []
+    while text is not None and len(errors) < MAXIMUM_ERRORS_OF_PIECE:
         try:
             tree = _parser().parse(text)
-            break
         except lark.UnexpectedInput as error:
             offset = _offset(error, text)
-            errors.append(_syntax_error(source, error, offset))
-            start = max((m.start() for m in _ITEM_START.finditer(text, 0, offset + 1)), default=0)
-            following = _ITEM_START.search(text, max(offset, start + 1))
-            end = following.start() if following else len(text)
-            blank = re.sub(r"[^\n]", " ", text[start:end])
-            if len(errors) >= MAXIMUM_ERRORS or blank == text[start:end]:
-                raise InputError(errors) from None
-            text = text[:start] + blank + text[end:]
-    if errors:
-        raise InputError(errors)
-    return _Builder(source).file(tree)
+            unclosed = _unclosed(text) if offset >= len(text.rstrip()) else None
+            if unclosed is not None:
+                errors.append(_not_closed(source, start, end, unclosed))
+                break
+            errors.append(_syntax_error(source, error, start + offset, end))
+            text = _without(text, offset)
+            continue
+        try:
+            _Builder(source, start).items(tree)
+        except InputError as error:
+            errors += error.diagnostics
+        break
+    return errors
 
 
 def _offset(error: lark.UnexpectedInput, text: str) -> int:
     token = getattr(error, "token", None)
     if token is not None and token.type == "$END":
-        return len(text.rstrip()) if text.strip() else 0
+        return len(text.rstrip())
     position = error.pos_in_stream
     return len(text) if position is None or position < 0 else position
 
 
-def _refuse_deep_nesting(source: Source) -> None:
-    """Brackets, and chains of prefix operators and of `else if`, nest; the rest of the language does not."""
-    depth = 0
-    run = 0
-    for token in re.finditer(r'#[^\n]*|"[^"\n]*"|[({]|[)}]|[~-]|\bnot\b|\belse\b|[^\s]', source.text):
-        word = token.group()
-        if word in "({":
-            depth += 1
-        elif word in ")}":
-            depth -= 1
-        if word in ("~", "-", "not"):
-            run += 1
-        elif word != "else":
-            run = 0
-        if max(depth, run) > MAXIMUM_NESTING:
-            message = f"this is nested more than {MAXIMUM_NESTING} levels deep"
-            span = Span(source, token.start(), token.end())
-            raise InputError([Diagnostic("S003", message, span, notes=("split it into smaller pieces",))])
+_GOES_ON = tuple("+-*&|^~=<>(,.:")  # what the last line of a statement does not end with
+# What stands in for the part before `{` of a declaration whose own has a mistake.
+_STANDING_IN = {
+    "trampoline": "trampoline f()using c",
+    "check": "check f",
+    "struct": "struct s",
+    "convention": "convention a like c",
+}
 
 
-def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int) -> Diagnostic:
+def _without(text: str, offset: int) -> str | None:
+    """The text with the lines of a mistake blanked: from the one where the word before it stands, on to where its
+    brackets are closed. None where they are not."""
+    before = text[:offset].rstrip()
+    start = offset if not before or before.endswith(("{", "}")) else len(before)
+    start = text.rfind("\n", 0, start) + 1
+    while text[:start].rstrip().endswith(_GOES_ON):
+        start = text.rfind("\n", 0, len(text[:start].rstrip())) + 1
+    if not text[:start].strip():
+        return _with_another_beginning(text, offset)
+    end = offset
+    while True:
+        line_end = text.find("\n", end)
+        end = len(text) if line_end < 0 else line_end + 1
+        lines = text[start:end]
+        depth = lowest = 0
+        for match in _BRACKETS.finditer(lines):
+            depth += (match.group() in "({") - (match.group() in ")}")
+            lowest = min(lowest, depth)
+        if lowest < 0:
+            return None  # the bracket that it closes is of another statement
+        if depth == 0:
+            return text[:start] + re.sub(r"[^\n]", " ", lines) + text[end:]
+        if end == len(text):
+            return None
+
+
+def _with_another_beginning(text: str, offset: int) -> str | None:
+    word = re.match(r"\s*(\w+)", text)
+    brace = text.find("{", offset)
+    beginning = _STANDING_IN.get(word[1]) if word else None
+    if beginning is None or brace < len(beginning) or text.startswith(beginning):
+        return None
+    return beginning + re.sub(r"[^\n]", " ", text[len(beginning) : brace]) + text[brace:]
+
+
+def _unclosed(text: str) -> _Bracket | None:
+    """The bracket that is most likely the one never closed: by the indentation of those that are, or else the last."""
+    opened: list[_Bracket] = []
+    suspect: _Bracket | None = None
+    for match in _BRACKETS.finditer(text):
+        character = match.group()
+        if character in "({":
+            opened.append(_Bracket(character, match.start()))
+        elif character in ")}" and opened and opened[-1].character == _CLOSING[character]:
+            last = opened.pop()
+            line = text.rfind("\n", 0, match.start()) + 1
+            alone = not text[line : match.start()].strip()
+            if alone and match.start() - line < _indentation(text, last.offset):
+                suspect = suspect or last
+    return (suspect or opened[-1]) if opened else None
+
+
+def _indentation(text: str, offset: int) -> int:
+    line = text[text.rfind("\n", 0, offset) + 1 :]
+    return len(line) - len(line.lstrip(" \t"))
+
+
+def _not_closed(source: Source, start: int, end: int, bracket: _Bracket) -> Diagnostic:
+    span = Span(source, start + bracket.offset, start + bracket.offset + 1)
+    closing = {"(": ")", "{": "}"}[bracket.character]
+    message = f"this `{bracket.character}` is not closed: `{closing}` is missing"
+    if end >= len(source.text.rstrip()):
+        return Diagnostic("S005", message, span, notes=("the file ends before that",))
+    word = _ITEM_START.match(source.text, end)
+    related = ((Span(source, end, word.end()), "the next declaration begins before that"),) if word else ()
+    return Diagnostic("S005", message, span, related=related)
+
+
+def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end: int) -> Diagnostic:
     expected = set(getattr(error, "accepts", None) or getattr(error, "expected", None) or ())
     if isinstance(error, lark.UnexpectedCharacters):
         expected = set(error.allowed or ())
     words = _expected_words(expected)
-    token = getattr(error, "token", None)
-    if offset >= len(source.text.rstrip()) or (token is not None and token.type == "$END"):
-        end = len(source.text.rstrip())
-        found, span = "the end of the file", Span(source, max(0, end - 1), max(end, 0))
+    at_end = offset >= len(source.text[:end].rstrip())
+    if at_end and end >= len(source.text.rstrip()):
+        place = len(source.text.rstrip())
+        found, span = "the end of the file", Span(source, place - 1, place)
     else:
-        word = re.compile(r"[A-Za-z_0-9.·$]+|\s|.", re.DOTALL).match(source.text, offset)
-        length = len(word.group()) if word else 1
-        span = Span(source, offset, offset + length)
-        found = f"`{span.text}`" if span.text.isprintable() else f"the character {ord(span.text[0]):#x}"
-    notes: list[str] = []
+        match = re.compile(r"[A-Za-z_0-9.·$]+|\s|.", re.DOTALL).match(source.text, end if at_end else offset)
+        assert match is not None
+        span = Span(source, match.start(), match.end())
+        found = f"`{_shortened(span.text)}`" if span.text.isprintable() else f"the character {ord(span.text[0]):#x}"
+    if span.text == "}" and "the end of the file" in words:
+        notes = [word for word in words if word.startswith("`")]
+        return Diagnostic("S005", "this `}` closes nothing", span, notes=("expected " + _either(notes),))
+    notes = []
     keywords = [word.strip("`") for word in words if word.startswith("`") and word[1:2].isalpha()]
     if re.fullmatch(r"[A-Za-z_]+", span.text):
         notes = suggestion(span.text, keywords)
-    before = re.search(r"([A-Za-z_]+)\s*$", source.text[:offset])
+    before = re.search(r"([A-Za-z_]+)\s*$", source.text[max(0, offset - 200) : offset])
     if before is not None and "`=`" in words:
         # A name alone was taken for the left side of an assignment: perhaps it is a misspelt statement.
         near = suggestion(before[1], [*_STATEMENT_WORDS, *_ITEM_WORDS])
         if near:
-            span = Span(source, before.start(1), before.end(1))
+            begin = max(0, offset - 200) + before.start(1)
+            span = Span(source, begin, begin + len(before[1]))
             notes.insert(0, f"{near[0]} (nothing but an assignment begins with a name)")
             return Diagnostic("S001", f"`{before[1]}` begins no statement", span, notes=tuple(notes))
+    if span.text == "=" and "a comparison" in words:
+        notes.append("`==` compares, `=` sets")
     if span.text.startswith('"'):
         notes.append('a text stands between two `"` on one line')
-    if not source.text.strip():
-        return Diagnostic("S002", "this file is empty", None, file=source.name)
-    message = f"{found} is not expected here"
     if words:
         shown = words if len(words) <= 12 else [*words[:12], "..."]
         notes.insert(0, "expected " + _either(shown))
-    return Diagnostic("S001", message, span, notes=tuple(notes))
+    return Diagnostic("S001", f"{found} is not expected here", span, notes=tuple(notes))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _expected_words(expected: set[str]) -> list[str]:
@@ -150,7 +331,8 @@ def _expected_words(expected: set[str]) -> list[str]:
             pattern = terminals[name].pattern
             words.add(f"`{pattern.value}`" if type(pattern).__name__ == "PatternStr" else name.lower())
     words.discard("`;`")
-    words.discard("`,`") if len(words) > 6 else None
+    if len(words) > 6:
+        words.discard("`,`")
     return sorted(words, key=lambda w: (w.startswith("`") and w[1:2].isalpha(), w))
 
 
@@ -166,22 +348,34 @@ def _token(child: Any) -> Token:
 class _Builder:
     """Makes syntax nodes of Lark's trees; one method for each rule that is not merely a choice."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, start: int) -> None:
         self.source = source
+        self.start = start  # where the piece that was parsed is in the source
+        self.depth = 0
+        self.errors: list[Diagnostic] = []
 
     def span(self, tree: Tree[Token] | Token) -> Span:
         if isinstance(tree, Token):
-            return Span(self.source, tree.start_pos or 0, tree.end_pos or 0)
+            return Span(self.source, self.start + (tree.start_pos or 0), self.start + (tree.end_pos or 0))
         if tree.meta.empty:
-            return Span(self.source, 0, 0)
-        return Span(self.source, tree.meta.start_pos, tree.meta.end_pos)
+            return Span(self.source, self.start, self.start)
+        return Span(self.source, self.start + tree.meta.start_pos, self.start + tree.meta.end_pos)
 
-    def file(self, tree: Tree[Token]) -> s.File:
-        return s.File(self.source, tuple(self.make(child) for child in tree.children))
+    def items(self, tree: Tree[Token]) -> tuple[s.Item, ...]:
+        """The declarations of a piece. Raises InputError."""
+        items = tuple(self.make(child) for child in tree.children)
+        if self.errors:
+            raise InputError(self.errors)
+        return items
 
     def make(self, tree: Any) -> Any:
         method: Callable[[Tree[Token]], Any] = getattr(self, f"_{tree.data}")
-        return method(tree)
+        self.depth += 1
+        if self.depth > MAXIMUM_NESTING:
+            raise _too_deep(self.span(tree))
+        made = method(tree)
+        self.depth -= 1
+        return made
 
     def maybe(self, tree: Any) -> Any:
         return None if tree is None else self.make(tree)
@@ -256,7 +450,7 @@ class _Builder:
     def _convention_fact(self, tree: Tree[Any]) -> s.ConventionFact:
         what, *values = [_token(child) for child in tree.children if child is not None]
         if values[0].type == "INTEGER":
-            number = s.Integer(int(str(values[0]).replace("_", ""), 0), self.span(values[0]))
+            number = s.Integer(self.number(values[0]), self.span(values[0]))
             return s.ConventionFact(self.name(what), (), number, self.span(tree))
         return s.ConventionFact(self.name(what), tuple(self.name(n) for n in values), None, self.span(tree))
 
@@ -368,7 +562,7 @@ class _Builder:
         """The span of a statement; of its keyword where Lark leaves an empty tree without a position."""
         if not tree.meta.empty:
             return self.span(tree)
-        return Span(self.source, 0, 0)
+        return Span(self.source, self.start, self.start)
 
     def _resume(self, tree: Tree[Any]) -> s.Resume:
         sp, pc = tree.children
@@ -446,18 +640,25 @@ class _Builder:
     # -- expressions
 
     def _integer(self, tree: Tree[Any]) -> s.Integer:
-        return s.Integer(int(str(tree.children[0]).replace("_", ""), 0) if self._is_number(tree) else 0, self.span(tree))
+        return s.Integer(self.number(_token(tree.children[0])), self.span(tree))
 
-    def _is_number(self, tree: Tree[Any]) -> bool:
-        text = str(tree.children[0])
-        digits = text.replace("_", "")
-        span = self.span(tree)
+    def number(self, token: Token) -> int:
+        """The value of an INTEGER; 0, and an error, for one that no machine word holds, or that looks octal."""
+        digits = str(token).replace("_", "")
         if digits.isdigit() and len(digits) > 1 and digits[0] == "0":
-            message = f"`{text}` is neither decimal (it begins with 0) nor hexadecimal (0x...)"
-            raise InputError([Diagnostic("S004", message, span, notes=("octal numbers are not written here",))])
-        if digits in ("0x", "0X", "0b", "0B") or len(digits) > 80:
-            raise InputError([Diagnostic("S004", "this is not a number that fits a machine word", span)])
-        return True
+            message = f"`{_shortened(str(token))}` is neither decimal (it begins with 0) nor hexadecimal (0x...)"
+            self.wrong(token, message, "octal numbers are not written here")
+        elif digits in ("0x", "0X", "0b", "0B"):
+            self.wrong(token, f"`{token}` has no digits")
+        elif len(digits) > 80 or int(digits, 0) >= 1 << 64:
+            # Counted before they are read: Python takes long for many digits.
+            self.wrong(token, "this number does not fit 64 bits")
+        else:
+            return int(digits, 0)
+        return 0
+
+    def wrong(self, token: Token, message: str, *notes: str) -> None:
+        self.errors.append(Diagnostic("S004", message, self.span(token), notes=notes))
 
     def _null(self, tree: Tree[Any]) -> s.Null:
         return s.Null(self.keyword(tree, "null"))
