@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from .target import Architecture, Bank, Register
 
@@ -48,6 +48,8 @@ class Bare(Protocol):
     def borrowed_page(self) -> AbstractContextManager[int]:
         """A page of 32-bit address space that nothing else uses."""
 
+    def read(self, address: int, size: int) -> bytes: ...
+
     def write(self, address: int, data: bytes) -> None: ...
 
 
@@ -69,6 +71,15 @@ class Place:
     x87: bool = False
 
 
+class Touch(NamedTuple):
+    """One load or store that is about to happen: its address, its bytes, and for a store the value, unsigned."""
+
+    kind: Literal["read", "write"]
+    address: int
+    size: int
+    value: int = 0
+
+
 class Family:
     """How one family's machines are set up, and the names that Unicorn has for things."""
 
@@ -78,6 +89,7 @@ class Family:
     boundary = 0  # bytes of an instruction, if Unicorn leaves pc behind when it gets to `until` without a jump
     never: ClassVar[Mapping[str, str]] = {}  # registers that Unicorn knows and does not let through
     spoiling: ClassVar[frozenset[int]] = frozenset()  # exceptions after which Unicorn's translator crashes
+    decodes = False  # loads and stores are found in the code, for Unicorn's own hooks for them do harm
     virtual_tlb = True  # Unicorn's own translation of addresses, each to itself, in place of the CPU's
 
     def spelling(self, register: Register) -> str:
@@ -103,6 +115,10 @@ class Family:
 
     def survey(self, machine: Bare) -> None:
         """Learn, once for an architecture and before the first `place`, what only a running machine shows."""
+
+    def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
+        """What the instruction at `address`, which is next, loads and stores. Asked only if `decodes`."""
+        raise NotImplementedError
 
     def set_thread_pointer(self, machine: Bare, value: int) -> None:
         raise NotImplementedError
@@ -290,6 +306,10 @@ class _Mips(Family):
     # whenever it makes the TLB fetch an entry. With the CPU's TLB filled beforehand that does not happen.
     virtual_tlb = False
 
+    # Where Unicorn watches memory, a load or store in the slot of a taken branch leaves the CPU in the belief that the
+    # next instruction stands in a slot too: it runs twice, or is refused if it is a branch.
+    decodes = True
+
     def __init__(self, word: int) -> None:
         self._long = word == 8
         self._reached: list[int] = []  # blocks of 512 MiB, in the order of their TLB entries
@@ -363,8 +383,76 @@ class _Mips(Family):
             machine.put(register, 0)
         self._reached.append(block)
 
+    def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
+        """MIPS64 Architecture, volume II: loads and stores have base, register and a signed offset in one place, and
+        an opcode that says the rest. Those with an index register (COP1X) are not among them."""
+        order = machine.architecture.order
+        word = int.from_bytes(machine.read(address, 4), order)
+        opcode, register = word >> 26, str(word >> 16 & 31)
+        if opcode not in _MIPS_LOADS and opcode not in _MIPS_STORES:
+            return
+        offset = (word & 0xFFFF ^ 0x8000) - 0x8000
+        mask = (1 << (64 if self._long else 32)) - 1
+        place = machine.peek(str(word >> 21 & 31)) + offset & mask
+        if opcode in _MIPS_LOADS:
+            size, part = _MIPS_LOADS[opcode]
+            yield Touch("read", place & -size if part else place, size)
+            return
+        size, part = _MIPS_STORES[opcode]
+        value = self._float(machine, int(register), size) if opcode in (0x39, 0x3D) else machine.peek(register)
+        value &= (1 << 8 * size) - 1
+        if not part:
+            yield Touch("write", place, size, value)
+            return
+        # Left stores the upper bytes from the place to the word's least significant end, right the lower ones.
+        upwards = (part == "left") == (order == "big")
+        count = size - place % size if upwards else place % size + 1
+        value = value >> 8 * (size - count) if part == "left" else value & (1 << 8 * count) - 1
+        yield Touch("write", place if upwards else place & -size, count, value)
+
+    def _float(self, machine: Bare, number: int, size: int) -> int:
+        wide = machine.peek("CP0_STATUS") & 0x04000000
+        if size == 4 or wide:
+            return machine.peek(f"F{number}")
+        even, odd = number & -2, number | 1
+        return machine.peek(f"F{even}") & 0xFFFFFFFF | (machine.peek(f"F{odd}") & 0xFFFFFFFF) << 32
+
     def set_thread_pointer(self, machine: Bare, value: int) -> None:
         machine.put("CP0_USERLOCAL", value)
+
+
+# By opcode: the bytes, and which part of an unaligned value. ll, sc, lwc1, ldc1, swc1 and sdc1 are among them.
+_MIPS_LOADS: Mapping[int, tuple[int, str]] = {
+    0x20: (1, ""),
+    0x24: (1, ""),
+    0x21: (2, ""),
+    0x25: (2, ""),
+    0x23: (4, ""),
+    0x27: (4, ""),
+    0x30: (4, ""),
+    0x31: (4, ""),
+    0x34: (8, ""),
+    0x35: (8, ""),
+    0x37: (8, ""),
+    0x22: (4, "left"),
+    0x26: (4, "right"),
+    0x1A: (8, "left"),
+    0x1B: (8, "right"),
+}
+_MIPS_STORES: Mapping[int, tuple[int, str]] = {
+    0x28: (1, ""),
+    0x29: (2, ""),
+    0x2B: (4, ""),
+    0x38: (4, ""),
+    0x39: (4, ""),
+    0x3C: (8, ""),
+    0x3D: (8, ""),
+    0x3F: (8, ""),
+    0x2A: (4, "left"),
+    0x2E: (4, "right"),
+    0x2C: (8, "left"),
+    0x2D: (8, "right"),
+}
 
 
 class _Ppc(Family):

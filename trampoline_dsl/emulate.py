@@ -11,7 +11,7 @@ This is the only module that knows Unicorn, and this is what it knows (version 2
 * One code hook is always there. It counts instructions, so that a budget is exact, and it knows the instruction that
   ran last, which Unicorn forgets on mips when an exception is raised.
 * On mips, Unicorn's own TLB makes loads and stores in delay slots run twice or spoil the next branch; there the CPU's
-  is used (see cpus). And behind a watched store in a delay slot the first change of pc is forgotten; it is repeated.
+  is used (see cpus). Its hooks for loads and stores do the same; there the code is decoded instead.
 * Write hooks miss some stores: `dcbz` and `stmw` on ppc64; `mvc`, `xc` and their like on s390x. Sixteen bytes arrive
   as two events of eight. Who must know all that was written compares memory before and after as well.
 * Alignment of data is enforced on mips only, and that of sp nowhere.
@@ -244,7 +244,6 @@ class Machine:
         self._executed = 0
         self._outcome: Literal["budget", "stopped", "fault"] | None = None
         self._moved = False
-        self._going: int | None = None  # where `go` sent it, until it is there
         self._detail = ""
         self._fault_address: int | None = None
         self._fault_pc = 0
@@ -409,7 +408,6 @@ class Machine:
         self._budget = budget
         self._executed = 0
         self._outcome = None
-        self._going = None
         self._detail = ""
         self._fault_address = None
         self._error = None
@@ -434,7 +432,6 @@ class Machine:
         if not self._running:
             raise MachineError("nothing runs that could go elsewhere")
         self._moved = True
-        self._going = address
         self._put_number(self._pc_number, address)
 
     # -- callbacks
@@ -674,6 +671,8 @@ class Machine:
         if kind in self._hooks:
             return
         self._require_rest("the first callback for reads or writes cannot be added")
+        if self._family.decodes:
+            return
         self._hooks[kind] = HOOK_MEM_ACCESS_CFUNC(function)
         self._hook(kind, self._hooks[kind])
         self._uc.ctl_flush_tb()
@@ -694,12 +693,6 @@ class Machine:
         try:
             if self._booting or self._outcome is not None or self._error is not None:
                 return
-            if self._going is not None:
-                if address != self._going:
-                    # On mips, where a watched store in a delay slot came right before, Unicorn forgets the first time.
-                    self._put_number(self._pc_number, self._going)
-                    return
-                self._going = None
             if self._executed == self._budget:
                 self._end("budget")
                 return
@@ -716,8 +709,20 @@ class Machine:
                     callback(address, size)
                     if self._moved or self._outcome is not None:
                         return
+            if self._family.decodes and (self._writes or self._reads):
+                self._tell(address)
         except BaseException as error:
             self._caught(error)
+
+    def _tell(self, address: int) -> None:
+        """Call those who watch memory, for the instruction that comes next."""
+        for touch in self._family.accesses(self, address):
+            if touch.kind == "write":
+                for write_callback in self._writes:
+                    write_callback(touch.address, touch.size, touch.value, address)
+            else:
+                for read_callback in self._reads:
+                    read_callback(touch.address, touch.size, address)
 
     def _on_write(self, _engine: object, _kind: int, address: int, size: int, value: int, _key: object) -> None:
         try:
