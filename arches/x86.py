@@ -623,7 +623,7 @@ class X86(Architecture):
             count = 0
             while count * self.word in stores:
                 count += 1
-            called = end < len(code) and code[end].transfer == "call" and not code[end].reads & loaded
+            called = end < len(code) and code[end].transfer == "call" and not _may_be_read(loaded, code[end:])
             if count < 2 or count != len(stores) or count * self.word > room or not called:
                 break
             rest = room - count * self.word
@@ -661,7 +661,6 @@ class X86(Architecture):
             if insn.part != "body" or insn.user_text:
                 break
             if access.kind == "load":
-                # No argument of 386's conventions travels in a register: what is loaded is wanted for stores only.
                 if self.word != 4 or access.offset in stores:
                     break
                 loaded[access.register] = access
@@ -676,6 +675,19 @@ class X86(Architecture):
         """Push the word at sp + `offset`, as sp is before the push."""
         text = f"push {self.memory(self.sp, offset, self.bits)}"
         return Insn(text, frozenset({self.sp}), frozenset({self.sp}), memory="both")
+
+
+def _may_be_read(registers: frozenset[Register], code: Sequence[Insn]) -> bool:
+    """Whether what is in one of the registers may matter to this code."""
+    live = registers
+    straight = True
+    for insn in code:
+        if insn.reads & live:
+            return True
+        straight = straight and insn.label is None and insn.transfer in ("none", "call")
+        if straight:
+            live -= insn.writes
+    return False
 
 
 def _is_idle(insn: Insn) -> bool:

@@ -90,7 +90,7 @@ def without(instructions: Sequence[Insn], pattern: str) -> list[Insn]:
     return [insn for index, insn in enumerate(instructions) if index not in indices]
 
 
-def replaced(instructions: Sequence[Insn], pattern: str, by: str) -> list[Insn]:
+def replaced(instructions: Sequence[Insn], pattern: str, by: str | Callable[[re.Match[str]], str]) -> list[Insn]:
     """Text for text, as `re.sub` does, in every instruction that matches."""
     indices = matching(instructions, pattern)
     return [
@@ -126,4 +126,3 @@ def volatile(program: Compiled, name: str) -> Register:
     taken |= {f.register for f in convention.fixed} | {convention.call_through, convention.return_address}
     free = [r for r in architecture.allocatable(convention) if r not in taken]
     return free[0] if free else architecture.allocatable(convention)[-1]
-

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import pytest
-
 import broken
+import pytest
 from broken import around_call, before, calling, first, judge, leaving, matching, replaced, without, written
 from hand_written import FRAMES, THROUGH
+
 from trampoline_dsl.pipeline import Compiled
-from trampoline_dsl.target import Bank, Insn, InRegister, OnStack, Register
+from trampoline_dsl.target import Bank, InRegister, Insn, OnStack, Register
 from trampoline_dsl.targets import default_targets
 from trampoline_dsl.verify import Verdict
 
@@ -203,7 +203,7 @@ def drop(pattern: str) -> Change:
     return lambda code: without(code, pattern)
 
 
-def change(pattern: str, by: str) -> Change:
+def change(pattern: str, by: str | Callable[[broken.re.Match[str]], str]) -> Change:
     return lambda code: replaced(code, pattern, by)
 
 
@@ -242,7 +242,13 @@ SHIPPED: list[tuple[str, str, Change, str, str | None]] = [
     ("linux/arm64", "d14 and d15 are not restored", drop("ldp d14"), "preserve", "v15"),
     ("linux/arm64", "d8 and d9 are not saved", drop("stp d8"), "preserve", "v8"),
     ("linux/mips", "f22 is not restored", drop(r"ldc1 \$f22"), "preserve", "f22"),
-    ("linux/mips", "the odd halves are forgotten", both(change(r"sdc1 \$f20", "swc1 $f20"), change(r"ldc1 \$f20", "lwc1 $f20")), "preserve", "f21"),  # noqa: E501
+    (
+        "linux/mips",
+        "the odd halves are forgotten",
+        both(change(r"sdc1 \$f20", "swc1 $f20"), change(r"ldc1 \$f20", "lwc1 $f20")),
+        "preserve",
+        "f21",
+    ),
     ("linux/mips64", "f31 is not restored", drop(r"ldc1 \$f31"), "preserve", "f31"),
     ("linux/mips64", "gp is not restored", drop(r"ld \$gp"), "preserve", "gp"),
     ("linux/ppc64le", "f31 is not restored", drop("lfd %f31"), "preserve", "f31"),
@@ -253,22 +259,79 @@ SHIPPED: list[tuple[str, str, Change, str, str | None]] = [
     ("linux/s390x", "volatile f0 is saved in place of f8", change("d %f8,", "d %f0,"), "preserve", "f8"),
     ("linux/s390x", "r6 is left out", change("^lmg %r6, %r15, 0x90", "lmg %r7, %r15, 0x98"), "preserve", "r6"),
     # M3: one side is off by a word; two neighbours change places.
-    ("linux/386", "pops in another order", both(change("pop edi", "pop eax"), change("pop esi", "pop edi"), change("pop eax", "pop esi")), "preserve", "esi"),  # noqa: E501
-    ("linux/arm64", "restored from a word higher", change(r"ldp x21, x22, \[sp, #0x30\]", "ldp x21, x22, [sp, #0x38]"), "preserve", "x21"),  # noqa: E501
+    (
+        "linux/386",
+        "pops in another order",
+        both(change("pop edi", "pop eax"), change("pop esi", "pop edi"), change("pop eax", "pop esi")),
+        "preserve",
+        "esi",
+    ),
+    (
+        "linux/arm64",
+        "restored from a word higher",
+        change(r"ldp x21, x22, \[sp, #0x30\]", "ldp x21, x22, [sp, #0x38]"),
+        "preserve",
+        "x21",
+    ),
     ("linux/mips64", "restored from a word higher", change(r"ld \$s3, 0x40", "ld $s3, 0x48"), "preserve", "s3"),
     ("linux/ppc64le", "restored from a word lower", change("ld %r20, 0x130", "ld %r20, 0x128"), "preserve", "r20"),
     ("linux/s390x", "restored from a word higher", change("ld %f9, 0x28", "ld %f9, 0x30"), "preserve", "f9"),
     # M4: two values share a slot; an argument is stored over a save.
     ("linux/s390x", "f8 and f9 share a slot", change("d %f9, 0x28", "d %f9, 0x20"), "preserve", "f8"),
     ("linux/ppc64le", "all vectors go to one slot", change("li %r12, 0x[0-9a-f]+", "li %r12, 0x40"), "preserve", "v20"),
-    ("linux/mips", "an argument lies on a save", change(r"sw \$s0, 0x10|lw \$s0, 0x10", lambda m: m[0].replace("0x10", "0xc")), "preserve", "s0"),  # noqa: E501
+    (
+        "linux/mips",
+        "an argument lies on a save",
+        change(r"sw \$s0, 0x10|lw \$s0, 0x10", lambda m: m[0].replace("0x10", "0xc")),
+        "preserve",
+        "s0",
+    ),
     # M5: a save is too narrow.
-    ("linux/386", "half of ebx", both(change("pop ebx", "pop ecx"), insert("pop ebp", "mov bx, cx")), "preserve", "ebx"),
-    ("linux/arm64", "32 bits of d8", both(change(r"stp d8, d9, \[sp, #0x70\]", "stp s8, s9, [sp, #0x70]"), change(r"ldp d8, d9, \[sp, #0x70\]", "ldp s8, s9, [sp, #0x70]")), "preserve", "v8"),  # noqa: E501
-    ("linux/mips64", "32 bits of s0", both(change(r"sd \$s0", "sw $s0"), change(r"ld \$s0", "lw $s0")), "preserve", "s0"),
-    ("linux/ppc64le", "64 bits of v31", both(change("stvx %v31, %r1, %r12", "stfd %f31, 0xf0(%r1)"), drop("lvx %v31")), "preserve", "v31"),  # noqa: E501
-    ("linux/ppc64le", "32 bits of r14", both(change("std %r14", "stw %r14"), change("ld %r14", "lwz %r14")), "preserve", "r14"),
-    ("linux/s390x", "32 bits of f15", both(change("std %f15", "ste %f15"), change("ld %f15", "le %f15")), "preserve", "f15"),
+    (
+        "linux/386",
+        "half of ebx",
+        both(change("pop ebx", "pop ecx"), insert("pop ebp", "mov bx, cx")),
+        "preserve",
+        "ebx",
+    ),
+    (
+        "linux/arm64",
+        "32 bits of d8",
+        both(
+            change(r"stp d8, d9, \[sp, #0x70\]", "stp s8, s9, [sp, #0x70]"),
+            change(r"ldp d8, d9, \[sp, #0x70\]", "ldp s8, s9, [sp, #0x70]"),
+        ),
+        "preserve",
+        "v8",
+    ),
+    (
+        "linux/mips64",
+        "32 bits of s0",
+        both(change(r"sd \$s0", "sw $s0"), change(r"ld \$s0", "lw $s0")),
+        "preserve",
+        "s0",
+    ),
+    (
+        "linux/ppc64le",
+        "64 bits of v31",
+        both(change("stvx %v31, %r1, %r12", "stfd %f31, 0xf0(%r1)"), drop("lvx %v31")),
+        "preserve",
+        "v31",
+    ),
+    (
+        "linux/ppc64le",
+        "32 bits of r14",
+        both(change("std %r14", "stw %r14"), change("ld %r14", "lwz %r14")),
+        "preserve",
+        "r14",
+    ),
+    (
+        "linux/s390x",
+        "32 bits of f15",
+        both(change("std %f15", "ste %f15"), change("ld %f15", "le %f15")),
+        "preserve",
+        "f15",
+    ),
     # M6: the wrong bank.
     ("linux/arm64", "x8 in place of d8", change(r"(st|ld)p d8, d9", r"\1p x8, x9"), "preserve", "v8"),
     # M7: the frame is larger on one side.
@@ -276,19 +339,61 @@ SHIPPED: list[tuple[str, str, Change, str, str | None]] = [
     ("linux/amd64", "16 bytes too many are given back", change("add rsp, 0x18", "add rsp, 0x28"), "sp", None),
     ("linux/arm64", "a word too much is given back", change("add sp, sp, #0xb0", "add sp, sp, #0xb8"), "sp", "sp"),
     ("linux/mips", "a word too few is given back", change(r"sp, 0x58", "sp, 0x54"), "sp", "sp"),
-    ("linux/ppc64le", "16 bytes too many are given back", change("addi %r1, %r1, 0x230", "addi %r1, %r1, 0x240"), "sp", "lr"),
+    (
+        "linux/ppc64le",
+        "16 bytes too many are given back",
+        change("addi %r1, %r1, 0x230", "addi %r1, %r1, 0x240"),
+        "sp",
+        "lr",
+    ),
     # M8: a store before sp moves (a load after it has), no red zone below.
-    ("linux/386", "an argument below sp", move_up(r"mov dword ptr \[esp\+4\], eax", "sub esp", "mov dword ptr [esp-8], eax"), "args", None),  # noqa: E501
-    ("linux/arm64", "saved below sp", move_up(r"stp x19, x20, \[sp, #0x20\]", "sub sp", "stp x19, x20, [sp, #-0x90]"), "below", "x19"),  # noqa: E501
+    (
+        "linux/386",
+        "an argument below sp",
+        move_up(r"mov dword ptr \[esp\+4\], eax", "sub esp", "mov dword ptr [esp-8], eax"),
+        "args",
+        None,
+    ),
+    (
+        "linux/arm64",
+        "saved below sp",
+        move_up(r"stp x19, x20, \[sp, #0x20\]", "sub sp", "stp x19, x20, [sp, #-0x90]"),
+        "below",
+        "x19",
+    ),
     ("linux/mips64", "saved below sp", move_up(r"sd \$s0, 0x28", "daddiu", "sd $s0, -0x98"), "below", "s0"),
-    ("linux/s390x", "restored below sp", both(drop("ld %f8"), insert("br %r14", "ldy %f8, -0x40(%r15)")), "below", "f8"),
-    ("linux/ppc64le", "below the red zone", both(drop("ld %r14"), insert("lwz %r0", "ld %r14, -0x130(%r1)")), "below", "r14"),
+    (
+        "linux/s390x",
+        "restored below sp",
+        both(drop("ld %f8"), insert("br %r14", "ldy %f8, -0x40(%r15)")),
+        "below",
+        "f8",
+    ),
+    (
+        "linux/ppc64le",
+        "below the red zone",
+        both(drop("ld %r14"), insert("lwz %r0", "ld %r14, -0x130(%r1)")),
+        "below",
+        "r14",
+    ),
     # M11: the return address is lost.
     ("linux/arm64", "x30 is not restored", drop("ldr x30"), "sp", "x30"),
     ("linux/mips", "ra is not restored", drop(r"lw \$ra"), "sp", "ra"),
     ("linux/ppc64le", "lr is not restored", drop("mtlr"), "sp", "lr"),
-    ("linux/ppc64le", "lr is saved in the callee's area", both(change("std %r0, 0x10", "std %r0, -0x220"), change("ld %r0, 0x10", "ld %r0, -0x220")), "below", "lr"),  # noqa: E501
-    ("linux/s390x", "r14 is restored from another word", change("lmg %r6, %r15, 0x90", "lmg %r6, %r15, 0x88"), "bounds", "r15"),
+    (
+        "linux/ppc64le",
+        "lr is saved in the callee's area",
+        both(change("std %r0, 0x10", "std %r0, -0x220"), change("ld %r0, 0x10", "ld %r0, -0x220")),
+        "below",
+        "lr",
+    ),
+    (
+        "linux/s390x",
+        "r14 is restored from another word",
+        change("lmg %r6, %r15, 0x90", "lmg %r6, %r15, 0x88"),
+        "bounds",
+        "r15",
+    ),
     # M12: an argument is read after its register was overwritten.
     ("linux/amd64", "rsi is read too late", insert(r"mov qword ptr \[rsp\+8\]", "mov rsi, rdi"), "args", None),
     ("linux/s390x", "r3 is read too late", insert("stg %r3", "lgr %r3, %r2"), "args", None),
@@ -300,8 +405,20 @@ SHIPPED: list[tuple[str, str, Change, str, str | None]] = [
     ("linux/mips64", "gp is the caller's", drop(r"dsll32 \$gp|dsrl32 \$gp"), "args", "gp"),
     ("linux/386", "strings go downwards in the callee", insert("call", "std"), "args", "eflags"),
     ("linux/amd64", "strings go downwards in the caller", insert("^ret", "std"), "preserve", "eflags"),
-    ("linux/amd64", "another rounding mode", insert("^ret", "mov dword ptr [rsp-0x10], 0x7f80", "ldmxcsr dword ptr [rsp-0x10]"), "preserve", "mxcsr"),  # noqa: E501
-    ("linux/386", "another precision", insert("pop edi", "mov dword ptr [esp-4], 0x27f", "sub esp, 4", "fldcw word ptr [esp]", "add esp, 4"), "preserve", "fpcw"),  # noqa: E501
+    (
+        "linux/amd64",
+        "another rounding mode",
+        insert("^ret", "mov dword ptr [rsp-0x10], 0x7f80", "ldmxcsr dword ptr [rsp-0x10]"),
+        "preserve",
+        "mxcsr",
+    ),
+    (
+        "linux/386",
+        "another precision",
+        insert("pop edi", "mov dword ptr [esp-4], 0x27f", "sub esp, 4", "fldcw word ptr [esp]", "add esp, 4"),
+        "preserve",
+        "fpcw",
+    ),
     ("linux/arm64", "another rounding mode", insert("^ret", "mov x9, #0xc00000", "msr fpcr, x9"), "preserve", "fpcr"),
     ("linux/arm", "another rounding mode", insert("pop", "mov r1, #0xc00000", "vmsr fpscr, r1"), "preserve", "fpscr"),
 ]
@@ -394,25 +511,18 @@ def test_every_register_that_c_keeps_is_watched(target: str) -> None:
     program = broken_on(target)
     architecture, convention = program.target.architecture, program.target.conventions["c"]
     code = program["leaf"].instructions
-    reserved = {architecture.sp, *convention.reserved, *(f.register for f in convention.fixed)}
-    other = {
-        Bank.INTEGER: broken.volatile(program, "leaf"),
-        Bank.FLOAT: next(iter(r for r in architecture.float_allocatable(convention) if r not in convention.kept), None),
-    }
     watched = []
-    for register in convention.kept:
-        source = other.get(register.bank)
-        if source is None or register in reserved or register.bits != source.bits:
-            continue
-        clobber = _overwritten(program, register, source)
-        verdict = judge(program, "leaf", before(code, first(code, leaving), clobber))
-        assert broken.found(verdict, "preserve", register.name).found is not None
-        watched.append(register)
+    for usable in (architecture.allocatable(convention), architecture.float_allocatable(convention)):
+        for register in usable:
+            if register not in convention.kept:
+                continue
+            source = next(r for r in usable if r is not register)
+            move = architecture.move if register.bank is Bank.INTEGER else _moved_float(program)
+            verdict = judge(program, "leaf", before(code, first(code, leaving), move(register, source)))
+            assert broken.found(verdict, "preserve", register.name).found is not None
+            watched.append(register)
     assert len(watched) >= 4
 
 
-def _overwritten(program: Compiled, register: Register, source: Register) -> list[Insn]:
-    architecture = program.target.architecture
-    if register.bank is Bank.INTEGER:
-        return [*architecture.move(register, source)]
-    return [*architecture.float_move(register, source, 64)]
+def _moved_float(program: Compiled) -> Callable[[Register, Register], Iterable[Insn]]:
+    return lambda d, s: program.target.architecture.float_move(d, s, 64)
