@@ -43,12 +43,18 @@ check bridge "puts the value back" {
 }
 """
 
+
 ON_S390X = "--trampoline-target=linux/s390x"
+
+
+def run(pytester: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
+    """Run pytest without Hypothesis's plugin, which would be imported anew each time."""
+    return pytester.runpytest("-p", "no:hypothesispytest", *arguments)
 
 
 def test_a_named_file_becomes_one_item_for_each_trampoline_target_and_obligation(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("bridge.tramp").write_text(GOOD)
-    result = pytester.runpytest("bridge.tramp", "--trampoline-target=s390x", "--trampoline-target=linux/386", "-v")
+    result = run(pytester, "bridge.tramp", "--trampoline-target=s390x", "--trampoline-target=linux/386", "-v")
     result.assert_outcomes(passed=22, skipped=4)
     result.stdout.fnmatch_lines(
         ["bridge.tramp::bridge::linux/s390x::preserve PASSED*", "bridge.tramp::bridge::linux/386::effect PASSED*"]
@@ -57,16 +63,16 @@ def test_a_named_file_becomes_one_item_for_each_trampoline_target_and_obligation
 
 def test_items_can_be_chosen_by_their_names(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("bridge.tramp").write_text(GOOD)
-    pytester.runpytest("bridge.tramp::bridge::linux/arm64::sp").assert_outcomes(passed=1)
-    pytester.runpytest("bridge.tramp::bridge::linux/arm64").assert_outcomes(passed=11, skipped=2)
-    pytester.runpytest("bridge.tramp", "-k", "arm64 and below").assert_outcomes(passed=1)
+    run(pytester, "bridge.tramp::bridge::linux/arm64::sp").assert_outcomes(passed=1)
+    run(pytester, "bridge.tramp::bridge::linux/arm64").assert_outcomes(passed=11, skipped=2)
+    run(pytester, "bridge.tramp", "-k", "arm64 and below").assert_outcomes(passed=1)
 
 
 def test_files_that_nobody_asked_for_are_left_alone(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("bridge.tramp").write_text("this is no trampoline {")
     pytester.makepyfile("def test_nothing(): pass")
-    pytester.runpytest().assert_outcomes(passed=1)
-    pytester.runpytest(pytester.path).assert_outcomes(passed=1)
+    run(pytester).assert_outcomes(passed=1)
+    run(pytester, pytester.path).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("way", ["option", "configuration"])
@@ -78,12 +84,12 @@ def test_a_project_can_ask_for_all_of_its_files(pytester: pytest.Pytester, way: 
         arguments.append("--trampoline")
     else:
         pytester.makeini("[pytest]\ntrampoline = true\n")
-    pytester.runpytest(*arguments).assert_outcomes(passed=11, skipped=2)
+    run(pytester, *arguments).assert_outcomes(passed=11, skipped=2)
 
 
 def test_a_violation_reads_as_the_command_prints_it(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("bridge.tramp").write_text(FORGETS)
-    result = pytester.runpytest("bridge.tramp", ON_S390X, "--trampoline-seed=7", "--trampoline-runs=4")
+    result = run(pytester, "bridge.tramp", ON_S390X, "--trampoline-seed=7", "--trampoline-runs=4")
     result.assert_outcomes(passed=10, failed=1, skipped=2)
     output = result.stdout.str()
     assert "bridge.tramp:17:22: violated[effect]: bridge on linux/s390x: the source itself does not meet" in output
@@ -97,14 +103,14 @@ def test_a_violation_reads_as_the_command_prints_it(pytester: pytest.Pytester) -
 def test_what_was_not_run_is_a_failure_and_says_why(pytester: pytest.Pytester) -> None:
     never = "trampoline pick(a: u8) -> u32 using c { if (a as u32) > 300 { return 1 } return 2 }"
     pytester.path.joinpath("never.tramp").write_text(never)
-    result = pytester.runpytest("never.tramp::pick::linux/s390x::sp")
+    result = run(pytester, "never.tramp::pick::linux/s390x::sp")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["never.tramp: pick on linux/s390x: sp: not run (*paths never ran*)"])
 
 
 def test_wrong_input_is_a_collection_error_with_the_diagnostics(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("wrong.tramp").write_text("trampoline f(a: ptr) using c { call nobody(a) }\n")
-    result = pytester.runpytest("wrong.tramp")
+    result = run(pytester, "wrong.tramp")
     result.assert_outcomes(errors=1)
     output = result.stdout.str()
     assert "wrong.tramp:1:37: error[" in output
@@ -114,13 +120,13 @@ def test_wrong_input_is_a_collection_error_with_the_diagnostics(pytester: pytest
 
 def test_text_that_does_not_assemble_is_a_collection_error(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("wrong.tramp").write_text('trampoline f() using c { asm arm { "frobnicate r1" } }\n')
-    result = pytester.runpytest("wrong.tramp")
+    result = run(pytester, "wrong.tramp")
     result.assert_outcomes(errors=1)
     assert "this is no instruction of linux/arm" in result.stdout.str()
 
 
 def test_a_misspelt_target_is_refused_with_the_right_one(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest("--trampoline-target=linux/s360x")
+    result = run(pytester, "--trampoline-target=linux/s360x")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*there is no target `linux/s360x`", "*did you mean `linux/s390x`?"])
 
@@ -154,7 +160,7 @@ def test_the_compile_fixture_takes_text_and_files(pytester: pytest.Pytester) -> 
             assert text["bridge"].code == file["bridge"].code
         """
     )
-    pytester.runpytest().assert_outcomes(passed=1)
+    run(pytester).assert_outcomes(passed=1)
 
 
 def test_the_verify_fixture_asserts_with_the_commands_words(pytester: pytest.Pytester) -> None:
@@ -170,7 +176,7 @@ def test_the_verify_fixture_asserts_with_the_commands_words(pytester: pytest.Pyt
             trampoline_verify({FORGETS!r}).holds("sp", "align")
         """
     )
-    result = pytester.runpytest(ON_S390X)
+    result = run(pytester, ON_S390X)
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*<text>:17:22: violated[[]effect]: bridge on linux/s390x: *"])
     assert "testing.py" not in result.stdout.str()
