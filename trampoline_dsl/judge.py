@@ -151,6 +151,31 @@ class Arrival:
     jumped: bool
 
 
+class Watcher:
+    """Is told of a run as it goes on, and changes nothing in it. `trampoline trace` is one."""
+
+    def settled(self) -> None:
+        """The instruction executed last has had its effect; the judge has done nothing yet."""
+
+    def instruction(self, address: int) -> None:
+        """An instruction is about to be executed."""
+
+    def wrote(self, address: int, size: int) -> None:
+        """The code stores."""
+
+    def entered(self, activation: Activation) -> None:
+        """A trampoline is about to begin: registers and memory are as its caller leaves them."""
+
+    def arrived(self, arrival: Arrival) -> None:
+        """A callee that the judge plays has been entered, and its script is about to run."""
+
+    def answered(self, arrival: Arrival, result: int | None) -> None:
+        """A callee's script has ended, and all that its convention gives it is about to be overwritten."""
+
+    def left(self, activation: Activation, result: int | None) -> None:
+        """A trampoline has returned."""
+
+
 class _End(Exception):
     """The run is over: it was wrong beyond repair, or it has ended as it should."""
 
@@ -316,6 +341,7 @@ class Execute:
         self.push = self.word if function.convention.return_address is None else 0
         self.garbage = self.random.randbytes(1 << 16) if scramble else b""
         self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
+        self.watcher: Watcher | None = None
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -394,6 +420,8 @@ class Execute:
 
     def astray(self, address: int) -> None:
         """Before every instruction that is in nobody's code."""
+        if self.watcher is not None:
+            self.watcher.settled()
         if self._has_returned():
             self._returns_astray(address)
         else:
@@ -530,6 +558,8 @@ class Execute:
         self.activations.append(
             Activation(function, cfa, sp, return_address, registers, outside, self.entered, resume)
         )
+        if self.watcher is not None:
+            self.watcher.entered(self.activations[-1])
 
     def _put(self, part: Part, value: int, type_: ir.Type, cfa: int, values: dict[Register, int]) -> None:
         """Place a part of an argument, with garbage wherever the convention promises nothing."""
@@ -564,6 +594,8 @@ class Execute:
 
     def step(self, address: int) -> None:
         """Before every instruction of the code."""
+        if self.watcher is not None:
+            self.watcher.settled()
         executed = self.executed
         activation = self.activations[-1]
         if address in self.bench.entries and self._called(address):
@@ -602,6 +634,8 @@ class Execute:
                 if len(data) < size:
                     data = (data * (size // len(data) + 1))[:size]
                 self.machine.write(region.base, data)
+        if self.watcher is not None:
+            self.watcher.instruction(address)
 
     def _stack_at(self, sp: int, activation: Activation) -> Region | None:
         """The stack that sp is on, if it is one that the trampoline may be on, and below what belongs to others."""
@@ -651,6 +685,8 @@ class Execute:
 
     def wrote(self, address: int, size: int, value: int, pc: int) -> None:
         """Each store of the code."""
+        if self.watcher is not None:
+            self.watcher.wrote(address, size)
         if not self.activations or self._may_write(address, size):
             return
         where = self._describe(address)
@@ -967,6 +1003,8 @@ class Execute:
 
     def stub(self, address: int) -> None:
         """A callee that the judge plays has been reached."""
+        if self.watcher is not None:
+            self.watcher.settled()
         name = self.bench.stubs.get(address)
         if name is None:
             self._violate("flow", f"runs into {address:#x}, which is no function's start", memory=address)
@@ -975,6 +1013,8 @@ class Execute:
         program = self.build.program
         signature = program.externs.get(name) or self.anonymous[name]
         arrival = self._check_call(name, signature, ("call", "jump"))
+        if self.watcher is not None:
+            self.watcher.arrived(arrival)
         registers = self.machine.get_many(self.bench.observable)
         handler = self.scenario.handlers.get(name) if self.scenario else None
         if arrival.jumped:
@@ -1043,6 +1083,8 @@ class Execute:
         machine = self.machine
         if result is None and signature.result is not None:
             result = draw(self.world.seed, f"result {arrival.number}", signature.result.bits)
+        if self.watcher is not None:
+            self.watcher.answered(arrival, result)
         types = [t.value_type for _, t in signature.parameters]
         value_type = signature.result.value_type if signature.result else None
         assignment = convention.place(types, value_type)
@@ -1149,6 +1191,8 @@ class Execute:
 
     def returned(self, address: int) -> None:
         """A trampoline has returned to where the judge called it from, or gone astray into there."""
+        if self.watcher is not None:
+            self.watcher.settled()
         activation = self.activations[-1]
         if address != activation.return_address:
             self._violate(
@@ -1200,6 +1244,8 @@ class Execute:
                     expected=int.from_bytes(data, self.order),
                     found=int.from_bytes(found, self.order),
                 )
+        if self.watcher is not None:
+            self.watcher.left(activation, event.result)
         return event.result
 
     def _check_preserved(self, activation: Activation, *, jumped: bool = False) -> None:
@@ -1368,4 +1414,4 @@ def _field_at(program: ir.Program, layout: ir.StructLayout, offset: int) -> str:
     return f"+{offset}"
 
 
-__all__ = ["BUDGET", "OBLIGATIONS", "Bench", "Code", "Execute", "Violation"]
+__all__ = ["BUDGET", "OBLIGATIONS", "Activation", "Arrival", "Bench", "Code", "Execute", "Violation", "Watcher"]
