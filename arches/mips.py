@@ -626,7 +626,8 @@ class Mips(Architecture):
             for direction, source in zip(directions, (a, d), strict=True):
                 yield from self._shift(direction, d, source, 8 * self.word - abs(ones))
         else:
-            temporary = d if d != a else self._free(a)
+            # The stack pointer is a stack pointer at all times: a signal may come.
+            temporary = d if d not in (a, self.sp) else self._free(a)
             yield from self.constant(temporary, value)
             yield from self._binary_register(op, d, a, temporary)
 

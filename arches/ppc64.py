@@ -533,9 +533,11 @@ class Ppc64(Architecture):
         elif a != R0 and fits(value, 16):
             yield insn(f"addi {d}, {a}, {number(value)}", (a,), (d,))
         elif a != R0 and fits(high, 16) and (low == 0 or d != R0):
-            yield insn(f"addis {d}, {a}, {number(high)}", (a,), (d,))
+            # The stack pointer may not go further than it is meant to, not even between two instructions.
+            middle = _free(a) if d == SP and low and (low < 0) != (value < 0) else d
+            yield insn(f"addis {middle}, {a}, {number(high)}", (a,), (middle,))
             if low:
-                yield insn(f"addi {d}, {d}, {number(low)}", (d,), (d,))
+                yield insn(f"addi {d}, {middle}, {number(low)}", (middle,), (d,))
         else:
             yield from self._with_constant("add", d, a, value)
 

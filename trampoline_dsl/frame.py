@@ -28,7 +28,8 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
         # Machines without push keep their stack pointer aligned at all times.
         alignment = max(alignment, body.convention.alignment)
     link = body.convention.return_address in body.lost if body.convention.return_address is not None else False
-    free = body.calls and body.bottom_free
+    own = [h for h in homes if h.context == 0]
+    free = body.calls and body.bottom_free and all(h.offset >= architecture.word for h in own)
     request = FrameRequest(body.convention, bottom, saves, link, alignment, free)
     frame = architecture.layout(request)
     slots = [replace(s, offset=s.offset + frame.size) if s.offset < 0 else s for s in slots]

@@ -134,7 +134,7 @@ class Session:
             end = (end + len(code.code) + 0x3F) // 0x40 * 0x40
         self.anonymous = anonymous_callees(compiled.program)
         deepest = max((c.frame for c in self.codes.values()), default=0)
-        self.build: Build = prepare(compiled.program, offsets, end, deepest, list(self.anonymous))
+        self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous)
         self.bench = Bench(self.build, self.codes)
         self.frames = {name: code.frame for name, code in self.codes.items()}
 

@@ -6,12 +6,12 @@ The reference interpreter and the machine code start from the same world; each h
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from . import ir
 from .interpret import Execution, Trouble
-from .target import Architecture, ByteOrder, Convention, ThreadSlot
+from .target import Architecture, ByteOrder, ThreadSlot
 
 STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
 OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
@@ -181,35 +181,29 @@ class Build:
 
 
 def prepare(
-    program: ir.Program, code: Mapping[str, int], code_size: int, deepest_frame: int, uses: Sequence[str]
+    program: ir.Program,
+    code: Mapping[str, int],
+    code_size: int,
+    deepest_frame: int,
+    anonymous: Mapping[str, ir.Signature],
 ) -> Build:
-    """Give every callee an address. `code`: offsets of the compiled trampolines; `uses`: anonymous callees, reached
-    through pointers."""
+    """Give every callee an address. `code`: offsets of the compiled trampolines; `anonymous`: callees that are reached
+    through pointers only."""
     architecture = program.target.architecture
     layout = plan(architecture, code_size, deepest_frame)
     symbols: dict[str, int] = {".TOC.": layout.toc.base + 0x800}
     for name, offset in code.items():
         symbols[name] = layout.code.base + offset
-    for index, name in enumerate([n for n in program.externs if n not in symbols] + list(uses)):
+    for index, name in enumerate([n for n in program.externs if n not in symbols] + list(anonymous)):
         symbols[name] = layout.stubs.base + index * STUB_SPACING
     pointers = dict(symbols)
     index = 0
     for name in symbols:
-        convention = _convention_of(program, name)
-        if convention is not None and convention.descriptors:
+        signature = program.functions.get(name) or program.externs.get(name) or anonymous.get(name)
+        if signature is not None and signature.convention.descriptors:
             pointers[name] = layout.descriptors.base + 24 * index
             index += 1
     return Build(program, layout, symbols, pointers)
-
-
-def _convention_of(program: ir.Program, name: str) -> Convention | None:
-    if name in program.functions:
-        return program.functions[name].convention
-    if name in program.externs:
-        return program.externs[name].convention
-    if name.startswith("*"):
-        return program.target.conventions.get(name.split(":")[1])
-    return None
 
 
 def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None, seed: int) -> World:
