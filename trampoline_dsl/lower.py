@@ -347,6 +347,7 @@ class _Lowering:
     ) -> None:
         known = [d for d, r in zip(defs, registers, strict=True) if r is register]
         pair = known[0] if known else self.new(name, True)
+        pair.bits = 64  # though the value that is known is the lower half only
         if not known:
             defs.append(pair)
             registers.append(register)
