@@ -10,11 +10,14 @@ from typing import assert_never
 from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
-from .diagnostics import InputError, Report, Source, Span, suggestion
+from .diagnostics import InputError, Report, Source, Span, read_source, suggestion
 from .layout import Layouts
-from .parse import parse
+from .parse import EMPTY, parse
 from .target import Bank, Convention, Register, Target
 from .targets import all_targets
+
+
+MAXIMUM_IMPORTS = 40  # files deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +37,48 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     """Parse a source and everything that it imports. Raises InputError."""
     report = Report()
     files: dict[str, s.File] = {}
+    seen: set[str] = set()
 
-    def visit(current: Source, key: str) -> s.File | None:
+    def visit(current: Source, key: str, depth: int) -> s.File | None:
+        seen.add(key)
         try:
             parsed = parse(current)
         except InputError as error:
             report.diagnostics.extend(error.diagnostics)
             return None
         if not parsed.items:
-            report.error("S002", "this file is empty", None, file=current.name, notes=["a file declares a trampoline"])
-        seen.add(key)
+            report.error("S002", "this file declares nothing", None, file=current.name, notes=[EMPTY])
         for item in parsed.items:
             if isinstance(item, s.Import):
                 path = Path(current.name).parent / item.path
-                imported = str(path.resolve())
+                imported = _real(path)
                 if imported in seen:
                     continue
-                try:
-                    text = path.read_bytes()
-                    content = Source(str(path), text.decode("utf-8-sig"))
-                except (OSError, UnicodeDecodeError, ValueError) as error:
-                    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                    report.error("F001", f"cannot import this file: {reason}", item.span)
+                if depth >= MAXIMUM_IMPORTS:
+                    message = f"files import one another more than {MAXIMUM_IMPORTS} deep"
+                    report.error("S003", message, item.span, notes=["import some of them from the first file"])
                     continue
-                visit(content, imported)
+                try:
+                    content = read_source(path)
+                except InputError as error:
+                    report.error("F001", f"cannot import {path}: {error.diagnostics[0].message}", item.span)
+                    continue
+                visit(content, imported, depth + 1)
         files[key] = parsed
         return parsed
 
-    seen: set[str] = set()
-    root = visit(source, str(Path(source.name).resolve()))
+    root = visit(source, _real(Path(source.name)), 0)
     report.finish()
     assert root is not None  # a file that does not parse has been reported
     return Module(root, tuple(files.values()), tuple(include))
+
+
+def _real(path: Path) -> str:
+    """By which name a file is known, whatever it is called; its own name where that cannot be found out."""
+    try:
+        return str(path.resolve())
+    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a zero byte
+        return str(path)
 
 
 @dataclass(slots=True)
@@ -78,7 +91,11 @@ class Environment:
     conventions: dict[str, Convention]
     constants: dict[str, int | None] = field(default_factory=dict)
     constant_nodes: dict[str, s.Constant] = field(default_factory=dict)
+    constants_active: list[str] = field(default_factory=list)
+    depth: int = 0  # of the constant expression that is being computed
     signatures: dict[str, ir.Signature] = field(default_factory=dict)
+    misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
+    declared_conventions: dict[str, Span] = field(default_factory=dict)
 
     @property
     def word(self) -> int:
@@ -97,6 +114,8 @@ class Environment:
         text = str(name)
         if text in self.conventions:
             return self.conventions[text]
+        if text in self.declared_conventions:
+            return None  # with mistakes, which have been reported
         notes = [*suggestion(text, self.conventions), "known here: " + " ".join(sorted(self.conventions))]
         self.report.error("R021", f"{self.target.name} has no convention `{text}`", name.span, notes=notes)
         return None
@@ -115,7 +134,9 @@ class Environment:
 def target_words(target: Target) -> set[str]:
     """The names by which `when` can mean a target."""
     architecture = target.architecture
-    names = {target.name, target.os, architecture.name, f"{target.os}/{architecture.name}", architecture.family}
+    names = {target.name, target.os, architecture.name, f"{target.os}/{architecture.name}"}
+    if architecture.family not in {t.architecture.name for t in all_targets().values()}:
+        names.add(architecture.family)  # `mips` and `ppc64` are one machine each, and not also those like it
     if target.variant:
         names.add(target.variant)
         names.add(target.name.partition("/")[2])
@@ -199,33 +220,35 @@ def resolve(module: Module, target: Target) -> ir.Program:
         BodyResolver(environment, Scope(), None).constant_named(str(node.name), node.name.span)
     for name in layouts.declarations:
         layouts.struct(name)
+    bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = []
     for item, _ in items:
         if isinstance(item, (s.Extern, s.Trampoline)):
-            signature = _signature(item, environment)
-            if signature is not None:
+            signature, untyped = _signature(item, environment)
+            if signature is None:
+                environment.misdeclared.add(str(item.name))
+                continue
+            if untyped:
+                environment.misdeclared.add(signature.name)
+            else:
                 _declare_function(signature, isinstance(item, s.Trampoline), environment, defined, names)
+            if isinstance(item, s.Trampoline):
+                bodies.append((item, signature, untyped))
 
+    # Functions and checks with mistakes go no further than `report.finish`.
     functions: dict[str, ir.Function] = {}
-    scenarios: list[ir.Scenario] = []
-    for item, _ in items:
-        if isinstance(item, s.Trampoline) and str(item.name) in environment.signatures:
-            function = _function(item, environment)
-            if function is not None:
-                functions[function.name] = function
-    for item, _ in items:
-        if isinstance(item, s.Check):
-            scenario = _scenario(item, environment, functions)
-            if scenario is not None:
-                scenarios.append(scenario)
+    for trampoline, signature, untyped in bodies:
+        resolver = BodyResolver(environment, Scope(), signature)
+        functions[signature.name] = resolver.function(trampoline, signature, untyped)
+    scenarios = [_scenario(item, environment, functions) for item, _ in items if isinstance(item, s.Check)]
     own = tuple(str(i.name) for i in module.file.items if isinstance(i, s.Trampoline))
     if not own and not report.diagnostics:
-        report.error(
-            "R001", "this file declares no trampoline", None, file=module.name, notes=["`trampoline name() using c { }`"]
-        )
+        report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
     externs = {name: sig for name, sig in environment.signatures.items() if name not in functions}
-    return ir.Program(target, structs, externs, functions, tuple(scenarios), own, module.name)
+    return ir.Program(
+        target, structs, externs, functions, tuple(s for s in scenarios if s is not None), own, module.name
+    )
 
 
 def _declare_function(
@@ -259,56 +282,55 @@ def _declare_function(
         environment.signatures[signature.name] = signature
 
 
-def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> ir.Signature | None:
+def _signature(
+    item: s.Extern | s.Trampoline, environment: Environment
+) -> tuple[ir.Signature | None, frozenset[str]]:
+    """A function's signature, and the names of the parameters (and `->` for the result) whose types are not known:
+    those have another type in it. None where its convention is not known."""
     convention = environment.convention(item.convention)
+    word = environment.layouts.type(s.TypeName("uptr", None, None, item.name.span))
+    assert word is not None
     result = environment.layouts.type(item.result) if item.result else None
+    untyped = {"->"} if item.result is not None and result is None else set()
     parameters = []
     seen: dict[str, Span] = {}
-    good = convention is not None and (item.result is None or result is not None)
     for parameter in item.parameters:
         type_ = environment.layouts.type(parameter.type)
         define(seen, parameter.name, parameter.span, environment.report)
         if type_ is None:
-            good = False
-            continue
-        parameters.append((parameter.name, type_))
+            untyped.add(parameter.name)
+        parameters.append((parameter.name, type_ or word))
     clobbers: set[Register] | None = None
     if isinstance(item, s.Extern) and item.clobbers is not None:
         for clause in item.clobbers:
             if environment.holds(clause.targets):
                 clobbers = clobbers if clobbers is not None else set()
                 clobbers |= {r for r in map(environment.register, clause.registers) if r is not None}
-    if not good or convention is None:
-        return None
-    return ir.Signature(
+    if convention is None:
+        return None, frozenset(untyped)
+    signature = ir.Signature(
         str(item.name),
         tuple(parameters),
-        result,
+        result or (word if item.result is not None else None),
         convention,
         frozenset(clobbers) if clobbers is not None else None,
         item.name.span,
     )
-
-
-def _function(item: s.Trampoline, environment: Environment) -> ir.Function | None:
-    signature = environment.signatures[str(item.name)]
-    before = len(environment.report.diagnostics)
-    resolver = BodyResolver(environment, Scope(), signature)
-    function = resolver.function(item, signature)
-    return function if len(environment.report.diagnostics) == before else None
+    return signature, frozenset(untyped)
 
 
 def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, ir.Function]) -> ir.Scenario | None:
     name = str(item.trampoline)
-    if name not in environment.signatures:
+    if name in functions:
+        return BodyResolver(environment, Scope(), None).scenario(item, functions[name])
+    if name in environment.signatures:
+        message = f"`{name}` is an extern, and what is checked is a trampoline"
+        notes = ["say what it does in the check of a trampoline that calls it: `on " + name + "(...) { }`"]
+        environment.report.error("R022", message, item.trampoline.span, notes=notes)
+    elif name not in environment.misdeclared:
         notes = suggestion(name, functions)
         environment.report.error("R022", f"there is no trampoline `{name}` to check", item.trampoline.span, notes=notes)
-        return None
-    if name not in functions:
-        return None  # its own mistakes have been reported, or it is an extern
-    before = len(environment.report.diagnostics)
-    scenario = BodyResolver(environment, Scope(), None).scenario(item, functions[name])
-    return scenario if len(environment.report.diagnostics) == before else None
+    return None
 
 
 # ------------------------------------------------------------------------------------------------- user's conventions
@@ -316,9 +338,15 @@ def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, i
 
 def _declare_convention(item: s.ConventionDeclaration, environment: Environment) -> None:
     name = str(item.name)
-    if name in environment.conventions:
-        environment.report.error("R002", f"convention {name} is declared twice", item.name.span)
+    if name in environment.target.conventions:
+        message = f"{environment.target.name} has a convention `{name}` already"
+        environment.report.error("R002", message, item.name.span, notes=["take another name"])
         return
+    if name in environment.declared_conventions:
+        related = [(environment.declared_conventions[name], "first here")]
+        environment.report.error("R002", f"convention `{name}` is declared twice", item.name.span, related=related)
+        return
+    environment.declared_conventions[name] = item.name.span
     base = environment.convention(item.like)
     if base is None:
         return
