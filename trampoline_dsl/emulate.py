@@ -257,6 +257,9 @@ class Machine:
         self.image_bytes: int = self._image.size
         self._initial = self._uc.context_save()
         self._layout = self._lay_out()
+        [sp_piece] = self._layout.places[self.architecture.sp.name].pieces
+        self._sp_number = self.number(sp_piece)
+        self._sp_mask = (1 << self.architecture.sp.bits) - 1
         self._add_hooks()
 
     # -- memory
@@ -352,7 +355,7 @@ class Machine:
 
     @property
     def sp(self) -> int:
-        return self.get(self.architecture.sp)
+        return self._peek_number(self._sp_number) & self._sp_mask
 
     @sp.setter
     def sp(self, address: int) -> None:

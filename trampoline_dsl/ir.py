@@ -346,9 +346,9 @@ class Function:
         return Signature(self.name, parameters, self.result, self.convention, None, self.span)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Handler:
-    """What a callee does in a check, before it returns."""
+    """What a callee does in a check, before it returns. Compared by identity."""
 
     callee: str
     parameters: tuple[Variable, ...]
@@ -356,9 +356,10 @@ class Handler:
     span: Span = field(compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """A check of one trampoline: the world it runs in, what its callees do, what holds at the end."""
+    """A check of one trampoline: the world it runs in, what its callees do, what holds at the end. Compared by
+    identity."""
 
     trampoline: str
     title: str

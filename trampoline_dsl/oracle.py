@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 from . import ir
@@ -79,6 +80,7 @@ def return_place(build: Build, activation: int) -> int:
     return build.plan.returns.base + RETURN_SPACING * (activation % (build.plan.returns.size // RETURN_SPACING))
 
 
+@lru_cache(maxsize=256)
 def local_variables(handler: ir.Handler, scenario: ir.Scenario | None) -> tuple[ir.Variable, ...]:
     """What belongs to one run of a handler: its parameters and its `let`s, but not the check's own variables."""
     shared = {v for v, _ in scenario.variables} | set(scenario.arguments) if scenario is not None else set()
