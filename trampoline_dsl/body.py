@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from . import ir
 from . import syntax as s
-from .diagnostics import Report, Span, suggestion
-from .layout import scalar
+from .diagnostics import Report, Span, listed, suggestion
+from .layout import MAXIMUM_DEPTH, scalar
 from .target import Convention, Register
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _OPERATORS = {"+": "add", "-": "sub", "*": "mul", "&": "and", "|": "or", "^": "x
 _SIGNED = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 _UNSIGNED = {"==": "eq", "!=": "ne", "<": "ult", "<=": "ule", ">": "ugt", ">=": "uge"}
 _SPECIAL_NAMES = ("g", "sp")
+MAXIMUM_CONSTANT_DEPTH = 300  # operators and names, one in another
 
 
 def define(names: dict[str, Span], name: str, span: Span, report: Report) -> None:
@@ -67,6 +68,7 @@ class BodyResolver:
         self.save = True
         self.handler_result: ir.Type | None = None
         self.depth_of: dict[ir.Variable, int] = {}
+        self.untyped: set[ir.Variable] = set()  # their declarations have mistakes, which must not show at every use
 
     # ----------------------------------------------------------------------------------------------------- constants
 
@@ -81,6 +83,16 @@ class BodyResolver:
 
     def constant(self, node: s.Expression) -> int | None:
         """The value of a constant expression; None after a diagnostic."""
+        environment = self.environment
+        if environment.depth > MAXIMUM_CONSTANT_DEPTH:
+            self.report.error("S003", "this constant is made of too many others", node.span)
+            return None
+        environment.depth += 1
+        value = self._constant(node)
+        environment.depth -= 1
+        return value
+
+    def _constant(self, node: s.Expression) -> int | None:
         match node:
             case s.Integer(value=value):
                 return value
@@ -106,19 +118,33 @@ class BodyResolver:
                 return None
 
     def constant_named(self, name: str, span: Span) -> int | None:
-        constants = self.environment.constants
+        constants, active = self.environment.constants, self.environment.constants_active
+        if name in active:
+            cycle = " by ".join([*active[active.index(name) :], name])
+            self.report.error("R031", f"the constant {name} is defined by itself", span, notes=[cycle])
+            return None
         if name not in constants:
-            constants[name] = None  # a cycle finds this
-            node = self.environment.constant_nodes[name]
-            constants[name] = self.constant(node.value)
-        elif constants[name] is None and not self.report.diagnostics:
-            self.report.error("R031", f"the constant {name} is defined by itself", span)
+            if len(active) >= MAXIMUM_DEPTH:
+                message = f"this constant is made of others more than {MAXIMUM_DEPTH} deep"
+                self.report.error("S003", message, span, notes=["declare those first that others are made of"])
+                return None
+            active.append(name)
+            constants[name] = self.constant(self.environment.constant_nodes[name].value)
+            active.pop()
         return constants[name]
 
     def _compute(self, operator: str, a: int, b: int, span: Span) -> int | None:
         if operator in ("<<", ">>") and not 0 <= b < 64:
             self.report.error("R032", f"cannot shift by {b}", span, notes=["a shift is from 0 to 63"])
             return None
+        value = self._computed(operator, a, b)
+        if not -(1 << 64) < value < 1 << 64:
+            # Unbounded, it would grow without end from one constant to the next.
+            self.report.error("R037", "this constant does not fit 64 bits", span)
+            return None
+        return value
+
+    def _computed(self, operator: str, a: int, b: int) -> int:
         match operator:
             case "+":
                 return a + b
@@ -166,7 +192,7 @@ class BodyResolver:
             if layout is None:
                 return None
             if part not in layout.fields:
-                notes = [*suggestion(part, layout.fields), f"{struct} has " + " ".join(layout.fields)]
+                notes = [*suggestion(part, layout.fields), f"{struct} has {listed(layout.fields)}"]
                 self.report.error("R033", f"struct {struct} has no field `{part}`", part_span, notes=notes)
                 return None
             found = layout.fields[part]
@@ -203,7 +229,7 @@ class BodyResolver:
                 if type_ is None or value_ is None:
                     return None
                 if (type_.kind == "float") != (value_.type.kind == "float"):
-                    message = f"{value_.type} is not converted to {type_}: only words are moved here, never computed with"
+                    message = f"{value_.type} is not converted to {type_}: floats are moved here, never computed with"
                     self.report.error("R034", message, span)
                     return None
                 return self._convert(value_, type_, span)
@@ -214,6 +240,8 @@ class BodyResolver:
                     return None
                 return ir.Load(where[0], where[1], type_, span)
             case s.AddressOf(name=name, span=span):
+                if str(name) in self.environment.misdeclared:
+                    return None
                 if str(name) not in self.environment.signatures:
                     notes = suggestion(str(name), self.environment.signatures)
                     self.report.error("R022", f"there is no extern or trampoline `{name}`", name.span, notes=notes)
@@ -237,7 +265,8 @@ class BodyResolver:
 
     def _literal(self, value: int, type_: ir.Type, span: Span) -> ir.Expression | None:
         if type_.kind == "float":
-            self.report.error("R034", "there are no floating point literals", span, notes=["values are moved, not made"])
+            notes = ["values are moved, not made"]
+            self.report.error("R034", "there are no floating point literals", span, notes=notes)
             return None
         low, high = -(1 << (type_.bits - 1)), (1 << type_.bits) - 1
         if not low <= value <= high:
@@ -284,7 +313,7 @@ class BodyResolver:
                     self.report.error("R039", message, node.span)
                     return None
                 return ir.StackPlace(first, self.word_type, node.span)
-            if not self._may_use(variable, spans[0]):
+            if variable in self.untyped or not self._may_use(variable, spans[0]):
                 return None
             value = ir.Read(variable, spans[0])
         elif str(node.name) in self.environment.constant_nodes:
@@ -320,7 +349,8 @@ class BodyResolver:
             message = f"`{text}` is a function: `call {text}(...)` calls it and `&{text}` is its address"
             self.report.error("R041", message, name.span)
             return
-        self.report.error("R041", f"there is nothing called `{first}` here", name.spans[0], notes=suggestion(first, known))
+        notes = suggestion(first, known)
+        self.report.error("R041", f"there is nothing called `{first}` here", name.spans[0], notes=notes)
 
     def _thread(self, span: Span) -> ir.Expression | None:
         if self._thread_convention() is None:
@@ -379,13 +409,9 @@ class BodyResolver:
                 return None
             layout = layouts.struct(struct, spans[index])
             if layout is None:
-                if struct not in layouts.declarations:
-                    self.report.error("R010", f"there is no struct `{struct}`", spans[index])
-                elif not self.report.diagnostics:
-                    self.report.error("R010", f"struct `{struct}` has no layout", spans[index])
-                return None
+                return None  # where it is named or declared, a mistake has been reported
             if parts[index] not in layout.fields:
-                notes = [*suggestion(parts[index], layout.fields), f"{struct} has " + " ".join(layout.fields)]
+                notes = [*suggestion(parts[index], layout.fields), f"{struct} has {listed(layout.fields)}"]
                 self.report.error("R033", f"struct {struct} has no field `{parts[index]}`", spans[index], notes=notes)
                 return None
             found = layout.fields[parts[index]]
@@ -634,12 +660,12 @@ class BodyResolver:
                 pin = self.constant(slot.place)
                 if pin is not None and not 0 <= pin < 1 << 16:
                     self.report.error("R052", f"a slot is at 0 to 65535 bytes above sp, not at {pin}", slot.place.span)
-                    continue
-            if type_ is None:
-                continue
             place = "bottom" if slot.place == "bottom" else pin
-            variable = ir.Variable(slot.name, type_, "slot", slot.span, place)  # type: ignore[arg-type]  # "bottom" or int
+            known = type_ or self.word_type
+            variable = ir.Variable(slot.name, known, "slot", slot.span, place)  # type: ignore[arg-type]  # "bottom" or int
             self._declare(variable)
+            if type_ is None:
+                self.untyped.add(variable)
             self.slots.append(variable)
 
     def _declare(self, variable: ir.Variable) -> None:
@@ -657,20 +683,26 @@ class BodyResolver:
         if isinstance(node.value, s.CallExpression):
             made = self._call(node.value, type_, wanted=True)
             if made is None or made.result is None:
-                self._declare(ir.Variable(node.name, type_ or self.word_type, "local", node.name_span))
+                self._declare_untyped(node, type_)
                 return
             variable = ir.Variable(node.name, type_ or made.result, "local", node.name_span)
             self._declare(variable)
             yield _with_variable(made, variable)
             return
         value = self.value(node.value, type_, f"`{node.name}`") if type_ else self.expression(node.value)
-        if value is None:
-            # Declared all the same, so that its uses are not reported as well.
-            self._declare(ir.Variable(node.name, type_ or self.word_type, "local", node.name_span))
+        if value is None or (node.type is not None and type_ is None):
+            self._declare_untyped(node, type_)
             return
         variable = ir.Variable(node.name, type_ or value.type, "local", node.name_span)
         self._declare(variable)
         yield ir.Assign(variable, value, node.span)
+
+    def _declare_untyped(self, node: s.Let, type_: ir.Type | None) -> None:
+        """Declared in spite of its mistake, so that its uses are not reported as well."""
+        variable = ir.Variable(node.name, type_ or self.word_type, "local", node.name_span)
+        self._declare(variable)
+        if type_ is None:
+            self.untyped.add(variable)
 
     def _assign(self, node: s.Assign) -> Iterator[ir.Statement]:
         if isinstance(node.place, s.Memory):
@@ -686,6 +718,11 @@ class BodyResolver:
         base: ir.Expression | None
         if variable is not None and variable.kind == "stack":
             self.report.error("R039", f"{first} is a stack and cannot be set", node.span)
+            return
+        if variable is not None and variable in self.untyped:
+            self.scope.set_slots.add(variable)
+            if not isinstance(node.value, s.CallExpression):
+                self.expression(node.value)
             return
         if variable is not None:
             if len(parts) == 1:
@@ -852,8 +889,11 @@ class BodyResolver:
                 return None
             convention = self.environment.convention(call.convention)
             return None if convention is None else (address, None, convention)
+        if name in self.environment.misdeclared:
+            return None
         notes = suggestion(name, [*signatures, *self.scope.variables])
-        self.report.error("R022", f"there is no extern, trampoline or variable `{name}` to call", call.callee.span, notes=notes)
+        message = f"there is no extern, trampoline or variable `{name}` to call"
+        self.report.error("R022", message, call.callee.span, notes=notes)
         return None
 
     def _arguments(self, call: s.CallExpression, signature: ir.Signature | None) -> tuple[ir.Expression, ...] | None:
@@ -862,7 +902,8 @@ class BodyResolver:
         else:
             if len(call.arguments) != len(signature.parameters):
                 count = len(signature.parameters)
-                message = f"`{signature.name}` takes {count} argument{'s' * (count != 1)}, and here are {len(call.arguments)}"
+                plural = "s" * (count != 1)
+                message = f"`{signature.name}` takes {count} argument{plural}, and here are {len(call.arguments)}"
                 related = [(signature.span, "declared here")]
                 self.report.error("R059", message, call.span, related=related)
                 for argument in call.arguments:
@@ -899,9 +940,14 @@ class BodyResolver:
                 related = [(signature.span, "declared here")]
                 self.report.error("R057", f"`{signature.name}` returns nothing", call.span, related=related)
             return None
-        if wanted and expected is not None and result is not None and result.bits != expected.bits:
-            self.report.error("R049", f"{expected} is wanted, and the call returns {result}", call.span)
-            return None
+        if wanted and expected is not None and result is not None:
+            alike = result.bits == expected.bits and (result.kind == "float") == (expected.kind == "float")
+            if not alike or (result.struct and expected.struct and result.struct != expected.struct):
+                message = f"{expected} is wanted, and the call returns {result}"
+                notes = [f"`let x = call {call.callee}(...)`, then `x as {expected}`"]
+                floating = "float" in (result.kind, expected.kind)
+                self.report.error("R049", message, call.span, notes=[] if floating else notes)
+                return None
         at = self.value(call.at, self.word_type, "a stack pointer") if call.at is not None else None
         if self.scope.check and call.at is None:
             notes = [f"`call {call.callee}(...) at sp`"]
@@ -956,8 +1002,9 @@ class BodyResolver:
             if mask & ~convention.keeps(r) and r is not self.environment.target.architecture.sp
         ]
         if lost and convention is not own:
-            message = f"{own.name} keeps registers that {convention.name} does not, and after a jump nobody restores them"
-            self.report.error("R061", message, node.span, notes=["lost: " + " ".join(lost[:12]), "call and return instead"])
+            message = f"{own.name} keeps registers that {convention.name} does not, and nobody is left to restore them"
+            notes = ["lost: " + listed(lost), "call and return instead"]
+            self.report.error("R061", message, node.span, notes=notes)
             return
         yield ir.TailCall(callee, arguments, convention, node.span)
 
@@ -986,7 +1033,8 @@ class BodyResolver:
             variable = self._asm_variable(str(operand.value), operand.span)
             if register is not None and variable is not None:
                 outputs.append((register, variable))
-        clobbers = {r for r in (self._asm_register(str(c), c.span, clobber=True) for c in node.clobbers) if r is not None}
+        named = (self._asm_register(str(c), c.span, clobber=True) for c in node.clobbers)
+        clobbers = {register for register in named if register is not None}
         for what, registers in (("in", [r for r, _ in inputs]), ("out", [r for r, _ in outputs])):
             if len(set(registers)) != len(registers):
                 self.report.error("R062", f"a register is named twice in `{what}`", node.span)
@@ -1013,8 +1061,9 @@ class BodyResolver:
         if not clobber and convention is not None:
             usable = (*architecture.allocatable(convention), *architecture.float_allocatable(convention))
             if register not in usable:
-                notes = ["usable here: " + " ".join(r.name for r in usable)]
-                self.report.error("R063", f"{register.name} cannot hold a value in {convention.name} code", span, notes=notes)
+                message = f"{register.name} cannot hold a value in {convention.name} code"
+                notes = ["usable here: " + listed((r.name for r in usable), 40)]
+                self.report.error("R063", message, span, notes=notes)
                 return None
         return register
 
@@ -1031,14 +1080,19 @@ class BodyResolver:
 
     # ------------------------------------------------------------------------------------------- functions and checks
 
-    def function(self, item: s.Trampoline, signature: ir.Signature) -> ir.Function:
+    def function(self, item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str]) -> ir.Function:
+        """A trampoline. `untyped`: what of its signature has another type there, for want of a known one."""
         parameters = []
         for (name, type_), node in zip(signature.parameters, item.parameters, strict=True):
             variable = ir.Variable(name, type_, "parameter", node.span)
             self.scope.variables[name] = variable
+            if name in untyped:
+                self.untyped.add(variable)
             parameters.append(variable)
+        before = len(self.report.diagnostics)
         body = tuple(self._statements(item.body.statements))
-        if signature.result is not None and not _ends(body):
+        # A statement with a mistake is not in the body: it may be the very `return`.
+        if signature.result is not None and not _ends(body) and len(self.report.diagnostics) == before:
             message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
             self.report.error("R057", message, item.name.span)
         return ir.Function(
@@ -1060,6 +1114,8 @@ class BodyResolver:
         arguments = tuple(ir.Variable(v.name, v.type, "parameter", v.span) for v in function.parameters)
         for variable in arguments:
             self._declare(variable)
+        if function.name in self.environment.misdeclared:
+            self.untyped.update(arguments)
         objects, stacks = self._check_world(items)
         variables: list[tuple[ir.Variable, ir.Expression | None]] = []
         for node in items:
@@ -1115,6 +1171,9 @@ class BodyResolver:
                     if node.type.name not in layouts.declarations or node.type.count or node.type.pointee:
                         notes = suggestion(node.type.name, layouts.declarations)
                         self.report.error("R010", f"`{node.type.name}` is no struct", node.type.span, notes=notes)
+                        unknown = ir.Variable(node.name, self.word_type, "object", node.span)
+                        self._declare(unknown)
+                        self.untyped.add(unknown)
                         continue
                     type_ = ir.Type("ptr", "pointer", word, False, node.type.name)
                     variable = ir.Variable(node.name, type_, "object", node.span)
@@ -1129,6 +1188,8 @@ class BodyResolver:
     def _handler(self, node: s.CheckOn) -> ir.Handler | None:
         name = str(node.callee)
         signature = self.environment.signatures.get(name)
+        if signature is None and name in self.environment.misdeclared:
+            return None
         if signature is None:
             notes = suggestion(name, self.environment.signatures)
             self.report.error("R022", f"there is no extern or trampoline `{name}`", node.callee.span, notes=notes)

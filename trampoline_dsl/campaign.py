@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from .diagnostics import Diagnostic, InputError, Source
+from .diagnostics import Diagnostic, InputError, Source, merged
 from .pipeline import compile_module
 from .resolve import Module, check_module, load_module
 from .target import Target
@@ -70,14 +70,11 @@ def run_campaign(
         raise InputError(errors)
     tasks = [(source, target.name, seed, runs, tuple(include)) for source in sources for target in targets]
     outcomes = dict(_outcomes(tasks, jobs or os.cpu_count() or 1, quiet))
-    seen: dict[tuple[str, str, int], Diagnostic] = {}
-    for index in range(len(tasks)):
-        for diagnostic in outcomes[index].diagnostics:
-            start = diagnostic.span.start if diagnostic.span else -1
-            # The same mistake on every target is one mistake.
-            seen.setdefault((diagnostic.code, diagnostic.where, start), diagnostic)
-    if seen:
-        raise InputError(seen.values())
+    found: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}
+    for index, (_, target_name, *_) in enumerate(tasks):
+        found[target_name] += outcomes[index].diagnostics
+    if any(found.values()):
+        raise merged(found)
     return Report(seed, tuple(_in_order([outcomes[index].verdicts for index in range(len(tasks))], len(targets))))
 
 

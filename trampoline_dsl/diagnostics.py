@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,9 @@ class InputError(Exception):
         super().__init__("\n\n".join(render(d) for d in self.diagnostics))
 
 
+MAXIMUM_DIAGNOSTICS = 500  # of one pass over one file; a person mends the first of them first
+
+
 class Report:
     """Collects diagnostics while a pass goes on; `finish` raises if there were any."""
 
@@ -122,6 +125,8 @@ class Report:
         file: str = "",
     ) -> None:
         self.diagnostics.append(Diagnostic(code, message, span, label, tuple(notes), file, tuple(related)))
+        if len(self.diagnostics) >= MAXIMUM_DIAGNOSTICS:
+            self.finish()
 
     def finish(self) -> None:
         if self.diagnostics:
@@ -157,9 +162,44 @@ def render(diagnostic: Diagnostic) -> str:
     return "\n".join(lines)
 
 
+def merged(found: Mapping[str, Sequence[Diagnostic]]) -> InputError:
+    """What is wrong on several targets (by name), as one error: the same mistake is told once, and where it is one on
+    some of the targets only, it says on which."""
+    first: dict[tuple[str, str], Diagnostic] = {}
+    where: dict[tuple[str, str], list[str]] = {}
+    for target, diagnostics in found.items():
+        for diagnostic in diagnostics:
+            key = (diagnostic.code, diagnostic.where)
+            first.setdefault(key, diagnostic)
+            if target not in where.setdefault(key, []):
+                where[key].append(target)
+    told = []
+    for key, diagnostic in first.items():
+        targets = where[key]
+        if len(targets) < len(found):
+            diagnostic = replace(diagnostic, notes=(*diagnostic.notes, "on " + listed(targets)))
+        told.append(diagnostic)
+    return InputError(told)
+
+
+def listed(words: Iterable[str], most: int = 12) -> str:
+    """Words with spaces between them, the first of them where there are many."""
+    words = list(words)
+    return " ".join(words) if len(words) <= most else " ".join([*words[:most], "..."])
+
+
+LONGEST_WORD = 64  # of what is compared with other words
+MOST_WORDS = 1000
+
+
 def suggestion(word: str, known: Iterable[str]) -> list[str]:
     """A note that offers the nearest known word, if one is near."""
-    matches = difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=0.6)
+    if len(word) > LONGEST_WORD:
+        return []
+    # Comparing takes long: not with words that cannot be near, nor with any number of them.
+    slack = max(2, len(word) // 2)
+    near = [other for other in set(known) if abs(len(other) - len(word)) <= slack][:MOST_WORDS]
+    matches = difflib.get_close_matches(word, sorted(near), n=1, cutoff=0.6)
     return [f"did you mean `{matches[0]}`?"] if matches else []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from . import ir
@@ -29,6 +30,9 @@ def scalar(name: str, target: Target) -> ir.Type | None:
     return None
 
 
+LARGEST_STRUCT = 1 << 28  # bytes; every machine reaches that far from a base, if in several instructions
+MAXIMUM_DEPTH = 40  # of structs in structs, and of constants that others are made of
+
 SCALARS = (*_INTEGERS, "uptr", "iptr", "ptr", "f32", "f64")
 
 
@@ -40,17 +44,25 @@ def alignment_of(size: int, kind: str, target: Target) -> int:
     return size
 
 
-def read_header(path: Path, report: Report, span: Span) -> Mapping[str, int]:
-    """The `#define name number` lines of a header. Other lines are passed over."""
+def read_header(path: Path, report: Report, span: Span) -> Mapping[str, int] | None:
+    """The `#define name number` lines of a header; None, and a diagnostic, where it cannot be read. Other lines are
+    passed over."""
     try:
         source = read_source(path)
     except InputError as error:
-        report.error("H001", f"cannot read the header: {error.diagnostics[0].message}", span, notes=[str(path)])
-        return {}
+        reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
+        report.error("H001", f"cannot read the header {path}: {reason}", span)
+        return None
     found = {}
-    for match in re.finditer(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+\(?(0[xX][0-9a-fA-F]+|\d+)\)?", source.text, re.M):
+    for match in _DEFINE.finditer(source.text):
         found[match[1]] = int(match[2], 0) if match[2][:2] in ("0x", "0X") else int(match[2])
     return found
+
+
+# A number of more digits fits no machine word, and is passed over as other lines are.
+_DEFINE = re.compile(
+    r"^[ \t]*#[ \t]*define[ \t]+(\w{1,200})[ \t]+\(?(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\)?(?![\w.])", re.MULTILINE
+)
 
 
 class Layouts:
@@ -70,7 +82,7 @@ class Layouts:
         self.declarations: dict[str, tuple[s.Struct, Path]] = {}
         self.done: dict[str, ir.StructLayout | None] = {}
         self.active: list[str] = []
-        self.headers: dict[Path, Mapping[str, int]] = {}
+        self.headers: dict[Path, Mapping[str, int] | None] = {}
 
     def declare(self, struct: s.Struct, folder: Path) -> None:
         name = str(struct.name)
@@ -118,17 +130,22 @@ class Layouts:
         if name not in self.declarations:
             return None
         declaration, folder = self.declarations[name]
+        if len(self.active) >= MAXIMUM_DEPTH:
+            message = f"structs stand in one another more than {MAXIMUM_DEPTH} deep"
+            notes = ["point to some of them: `ptr<...>`"]
+            self.report.error("S003", message, span or declaration.name.span, notes=notes)
+            return None
         if name in self.active:
             cycle = " in ".join([name, *reversed(self.active[self.active.index(name) :])])
             message = f"struct {name} contains itself"
-            self.report.error("R012", message, span or declaration.name.span, notes=[cycle, "did you mean a `ptr<...>`?"])
+            notes = [cycle, "did you mean a `ptr<...>`?"]
+            self.report.error("R012", message, span or declaration.name.span, notes=notes)
             self.done[name] = None
             return None
         self.active.append(name)
         layout = self._lay_out(declaration, folder)
         self.active.pop()
-        self.done[name] = layout if name not in self.done else self.done[name]
-        return self.done[name]
+        return self.done.setdefault(name, layout)
 
     def _header(self, declaration: s.Struct, folder: Path) -> Mapping[str, int] | None:
         if declaration.header is None or declaration.header_span is None:
@@ -147,6 +164,7 @@ class Layouts:
     def _lay_out(self, declaration: s.Struct, folder: Path) -> ir.StructLayout | None:
         name = str(declaration.name)
         header = self._header(declaration, folder)
+        readable = declaration.header is None or header is not None
         fields: dict[str, ir.StructField] = {}
         end = 0
         alignment = 1
@@ -161,9 +179,10 @@ class Layouts:
             count = None
             if node.type.count is not None:
                 count = self.constant(node.type.count)
-                if count is None or count < 1:
+                if count is None or not 1 <= count <= LARGEST_STRUCT:
                     if count is not None:
-                        self.report.error("R013", "an array has at least one element", node.type.count.span)
+                        message = f"an array has 1 to {LARGEST_STRUCT} elements, not {count}"
+                        self.report.error("R013", message, node.type.count.span)
                     good = False
                     continue
                 size *= count
@@ -175,7 +194,10 @@ class Layouts:
             floating = declaration.gap
             if node.offset is not None:
                 value = self.constant(node.offset)
-                if value is None or value < 0:
+                if value is None or not 0 <= value < LARGEST_STRUCT:
+                    if value is not None:
+                        message = f"a field is at 0 to {LARGEST_STRUCT - 1} bytes from the start, not at {value}"
+                        self.report.error("R013", message, node.offset.span)
                     good = False
                     continue
                 offset, floating = value, False
@@ -183,15 +205,15 @@ class Layouts:
                 key = f"{name}_{node.name}"
                 if key in header:
                     offset, floating = header[key], False
-                elif header:
+                else:
                     notes = suggestion(key, header)
-                    message = f"the header has no `#define {key}`"
+                    message = f"the header has no `#define {key}` with a number"
                     self.report.error("H002", message, node.span, notes=[*notes, f"in {declaration.header}"])
                     good = False
                     continue
-                else:
-                    good = False
-                    continue
+            elif not readable:
+                good = False
+                continue
             if floating:
                 message = f"the place of {node.name} is not known: {name} has fields that are not named (`...`)"
                 self.report.error("R014", message, node.span, notes=["pin it (`@ 48`), or read it from a header"])
@@ -199,6 +221,10 @@ class Layouts:
                 continue
             fields[node.name] = ir.StructField(node.name, kind, offset, size, count)
             end = max(end, offset + size)
+            if end > LARGEST_STRUCT:
+                message = f"struct {name} would be larger than {LARGEST_STRUCT >> 20} MiB"
+                self.report.error("R016", message, node.span, label="ends beyond that")
+                return None
             alignment = max(alignment, align)
         if not good:
             return None
@@ -222,7 +248,8 @@ class Layouts:
     def _refuse_overlap(self, name: str, declaration: s.Struct, fields: Mapping[str, ir.StructField]) -> None:
         spans = {node.name: node.span for node in declaration.fields}
         ordered = sorted(fields.values(), key=lambda f: f.offset)
-        for before, after in zip(ordered, ordered[1:], strict=False):
-            if before.offset + before.size > after.offset:
-                message = f"{after.name} at {after.offset} overlaps {before.name}, which ends at {before.offset + before.size}"
+        for before, after in pairwise(ordered):
+            end = before.offset + before.size
+            if end > after.offset:
+                message = f"{after.name} at {after.offset} overlaps {before.name}, which ends at {end}"
                 self.report.error("R015", message, spans[after.name], related=[(spans[before.name], "the other field")])

@@ -55,8 +55,8 @@ _TERMINALS = {
 @lru_cache(maxsize=1)
 def _parser() -> lark.Lark:
     grammar = resources.files("trampoline_dsl.grammars").joinpath("trampoline.lark").read_text("utf-8")
-    # To make the tables takes five times as long as to load them. Lark makes them anew where the file is missing, spoilt
-    # or another version's.
+    # To make the tables takes five times as long as to load them. Lark makes them anew where the file is missing,
+    # spoilt or another version's.
     tables = kept_file("grammar", grammar)
     cache = str(tables) if tables is not None else False
     return lark.Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True, cache=cache)
@@ -64,10 +64,10 @@ def _parser() -> lark.Lark:
 
 @lru_cache(maxsize=16)
 def parse(source: Source) -> s.File:
-    """Parse a whole file; one that has not changed is not parsed again. Raises InputError with what is wrong in any part
-    of it."""
+    """Parse a whole file; one that has not changed is not parsed again. Raises InputError with what is wrong in any
+    part of it."""
     if not source.text.strip():
-        raise InputError([Diagnostic("S002", "this file is empty", None, file=source.name, notes=(_EMPTY,))])
+        raise InputError([Diagnostic("S002", "this file is empty", None, file=source.name, notes=(EMPTY,))])
     pieces = _pieces(source)
     items: list[s.Item] = []
     errors: list[Diagnostic] = []
@@ -97,7 +97,7 @@ def parse(source: Source) -> s.File:
     return s.File(source, tuple(items))
 
 
-_EMPTY = "a file declares a trampoline: `trampoline name() using c { }`"
+EMPTY = "a file declares a trampoline: `trampoline name() using c { }`"
 
 
 def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from . import ir
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
-from .diagnostics import Diagnostic, InputError, Source, Span
+from .diagnostics import Diagnostic, InputError, Source, Span, merged
 from .emit import file_text, function_text
 from .frame import lay_out
 from .lower import lower
@@ -62,7 +62,8 @@ class Artifact:
             raise error
         start = self.source.starts[insn.line - 1] + insn.column - 1
         found = self.source.text.find(f'"{error.text}"', start)
-        span = Span(self.source, found, found + len(error.text) + 2) if found >= 0 else Span(self.source, start, start + 1)
+        start, end = (found, found + len(error.text) + 2) if found >= 0 else (start, start + 1)
+        span = Span(self.source, start, end)
         message = f"this is no instruction of {self.target.name}: {error.reason}"
         return InputError([Diagnostic("A001", message, span)])
 
@@ -164,17 +165,15 @@ def compile_source(source: Source, targets: Iterable[Target], include: Sequence[
     module = load_module(source, include)
     check_module(module)
     results = {}
-    errors: dict[tuple[str, str, int], Diagnostic] = {}
+    errors: dict[str, tuple[Diagnostic, ...]] = {}
     for target in targets:
         try:
             results[target.name] = compile_module(module, target)
+            errors[target.name] = ()
         except InputError as error:
-            for diagnostic in error.diagnostics:
-                # The same mistake on every target is one mistake.
-                start = diagnostic.span.start if diagnostic.span else -1
-                errors.setdefault((diagnostic.code, diagnostic.file, start), diagnostic)
-    if errors:
-        raise InputError(errors.values())
+            errors[target.name] = error.diagnostics
+    if any(errors.values()):
+        raise merged(errors)
     return results
 
 

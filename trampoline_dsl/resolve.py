@@ -16,7 +16,6 @@ from .parse import EMPTY, parse
 from .target import Bank, Convention, Register, Target
 from .targets import all_targets
 
-
 MAXIMUM_IMPORTS = 40  # files deep
 
 
@@ -61,7 +60,8 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
                 try:
                     content = read_source(path)
                 except InputError as error:
-                    report.error("F001", f"cannot import {path}: {error.diagnostics[0].message}", item.span)
+                    reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
+                    report.error("F001", f"cannot import {path}: {reason}", item.span)
                     continue
                 visit(content, imported, depth + 1)
         files[key] = parsed
@@ -229,6 +229,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
                 continue
             if untyped:
                 environment.misdeclared.add(signature.name)
+                define(defined if isinstance(item, s.Trampoline) else {}, signature.name, signature.span, report)
             else:
                 _declare_function(signature, isinstance(item, s.Trampoline), environment, defined, names)
             if isinstance(item, s.Trampoline):
