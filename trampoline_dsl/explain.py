@@ -22,7 +22,7 @@ def _lines(convention: Convention, target: Target) -> Iterator[str]:
     yield from _row("floating point results", _names(convention.float_results) or "none in registers")
     yield from _row(
         "arguments in memory",
-        f"from {convention.first_stack_argument} above the caller's sp, {convention.slot} bytes each at least",
+        f"from {convention.first_stack_argument} above the caller's sp, {_bytes(convention.slot)} each at least",
     )
     yield from _row("the callee is given", _area(convention))
     yield from _row("sp at a call", f"a multiple of {convention.alignment}")
@@ -77,6 +77,10 @@ def _lines(convention: Convention, target: Target) -> Iterator[str]:
         yield "why"
         for topic, text in convention.notes.items():
             yield from _row(f"  {topic}", text)
+
+
+def _bytes(count: int) -> str:
+    return f"{count} byte{'s' * (count != 1)}"
 
 
 def _area(convention: Convention) -> str:
