@@ -120,6 +120,7 @@ class Activation:
     return_address: int
     registers: Mapping[Register, int]
     outside: dict[int, bytes]  # the caller's words that nobody may touch, by address
+    stack_bytes: int  # above the CFA: what its arguments and its result take there, and what lies below them
     entries: int = 0  # how many `on stack` entries had happened before it began
     resume: Waiting | None = None  # what goes on when it returns
 
@@ -195,6 +196,7 @@ class Bench:
         self.entries: dict[int, str] = {}
         self.listing: dict[int, tuple[Code, int]] = {}
         self.leaving: set[int] = set()  # what is executed behind these has been returned to
+        self.placed: dict[str, Code] = {}
         for name, code in codes.items():
             self.entries[build.symbols[name]] = name
             self._place(code)
@@ -220,8 +222,27 @@ class Bench:
                 self.machine.on_instruction(self._astray, region.base, region.end - 1)
         self.machine.on_write(self._wrote)
         self.initial = self.machine.save()
+        self.clean = self._executable()
+
+    def replace(self, code: Code) -> None:
+        """Put other machine code in the place of a function's, and mend what a run of the old may have overwritten."""
+        for base, image in self.clean.items():
+            if self.machine.read(base, len(image)) != image:
+                self.machine.write(base, image)
+        old = self.placed[code.name]
+        base = self.build.symbols[code.name]
+        for offset in old.offsets:
+            self.listing.pop(base + offset, None)
+            self.leaving.discard(base + offset)
+        self.machine.write(base, bytes(len(old.code)))
+        self._place(code)
+        self.clean = self._executable()
+
+    def _executable(self) -> dict[int, bytes]:
+        return {r.base: self.machine.read(r.base, r.size) for r in self.build.plan.regions if r.executable}
 
     def _place(self, code: Code) -> None:
+        self.placed[code.name] = code
         base = self.build.symbols[code.name]
         # Where function pointers point to descriptors, so does a function's symbol; a branch to it leads to the code.
         branches = {
@@ -555,8 +576,10 @@ class Execute:
             place = cfa + convention.toc_slot
             outside[place] = self.machine.read(place, self.word)
         registers = self.machine.get_many(self.bench.observable)
+        types = [p.type.value_type for p in function.parameters]
+        stack_bytes = convention.place(types, function.result.value_type if function.result else None).stack_bytes
         self.activations.append(
-            Activation(function, cfa, sp, return_address, registers, outside, self.entered, resume)
+            Activation(function, cfa, sp, return_address, registers, outside, stack_bytes, self.entered, resume)
         )
         if self.watcher is not None:
             self.watcher.entered(self.activations[-1])
@@ -722,10 +745,7 @@ class Execute:
         for place in activation.outside:
             if place <= address < place + self.word:
                 return False
-        types = [p.type.value_type for p in activation.function.parameters]
-        result = activation.function.result
-        stack_bytes = convention.place(types, result.value_type if result else None).stack_bytes
-        if convention.first_stack_argument <= offset < stack_bytes:
+        if convention.first_stack_argument <= offset < activation.stack_bytes:
             return True
         return offset < convention.area
 
@@ -1309,11 +1329,9 @@ class Execute:
             start = self._compared_from(region)
             want = bytes(image[start - base :])
             found = self.machine.read(start, region.end - start)
-            if want == found:
-                continue
-            for offset in range(len(want)):
+            for offset in _differing(want, found):
                 address = start + offset
-                if want[offset] != found[offset] and not self._free(address):
+                if not self._free(address):
                     word = address // self.word * self.word
                     at = max(word - start, 0)
                     self._violate(
@@ -1340,6 +1358,17 @@ class Execute:
             return self.world.sp
         tops = [top for top in (*self.world.stack_tops.values(), *self.trace.entered) if top in region]
         return max(tops, default=region.base)
+
+
+def _differing(want: bytes, found: bytes) -> Iterator[int]:
+    """Where two pieces of memory of one size differ. Most of it does not, and is passed over whole or in blocks."""
+    if want == found:
+        return
+    for start in range(0, len(want), 256):
+        if want[start : start + 256] != found[start : start + 256]:
+            for offset in range(start, min(start + 256, len(want))):
+                if want[offset] != found[offset]:
+                    yield offset
 
 
 class _MachineHost:
