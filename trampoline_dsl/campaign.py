@@ -37,6 +37,7 @@ def _one(source: Source, target_name: str, seed: int, runs: int, include: tuple[
     _use(include)
     try:
         compiled = compile_module(_module(source), find_target(target_name))
+        compiled.assemble()
         return _Outcome(verify(compiled, seed=seed, runs=runs), ())
     except InputError as error:
         return _Outcome((), error.diagnostics)

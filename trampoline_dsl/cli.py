@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from .diagnostics import Diagnostic, Source
     from .target import Target
+
+_Name = TypeVar("_Name")
+_Found = TypeVar("_Found")
 
 _OK, _VIOLATED, _WRONG_INPUT, _BUG = 0, 1, 2, 3
 
@@ -22,7 +28,10 @@ does it keep the calling conventions on both of its sides?"""
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(_WRONG_INPUT, f"trampoline: error[U001]: {message}\n  = {self.format_usage().strip()}\n")
+        from .diagnostics import Diagnostic, InputError
+
+        usage = " ".join(self.format_usage().split())
+        raise InputError([Diagnostic("U001", message, None, notes=(usage,), file="trampoline")])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +64,16 @@ def parser() -> argparse.ArgumentParser:
     _targets_option(show)
     _include_option(show)
     show.set_defaults(run=_show)
+
+    trace = commands.add_parser("trace", help="a run, instruction by instruction")
+    trace.add_argument("file", metavar="FILE[:TRAMPOLINE]")
+    trace.add_argument("--target", action="append", metavar="T", help="the one to run on: linux/s390x, ...")
+    _include_option(trace)
+    trace.add_argument("--check", metavar="TITLE", help="the check to run, or a part of its title (default: any)")
+    trace.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
+    trace.add_argument("--runs", type=_runs, default=16, metavar="N", help="runs to look for a violation (default: 16)")
+    trace.add_argument("--json", action="store_true", help="print one JSON document")
+    trace.set_defaults(run=_trace)
 
     targets = commands.add_parser("targets", help="what there is, and what each emits and runs")
     targets.add_argument("--json", action="store_true", help="print one JSON document")
@@ -95,50 +114,96 @@ def _runs(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0 good, 1 an obligation does not hold, 2 wrong input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _open_standard_streams()
+    as_json = "--json" in arguments or "--emit=json" in arguments or ("--emit", "json") in pairwise(arguments)
+    outcome = _Outcome()
+    try:
+        _run(arguments, outcome)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_output()  # the reader has gone, and what it has not read does not change what was found
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _explained(error, as_json)
+    return outcome.status
+
+
+@dataclass
+class _Outcome:
+    """What the command has found so far; written before it is printed."""
+
+    status: int = _OK
+
+
+def _run(arguments: Sequence[str], outcome: _Outcome) -> None:
     top = parser()
     options = top.parse_args(arguments)
+    options.outcome = outcome
     if options.version:
         from importlib.metadata import version
 
         print(f"trampoline {version('trampoline-dsl')}")
-        return _OK
-    if options.command is None:
+    elif options.command is None:
+        outcome.status = _WRONG_INPUT
         top.print_help()
-        return _WRONG_INPUT
-    run: Callable[[argparse.Namespace], int] = options.run
-    return _guarded(run, options)
+    else:
+        run: Callable[[argparse.Namespace], int] = options.run
+        outcome.status = run(options)
 
 
-def _guarded(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+def _explained(error: Exception, as_json: bool) -> int:
+    """Tell what went wrong, and give the exit status for it."""
     from .diagnostics import Diagnostic, InputError
 
-    try:
-        return run(options)
-    except InputError as error:
-        print_diagnostics(error.diagnostics)
+    if isinstance(error, OSError):
+        # Files are read and written with diagnostics of their own: this is the standard output.
+        _leave_output()
+        message = f"cannot write there: {error.strerror or error}"
+        error, as_json = InputError([Diagnostic("F005", message, None, file="standard output")]), False
+    if isinstance(error, InputError):
+        try:
+            print_diagnostics(error.diagnostics, as_json=as_json)
+            sys.stdout.flush()
+        except OSError:
+            _leave_output()
         return _WRONG_INPUT
-    except RecursionError:
-        file = getattr(options, "file", None) or " ".join(getattr(options, "files", []))
-        print_diagnostics([Diagnostic("S003", "this is nested too deeply", None, file=file)])
-        return _WRONG_INPUT
-    except BrokenPipeError:
-        # The reader has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _OK
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if os.environ.get("TRAMPOLINE_DEBUG"):
-            raise
-        print(f"trampoline: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  = this is a bug in trampoline; TRAMPOLINE_DEBUG=1 shows where", file=sys.stderr)
-        return _BUG
+    if os.environ.get("TRAMPOLINE_DEBUG"):
+        raise error
+    print(f"trampoline: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+    print("  = this is a bug in trampoline; TRAMPOLINE_DEBUG=1 shows where", file=sys.stderr)
+    return _BUG
 
 
-def print_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
-    """All of them, on standard error; in colour on a terminal."""
-    from .diagnostics import render
+def _open_standard_streams() -> None:
+    """Python has None for a stream that was closed before it began; and characters that a terminal lacks are shown by
+    their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # it stays open
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
+
+def _leave_output() -> None:
+    """Nothing more is written there, or Python would complain again when it flushes at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def print_diagnostics(diagnostics: Sequence[Diagnostic], *, as_json: bool = False) -> None:
+    """All of them: on standard error, in colour on a terminal; or as one JSON document on standard output."""
+    from .diagnostics import MAXIMUM_DIAGNOSTICS, render
+
+    if as_json:
+        import json
+
+        document = {"format": 1, "diagnostics": [diagnostic.as_json() for diagnostic in diagnostics]}
+        print(json.dumps(document, indent=2))
+        return
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     texts = []
     for diagnostic in diagnostics:
@@ -149,7 +214,8 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
     print("\n\n".join(texts), file=sys.stderr)
     count = len(diagnostics)
     if count > 1:
-        print(f"\n{count} errors", file=sys.stderr)
+        more = ", and perhaps more" if count >= MAXIMUM_DIAGNOSTICS else ""
+        print(f"\n{count} errors{more}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------------------- inputs
@@ -160,7 +226,23 @@ def _chosen(options: argparse.Namespace) -> tuple[Target, ...]:
 
     if not options.target:
         return default_targets()
-    return tuple(dict.fromkeys(find_target(name) for name in options.target))
+    return tuple(dict.fromkeys(_each(options.target, find_target)))
+
+
+def _each(names: Iterable[_Name], find: Callable[[_Name], _Found]) -> list[_Found]:
+    """What each of them is. Raises InputError with all that is wrong with any of them."""
+    from .diagnostics import InputError
+
+    found = []
+    errors: list[Diagnostic] = []
+    for name in names:
+        try:
+            found.append(find(name))
+        except InputError as error:
+            errors += error.diagnostics
+    if errors:
+        raise InputError(errors)
+    return found
 
 
 def _include(options: argparse.Namespace) -> tuple[Path, ...]:
@@ -174,22 +256,33 @@ def _include(options: argparse.Namespace) -> tuple[Path, ...]:
     return folders
 
 
-def _sources(names: Sequence[str]) -> Iterator[Source]:
-    """The files of a command line. Of a folder, those that declare a trampoline."""
-    from .diagnostics import Diagnostic, InputError, decode_source, read_source
+def _sources(names: Sequence[str]) -> list[Source]:
+    """The files of a command line, each once. Of a folder, those that declare a trampoline."""
+    known: dict[str, Source] = {}
+    for sources in _each(dict.fromkeys(names), _sources_of):
+        for source in sources:
+            known.setdefault(os.path.realpath(source.name), source)
+    return list(known.values())
 
-    for name in names:
-        if name == "-":
-            yield decode_source("<stdin>", sys.stdin.buffer.read((4 << 20) + 1))
-        elif Path(name).is_dir():
-            found = [read_source(path) for path in sorted(Path(name).glob("**/*.tramp"))]
-            wanted = [source for source in found if declares_trampoline(source)]
-            if not wanted:
-                message = "there is no .tramp file with a trampoline in this folder"
-                raise InputError([Diagnostic("F004", message, None, file=name)])
-            yield from wanted
-        else:
-            yield read_source(name)
+
+def _sources_of(name: str) -> list[Source]:
+    from .diagnostics import MAXIMUM_SIZE, Diagnostic, InputError, decode_source, read_source
+
+    if name == "-":
+        try:
+            data = sys.stdin.buffer.read(MAXIMUM_SIZE + 1)
+        except OSError as error:
+            message = f"cannot read this file: {error.strerror or error}"
+            raise InputError([Diagnostic("F001", message, None, file="<stdin>")]) from None
+        return [decode_source("<stdin>", data)]
+    if not os.path.isdir(name):
+        return [read_source(name)]
+    paths = [path for path in sorted(Path(name).glob("**/*.tramp")) if path.is_file()]
+    wanted = [source for source in _each(paths, read_source) if declares_trampoline(source)]
+    if not wanted:
+        message = "there is no .tramp file with a trampoline in this folder"
+        raise InputError([Diagnostic("F004", message, None, file=name)])
+    return wanted
 
 
 def declares_trampoline(source: Source) -> bool:
@@ -201,7 +294,7 @@ def declares_trampoline(source: Source) -> bool:
 
 def _split(name: str) -> tuple[str, str | None]:
     """FILE[:TRAMPOLINE]."""
-    if Path(name).exists() or name == "-":
+    if os.path.exists(name) or name == "-":
         return name, None
     file, colon, trampoline = name.rpartition(":")
     return (file, trampoline) if colon else (name, None)
@@ -215,10 +308,9 @@ def _build(options: argparse.Namespace) -> int:
     from .pipeline import compile_source
 
     targets = _chosen(options)
-    results = []
-    for source in _sources(options.files):
-        compiled = compile_source(source, targets, _include(options))
-        results += [compiled[target.name] for target in targets]
+    include = _include(options)
+    compiled = _each(_sources(options.files), lambda source: compile_source(source, targets, include))
+    results = [by_target[target.name] for by_target in compiled for target in targets]
     outputs = build_outputs(results, options.emit)
     if options.output is None:
         data = b"\n".join(output.data for output in outputs) if options.emit == "asm" else _alone(outputs, options)
@@ -243,7 +335,8 @@ def _alone(outputs: Sequence[object], options: argparse.Namespace) -> bytes:
         return joined_json(made)
     if len(made) != 1:
         message = f"{len(made)} pieces of machine code do not go to one standard output"
-        raise InputError([Diagnostic("U002", message, None, notes=("name one --target, or use -o DIR",), file="--emit bin")])
+        notes = ("name one --target, or use -o DIR",)
+        raise InputError([Diagnostic("U002", message, None, notes=notes, file="--emit bin")])
     return made[0].data
 
 
@@ -251,8 +344,12 @@ def _verify(options: argparse.Namespace) -> int:
     from .campaign import run_campaign
 
     targets = _chosen(options)
-    sources = list(_sources(options.files))
-    report = run_campaign(sources, targets, options.seed, options.runs, options.jobs, quiet=options.json, include=_include(options))
+    sources = _sources(options.files)
+    include = _include(options)
+    report = run_campaign(
+        sources, targets, options.seed, options.runs, options.jobs, quiet=options.json, include=include
+    )
+    options.outcome.status = status = _OK if report.good else _VIOLATED
     if options.json:
         import json
 
@@ -261,7 +358,7 @@ def _verify(options: argparse.Namespace) -> int:
         from .render import print_report
 
         print_report(report, sys.stdout)
-    return _OK if report.good else _VIOLATED
+    return status
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -270,7 +367,7 @@ def _show(options: argparse.Namespace) -> int:
     from .pipeline import compile_source
 
     name, trampoline = _split(options.file)
-    (source, *_) = list(_sources([name]))
+    source = _sources([name])[0]
     targets = _chosen(options)
     compiled = compile_source(source, targets, _include(options))
     for target in targets:
@@ -284,6 +381,34 @@ def _show(options: argparse.Namespace) -> int:
         for artifact in chosen:
             print(shown(artifact))
     return _OK
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from .diagnostics import Diagnostic, InputError
+    from .pipeline import compile_source
+    from .targets import default_targets
+    from .trace import trace
+
+    name, trampoline = _split(options.file)
+    chosen = _chosen(options)
+    if not options.target or len(chosen) != 1:
+        message = "a trace is of one target" + (f", not of {len(chosen)}" if options.target else "")
+        notes = ("name one --target: " + " ".join(target.name for target in default_targets()),)
+        raise InputError([Diagnostic("U006", message, None, notes=notes, file="trace")])
+    (source, *_) = list(_sources([name]))
+    compiled = compile_source(source, chosen, _include(options))[chosen[0].name]
+    run = trace(compiled, trampoline, check=options.check, seed=options.seed, runs=options.runs)
+    if options.json:
+        import json
+
+        print(json.dumps(run.as_json(), indent=2))
+        return _OK if run.good else _VIOLATED
+    from .render import violation_lines
+
+    print(run)
+    for violation in run.violations:
+        print(*violation_lines(violation, run.verdict), sep="\n", end="\n\n")
+    return _OK if run.good else _VIOLATED
 
 
 def _targets(options: argparse.Namespace) -> int:
@@ -306,7 +431,7 @@ def _convention(options: argparse.Namespace) -> int:
         if file is not None:
             from .pipeline import declared_conventions
 
-            (source, *_) = list(_sources([file]))
+            source = _sources([file])[0]
             conventions = declared_conventions(source, target)
         if name not in conventions:
             notes = (*suggestion(name, conventions), "there are: " + " ".join(conventions))

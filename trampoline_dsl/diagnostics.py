@@ -79,18 +79,28 @@ class Diagnostic:
         return str(self.span) if self.span else self.file
 
     def as_json(self) -> dict[str, Any]:
-        line, column = self.span.source.position(self.span.start) if self.span else (0, 0)
-        end_line, end_column = self.span.source.position(self.span.end) if self.span else (0, 0)
+        nowhere = {"file": self.file, "line": 0, "column": 0, "end_line": 0, "end_column": 0}
         return {
             "code": self.code,
             "message": self.message,
-            "file": self.span.source.name if self.span else self.file,
-            "line": line,
-            "column": column,
-            "end_line": end_line,
-            "end_column": end_column,
+            **(_place(self.span) if self.span else nowhere),
+            "label": self.label,
             "notes": list(self.notes),
+            "related": [{"message": text, **_place(span)} for span, text in self.related],
         }
+
+
+def _place(span: Span) -> dict[str, Any]:
+    """Where a span is, as data: lines and columns count from 1, and the end is the first character behind it."""
+    line, column = span.source.position(span.start)
+    end_line, end_column = span.source.position(span.end)
+    return {
+        "file": span.source.name,
+        "line": line,
+        "column": column,
+        "end_line": end_line,
+        "end_column": end_column,
+    }
 
 
 class InputError(Exception):
@@ -203,7 +213,10 @@ def suggestion(word: str, known: Iterable[str]) -> list[str]:
     return [f"did you mean `{matches[0]}`?"] if matches else []
 
 
-def read_source(path: str | Path, *, limit: int = 4 << 20) -> Source:
+MAXIMUM_SIZE = 4 << 20  # bytes of a file
+
+
+def read_source(path: str | Path, *, limit: int = MAXIMUM_SIZE) -> Source:
     """Read a file of at most `limit` bytes as UTF-8. Raises InputError with a reason that a person understands."""
     name = str(path)
 
@@ -220,7 +233,7 @@ def read_source(path: str | Path, *, limit: int = 4 << 20) -> Source:
     return decode_source(name, data, limit=limit)
 
 
-def decode_source(name: str, data: bytes, *, limit: int = 4 << 20) -> Source:
+def decode_source(name: str, data: bytes, *, limit: int = MAXIMUM_SIZE) -> Source:
     """The text of `data`, at most `limit` bytes of UTF-8. Raises InputError."""
     if len(data) > limit:
         message = f"this file is larger than {limit >> 20} MiB, the most that is read"

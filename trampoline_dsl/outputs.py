@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from .diagnostics import Diagnostic, InputError
+from .diagnostics import Diagnostic, InputError, merged
 from .picture import draw
 from .pipeline import Artifact, Compiled
 from .target import Register, Target
@@ -26,15 +27,21 @@ class Output:
 
 
 def build_outputs(results: Sequence[Compiled], emit: str) -> list[Output]:
-    """Everything, made before anything is written."""
+    """Everything, made before anything is written. Raises InputError."""
+    errors: dict[str, list[Diagnostic]] = {compiled.target.name: [] for compiled in results}
+    for compiled in results:
+        try:
+            compiled.assemble()  # text that does not assemble is not handed out
+        except InputError as error:
+            errors[compiled.target.name] += error.diagnostics
+    if any(errors.values()):
+        raise merged(errors)
     outputs = []
     for compiled in results:
         stem = PurePath(compiled.program.file).stem.strip("<>")
         suffix = compiled.target.name.replace("/", "_")
         match emit:
             case "asm":
-                for artifact in compiled.own:
-                    _ = artifact.code  # text that does not assemble is not handed out
                 outputs.append(Output(f"{stem}_{suffix}.s", compiled.text.encode()))
             case "json":
                 document = json.dumps([artifact_json(a) for a in compiled.own], indent=2) + "\n"
@@ -61,6 +68,9 @@ def write_all(outputs: Sequence[Output], folder: Path) -> None:
     written: list[tuple[str, Path]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for output in outputs:
+            if (folder / output.name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{output.name} is a folder there")
         for output in outputs:
             handle, temporary = tempfile.mkstemp(dir=folder, prefix=".trampoline-")
             written.append((temporary, folder / output.name))

@@ -13,9 +13,10 @@ from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
 from .emit import file_text, function_text
 from .frame import lay_out
+from .lir import Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
-from .select import select
+from .select import NoRegisterFree, select
 from .target import Convention, Frame, Insn, Relocation, Target
 
 
@@ -50,14 +51,22 @@ class Artifact:
 
     @cached_property
     def _assembled(self) -> Assembled:
-        try:
-            return assemble(self.target.architecture, self.instructions)
-        except AssemblyError as error:
-            raise self._explain(error) from error
+        instructions = list(self.instructions)
+        errors: list[Diagnostic] = []
+        while True:
+            try:
+                assembled = assemble(self.target.architecture, instructions)
+                break
+            except AssemblyError as error:
+                errors += self._explain(error, instructions[error.index]).diagnostics
+                # Without it the next one shows.
+                del instructions[error.index]
+        if errors:
+            raise InputError(errors)
+        return assembled
 
-    def _explain(self, error: AssemblyError) -> InputError:
+    def _explain(self, error: AssemblyError, insn: Insn) -> InputError:
         """An instruction that a user wrote is the user's to mend; any other one is ours, and says so."""
-        insn = self.instructions[error.index]
         if not insn.user_text:
             raise error
         start = self.source.starts[insn.line - 1] + insn.column - 1
@@ -127,6 +136,18 @@ class Compiled:
         """The file's trampolines as GNU as takes them."""
         return file_text([a.text for a in self.own], self.target, PurePath(self.program.file).name)
 
+    def assemble(self) -> None:
+        """Make the machine code of all of them, which is otherwise made when it is asked for. Raises InputError with
+        every instruction of an `asm` block that is none."""
+        errors: list[Diagnostic] = []
+        for artifact in self.artifacts.values():
+            try:
+                _ = artifact.code
+            except InputError as error:
+                errors += error.diagnostics
+        if errors:
+            raise InputError(errors)
+
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
 
@@ -136,12 +157,19 @@ def compile_function(function: ir.Function, target: Target, ordinal: int) -> Art
     architecture = target.architecture
     body = lower(function, architecture)
     allocation = allocate(body, architecture)
-    frame = lay_out(body, allocation, architecture)
     types = [p.type.value_type for p in function.parameters]
     result = function.result.value_type if function.result else None
     in_memory = function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
-    code = select(body, allocation, frame, architecture, in_memory, f".L{ordinal}_")
-    return Artifact(function, target, frame, code, function.span.source)
+    while True:
+        frame = lay_out(body, allocation, architecture)
+        try:
+            code = select(body, allocation, frame, architecture, in_memory, f".L{ordinal}_")
+        except NoRegisterFree as need:
+            home = Home("exchange", 8, need.context, "for floats that change places")
+            body.contexts[need.context].exchange = home
+            body.homes.append(home)
+            continue
+        return Artifact(function, target, frame, code, function.span.source)
 
 
 def compile_module(module: Module, target: Target) -> Compiled:
