@@ -213,7 +213,7 @@ class Session:
                     exec(compile(example.source, str(block), "single"), self.names)
                 except Exception as error:
                     print(f"Traceback (most recent call last):\n    ...\n{_named(error)}")
-            printed.append((example, output.getvalue()))
+            printed.append((example, output.getvalue().expandtabs()))
         return printed
 
 
