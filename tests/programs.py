@@ -62,8 +62,8 @@ def _facts(base: Convention, random_: random.Random) -> list[str]:
         turn = random_.randrange(len(registers))
         registers = registers[turn:] + registers[:turn]
         facts.append(f"arguments {', '.join(registers)}")
-    kept = [r for r in base.kept if r.bank is Bank.INTEGER and r not in base.reserved and r not in base.integer_arguments]
-    kept = [r for r in kept if r not in base.save_area and r is not base.call_through]
+    special = {*base.reserved, *base.integer_arguments, *base.save_area, base.call_through}
+    kept = [r for r in base.kept if r.bank is Bank.INTEGER and r not in special]
     if kept and random_.random() < 0.5:
         facts.append(f"loses {random_.choice(kept).name}")
     return facts
@@ -136,6 +136,12 @@ class Program:
         result = f" -> {callee.result}" if callee.result else ""
         self.lines.append(f"extern {callee.name}({parameters}){result} using {callee.convention}")
 
+    def _source(self, type_: str) -> str:
+        """A new callee that returns such a value."""
+        callee = Callee(self.name("ext"), [], type_, self.convention)
+        self._declare(callee)
+        return callee.name
+
     def _trampoline(self, name: str) -> None:
         self.convention = self.random.choice(("c", "c", "go0", "mine"))
         self.result = self._result()
@@ -166,12 +172,17 @@ class Program:
         body: list[str] = []
         if slots:
             body.append("    frame { " + "  ".join(f"{s.name}: {s.type}" for s in slots) + " }")
+            lowest = self.random.choice((0, 1024, 4000, 40000)) if self.chance(0.3) else 0
+            if lowest:
+                body[-1] = body[-1].replace(" }", f" at {lowest} }}")
         self.unset = slots
         body += self._block(scope, "    ")
         ending = scope.inner()
         if jump is not None:
             arguments = [self._jumped(ending, v, types) for v in variables]
             body.append(f"    jump {jump.name}({', '.join(arguments)})")
+        elif self.result and self.result in FLOATS and not self._floats(scope, self.result):
+            body += [f"    let last = call {self._source(self.result)}()", "    return last"]
         elif self.result:
             body.append(f"    return {self._value(scope, self.result)}")
         elif self.chance(0.5):
@@ -179,7 +190,7 @@ class Program:
         self.lines += [f"trampoline {name}({parameters}){result} using {self.convention} {{", *body, "}"]
         if self.stack:
             self.lines.append(f"check {name} {{ stack other given {{ {self.stack} = other.top }} }}")
-        elif all(v.type != "fn" for v in variables) and self.convention == "c":
+        elif all(v.type not in ("fn", "ptr<node>") for v in variables) and self.convention == "c":
             self.callees.append(own)
 
     def _jumped(self, scope: Scope, parameter: Variable, types: dict[str, str]) -> str:
@@ -316,27 +327,31 @@ class Program:
         return [f"on stack {place}{pushing} {{", *self._block(inner, "    "), "}"]
 
     def _call(self, scope: Scope) -> list[str]:
-        if self.convention == "go0" and not scope.on_stack:
-            # Its stack is aligned to a word only, and holds the return address where some callees have an area.
-            inner = scope.inner()
-            inner.on_stack = 1
-            return ["on stack sp & -16 {", *(f"    {line}" for line in self._call(inner)), "}"]
-        if self.pointers and self.chance(0.3):
-            # Each pointer is called from one place only: its callee has one signature.
-            pointer = self.pointers.pop()
+        # Each pointer is called from one place only: its callee has one signature.
+        pointer = self.pointers.pop() if self.pointers and self.chance(0.3) else None
+        if pointer is not None:
             types = [t for t in self._types(8) if t not in FLOATS or self._floats(scope, t)]
-            convention = self.random.choice(("c", "go0", "mine"))
-            arguments = [self._argument(scope, t) for t in types]
-            result = self._result()
-            call = f"call {pointer}({', '.join(arguments)}) using {convention}" + (f" -> {result}" if result else "")
+            callee = Callee(pointer, types, self._result(), self.random.choice(("c", "go0", "mine")))
         else:
             callee = self.random.choice(self.callees)
+        if self.convention == "go0" and callee.convention != "go0" and (scope.pushed or not scope.on_stack):
+            # Its stack is aligned to a word only, and holds the return address where some callees have an area.
+            inner = scope.inner()
+            inner.on_stack += 1
+            inner.pushed = False
+            return ["on stack sp & -16 {", *(f"    {line}" for line in self._call_of(callee, pointer, inner)), "}"]
+        return self._call_of(callee, pointer, scope)
+
+    def _call_of(self, callee: Callee, pointer: str | None, scope: Scope) -> list[str]:
+        result = callee.result
+        if pointer is not None:
+            arguments = [self._argument(scope, t) for t in callee.parameters]
+            how = f" using {callee.convention}" + (f" -> {result}" if result else "")
+        else:
             if any(t in FLOATS and not self._floats(scope, t) for t in callee.parameters):
                 return []
-            if "ptr<node>" in callee.parameters and self._node(scope) is None:
-                return []
-            call = f"call {callee.name}({', '.join(self._value(scope, t) for t in callee.parameters)})"
-            result = callee.result
+            arguments, how = [self._value(scope, t) for t in callee.parameters], ""
+        call = f"call {callee.name}({', '.join(arguments)}){how}"
         if result and self.chance(0.7):
             variable = Variable(self.name("r"), result)
             same = [v for v in scope.variables if v.type == result]
