@@ -370,8 +370,11 @@ def _reach(body: Body, home: Home, near: Operation, result: list[Operation]) -> 
         assert saved is not None
         outer = body.new_register("old sp", False, 0)
         outer.temporary = outer.short = True
-        bits = 8 * saved.size
-        result.append(Operation("home_load", (outer,), base, bits=bits, home=saved, context=near.context, span=near.span))
+        result.append(
+            Operation(
+                "home_load", (outer,), base, bits=8 * saved.size, home=saved, context=near.context, span=near.span
+            )
+        )
         base = (outer,)
         context = body.contexts[context].parent
     return base
@@ -564,7 +567,7 @@ class _Colouring:
     def _victim(
         self, index: int, candidates: Sequence[Register], victims: Sequence[VirtualRegister]
     ) -> VirtualRegister:
-        """What to put in memory so that `index` finds a register: itself, if it lives long, or a long-lived neighbour."""
+        """What to put in memory so that `index` finds a register: itself, if it lives long, or a neighbour that does."""
         value = self.live.values[index]
         if not value.short and all(r in self.forbidden[index] for r in candidates):
             return value

@@ -14,7 +14,7 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     """Fix the offset of every home and the frame's size. Sets `offset` of the homes that are in this frame."""
     used = {o.home for o in allocation.operations if o.home is not None}
     used |= {home for home in body.homes if home.pin is not None}
-    used |= {c.saved_sp for c in body.contexts if c.saved_sp is not None}
+    used |= {home for c in body.contexts for home in (c.saved_sp, c.exchange) if home is not None}
     homes = [h for h in body.homes if h in used and h.incoming is None]
     bottom = 0
     slots: list[Slot] = []

@@ -903,7 +903,7 @@ class Execute:
         types = [t.value_type for _, t in signature.parameters]
         result = signature.result.value_type if signature.result else None
         needed = max(convention.area, convention.place(types, result).stack_bytes)
-        top = self._frame_top(activation, cfa)
+        top = self._frame_top(event, activation)
         if cfa + needed > top:
             self._violate(
                 "area",
@@ -920,14 +920,10 @@ class Execute:
                     "area", f"calls {name} with a broken back chain", memory=cfa, expected=event.chain, found=chain
                 )
 
-    def _frame_top(self, activation: Activation, cfa: int) -> int:
-        own = activation.function.convention
-        for region in self.stack_of:
-            if cfa in region and activation.cfa not in region:
-                tops = [top for top in self.trace.entered if top in region and top >= cfa]
-                return min(tops, default=cfa)
+    def _frame_top(self, event: Event, activation: Activation) -> int:
         # Where the call pushed the return address, that word is in the frame but not the body's to give away.
-        return activation.cfa - (self.word if own.return_address is None else 0)
+        pushed = event.top == activation.cfa and activation.function.convention.return_address is None
+        return event.top - (self.word if pushed else 0)
 
     def _check_walk(self, name: str, event: Event, activation: Activation, cfa: int) -> None:
         """A traceback from here, by return PC and frame size, has to find the caller that the source says."""
@@ -1178,7 +1174,7 @@ class Execute:
         if convention.toc_slot is not None:
             keep.append(cfa + convention.toc_slot)
         saved = [(place, machine.read(place, self.word)) for place in keep]
-        top = self._frame_top(activation, cfa) if not arrival.jumped else cfa + stack_bytes
+        top = self._frame_top(arrival.event, activation) if not arrival.jumped else cfa + stack_bytes
         for start, end in owned:
             end = min(end, max(top, start))
             if end > start and self.spare != "area":

@@ -161,6 +161,7 @@ class Context:
     pushes: bool = False
     back_chain: bool = False  # a callee's convention wants the word at sp to point to the frame above
     saved_sp: Home | None = None
+    exchange: Home | None = None  # for a float, where floats change places and all registers are taken
 
 
 @dataclass(slots=True)

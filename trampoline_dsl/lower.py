@@ -659,9 +659,14 @@ class _Lowering:
             self.add("binary", (result,), (a,), operator=operator, value=value, immediate=True)
         else:
             b = self.evaluate(right)[0]
+            if b is result and a is not b and self.architecture.two_address:
+                # The left operand goes where the result will be before the right one is read.
+                result = self.new(_hint(node))
             self.add("binary", (result,), (a, b), operator=operator)
         if widen:
             self.add("extend", into, (result,), bits=node.type.bits, signed=node.type.signed)
+        elif result is not into[0]:
+            self.add("move", into, (result,))
 
     def _wide_operation(self, operator: str, left: ir.Expression, right: ir.Expression, into: Values) -> None:
         a, b = self.evaluate(left), self.evaluate(right)
@@ -779,8 +784,8 @@ class _Lowering:
         callee = self.evaluate(node.callee) if not isinstance(node.callee, str) else None
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
-        for values, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
-            self._deliver(values, argument.type, location, uses, places, "outgoing")
+        for given, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
+            self._deliver(given, argument.type, location, uses, places, "outgoing")
         if callee is not None:
             uses.append(callee[0])
             places.append(None)

@@ -24,7 +24,7 @@ class Event:
 
     `sp`: the stack pointer at the call (in the caller's frame). `writes`: bytes of memory changed since the event
     before, by address; None where a byte no longer means anything. `caller_pc`, `caller_sp`: what a walk of the frames
-    finds one frame up from here. `thread`: g, where the convention has it in a register. `chain`: where the word at sp
+    finds one frame up from here. `top`: where the frame of the stack ends that a call is made on. `thread`: g, where the convention has it in a register. `chain`: where the word at sp
     points to at a call, in conventions that have a back chain: the caller's sp, or that of the stack that was left.
     """
 
@@ -42,6 +42,7 @@ class Event:
     resumed: Resumed | None = None
     span: Span | None = None
     chain: int = 0
+    top: int = 0
 
 
 @dataclass(slots=True)
@@ -346,6 +347,7 @@ class Oracle:
                 caller_sp,
                 span=request.node.span,
                 chain=self.chain(execution),
+                top=execution.switches[-1].entry if execution.switches else execution.cfa,
             )
         )
 

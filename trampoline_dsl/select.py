@@ -13,6 +13,15 @@ from .target import Architecture, Bank, Convention, Fixed, Frame, FramePart, Ins
 Move = tuple[Register, Register, int]  # destination, source, bits of a float
 
 
+class NoRegisterFree(Exception):
+    """Floats change places, and no register is free to do it through: the frame of that `context` needs an
+    `exchange`."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__(context)
+        self.context = context
+
+
 def select(
     body: Body,
     allocation: Allocation,
@@ -22,7 +31,7 @@ def select(
     prefix: str,
 ) -> tuple[Insn, ...]:
     """The instructions of a trampoline. `parameters`: bytes of arguments in memory, which a callee that pops removes;
-    `prefix` starts the names of its local labels."""
+    `prefix` starts the names of its local labels. Raises NoRegisterFree."""
     return _Selection(body, allocation, frame, architecture, parameters, prefix).run()
 
 
@@ -46,6 +55,7 @@ class _Selection:
         self.code: list[Insn] = []
         self.established: list[tuple[int, Fixed]] = []  # positions in the code
         self.calls: dict[int, Convention] = {}
+        self.context = 0  # of the operation at hand
 
     def run(self) -> tuple[Insn, ...]:
         architecture = self.architecture
@@ -81,6 +91,7 @@ class _Selection:
         if operation.kind == "label":
             self.code.append(Insn("", label=self.label(operation.label)))
             return
+        self.context = operation.context
         defs = [self.register(v) for v in operation.defs]
         uses = [self.register(v) for v in operation.uses]
         if operation.kind in ("return", "tail_call"):
@@ -250,18 +261,43 @@ class _Selection:
         """All moves as if at once. `free` may be overwritten besides the destinations."""
         destinations = {d for d, _, _ in moves}  # one whose move is done is no longer pending, and not free either
         pending = {d: (s, bits) for d, s, bits in moves if d is not s}
-        while pending:
+        in_memory: tuple[Register, int] | None = None  # what the value in `exchange` is for, and its bits
+        while pending or in_memory is not None:
             sources = {s for s, _ in pending.values()}
             ready = [d for d in pending if d not in sources]
             if ready:
                 d = ready[0]
                 yield from self._move(d, *pending.pop(d))
                 continue
+            if in_memory is not None:
+                d, bits = in_memory
+                yield from self.architecture.float_load(d, self.sp, self.exchange.offset, bits)
+                in_memory = None
+                continue
             # Only cycles are left. One value steps aside.
             d, (s, bits) = next(iter(pending.items()))
             aside = self._aside(s, destinations | sources, free)
-            yield from self._move(aside, s, bits)
-            pending[d] = (aside, bits)
+            if aside is not None:
+                yield from self._move(aside, s, bits)
+                pending[d] = (aside, bits)
+            elif s.bank is Bank.INTEGER:
+                for one, other in ((d, s), (s, d), (d, s)):
+                    yield from self.architecture.binary("xor", one, one, other)
+                del pending[d]
+                pending = {d2: (s if s2 is d else s2, b) for d2, (s2, b) in pending.items()}
+                pending = {d2: (s2, b) for d2, (s2, b) in pending.items() if d2 is not s2}
+            else:
+                yield from self.architecture.float_store(s, self.sp, self.exchange.offset, bits)
+                del pending[d]
+                in_memory = (d, bits)
+
+    @property
+    def exchange(self) -> Home:
+        """A place on the stack that the code is on, for one float of a cycle."""
+        home = self.body.contexts[self.context].exchange
+        if home is None:
+            raise NoRegisterFree(self.context)
+        return home
 
     def _volatile(self) -> frozenset[Register]:
         """What may be overwritten at entry and on the way out: nobody wants it back."""
@@ -269,18 +305,13 @@ class _Selection:
         usable = (*arch.allocatable(convention), *arch.float_allocatable(convention))
         return frozenset((*convention.scratch, *(r for r in usable if not convention.keeps(r))))
 
-    def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register:
+    def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register | None:
         arch = self.architecture
         integer = like.bank is Bank.INTEGER
         usable = arch.allocatable(self.convention) if integer else arch.float_allocatable(self.convention)
         scratch = [r for r in self.convention.scratch if (r.bank is Bank.INTEGER) == integer]
         candidates = [*scratch, *(r for r in usable if r in free)]
-        for register in candidates:
-            if register not in busy:
-                return register
-        raise InputError(
-            [Diagnostic("L003", "no register is free to exchange arguments through", self.body.span)]
-        )
+        return next((register for register in candidates if register not in busy), None)
 
     def _move(self, d: Register, s: Register, bits: int) -> Iterator[Insn]:
         if d.bank is Bank.INTEGER:
