@@ -121,9 +121,10 @@ def verify(
 
 
 class Session:
-    """One program's machine code loaded once, and judged as often as wanted."""
+    """One program's machine code loaded once, and judged as often as wanted. `room`: bytes behind each function, for
+    code that `replace` puts there to be longer."""
 
-    def __init__(self, compiled: Compiled, codes: Mapping[str, Code] | None = None) -> None:
+    def __init__(self, compiled: Compiled, codes: Mapping[str, Code] | None = None, *, room: int = 0) -> None:
         self.compiled = compiled
         own = {a.name: code_of(a) for a in compiled.artifacts.values()}
         self.codes = {**own, **(codes or {})}
@@ -131,12 +132,17 @@ class Session:
         end = 0x100
         for name, code in self.codes.items():
             offsets[name] = end
-            end = (end + len(code.code) + 0x3F) // 0x40 * 0x40
+            end = (end + len(code.code) + room + 0x3F) // 0x40 * 0x40
         self.anonymous = anonymous_callees(compiled.program)
         deepest = max((c.frame for c in self.codes.values()), default=0)
         self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous)
         self.bench = Bench(self.build, self.codes)
         self.frames = {name: code.frame for name, code in self.codes.items()}
+
+    def replace(self, code: Code) -> None:
+        """Other machine code for one of the functions, with a frame of the same size."""
+        self.codes[code.name] = code
+        self.bench.replace(code)
 
     def judge(self, artifact: Artifact, seed: int, runs: int) -> Verdict:
         """The verdict on one trampoline, from `runs` executions of each of its checks."""

@@ -1,0 +1,354 @@
+"""Can the judge fail? Every small mistake in emitted code is made, and the judge has to find it.
+
+A mutant is *killed* when some run violates an obligation. Otherwise it has to be *equivalent*, with the reason shown: from
+the instructions alone (see `mutants`), because its bytes are the original's, or because it was watched to do the same:
+the same stores and loads, and at every call and return the same in each register that still means anything. What is
+left *survives*: the judge is blind there, or the instruction is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from . import ir
+from .assemble import AssemblyError, assemble
+from .emulate import MachineError
+from .interpret import Trouble
+from .judge import Activation, Arrival, Code, Execute, Violation, Watcher
+from .mutants import Footprint, Mutant, mutants
+from .oracle import Trace
+from .pipeline import Artifact, Compiled
+from .target import Convention, InRegister, Register
+from .verify import Session
+from .world import World
+
+DEFAULT_WORLDS = 6  # of each check; in each, one run as it is and one with signals at every instruction
+_ROOM = 64  # bytes that a mutant may be longer than the original
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A mutant that no run told from the original. `address` in bytes from the function's start."""
+
+    operator: str
+    change: str
+    instruction: str
+    address: int
+    source: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "operator": self.operator,
+            "change": self.change,
+            "instruction": self.instruction,
+            "address": f"{self.address:#x}",
+            "source": self.source,
+        }
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """What became of the mutants of one trampoline on one target. `killed` counts by obligation, `equivalent` by the
+    reason, `impossible` those that are no code of the machine."""
+
+    trampoline: str
+    file: str
+    target: str
+    killed: Mapping[str, int]
+    equivalent: Mapping[str, int]
+    impossible: int
+    survivors: tuple[Survivor, ...]
+    problem: str = ""  # why nothing could be said
+
+    @property
+    def good(self) -> bool:
+        return not self.survivors and not self.problem
+
+    @property
+    def total(self) -> int:
+        return sum(self.killed.values()) + sum(self.equivalent.values()) + len(self.survivors)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "trampoline": self.trampoline,
+            "file": self.file,
+            "target": self.target,
+            "mutants": self.total,
+            "killed": dict(self.killed),
+            "equivalent": dict(self.equivalent),
+            "impossible": self.impossible,
+            "survivors": [s.as_json() for s in self.survivors],
+            "problem": self.problem,
+        }
+
+
+@dataclass(frozen=True)
+class MutationReport:
+    """All of one command, and the seed that repeats it."""
+
+    seed: int
+    mutations: tuple[Mutation, ...]
+
+    @property
+    def good(self) -> bool:
+        return all(m.good for m in self.mutations)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": 1, "seed": self.seed, "results": [m.as_json() for m in self.mutations]}
+
+
+def mutate(compiled: Compiled, *, seed: int = 1, worlds: int = DEFAULT_WORLDS) -> tuple[Mutation, ...]:
+    """All mutants of the trampolines of a compiled file."""
+    with _silent():
+        return tuple(_Hunt(compiled, artifact, seed, worlds).run() for artifact in compiled.own)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keystone complains to the process's standard error about text that is no instruction."""
+    with open(os.devnull, "wb") as nothing:
+        kept = os.dup(2)
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """A world of one check, what the source does in it, and how many instructions the original takes."""
+
+    scenario: ir.Scenario | None
+    world: World
+    trace: Trace
+    garbage: int
+    budget: int
+
+
+class _Hunt:
+    """One trampoline on one target."""
+
+    def __init__(self, compiled: Compiled, artifact: Artifact, seed: int, worlds: int) -> None:
+        self.artifact = artifact
+        self.session = Session(compiled, room=_ROOM)
+        self.original = self.session.codes[artifact.name]
+        self.program = compiled.program
+        self.seed = seed
+        self.count = worlds
+        self.worlds: list[_World] = []
+        self.records: dict[int, _Record] = {}  # what the original does in each world, by its index
+        self.killed: Counter[str] = Counter()
+        self.equivalent: Counter[str] = Counter()
+        self.impossible = 0
+        self.survivors: list[Survivor] = []
+
+    def run(self) -> Mutation:
+        problem = self._prepare()
+        if not problem:
+            for mutant in mutants(self.artifact, self.program, self._footprints()):
+                self._decide(mutant)
+        return Mutation(
+            self.artifact.name,
+            self.artifact.source.name,
+            self.artifact.target.name,
+            dict(self.killed.most_common()),
+            dict(self.equivalent.most_common()),
+            self.impossible,
+            tuple(self.survivors),
+            problem,
+        )
+
+    def _prepare(self) -> str:
+        """Draw the worlds, and see that the original is right in them; says what is wrong."""
+        function = self.artifact.function
+        scenarios: Sequence[ir.Scenario | None] = [s for s in self.program.scenarios if s.trampoline == function.name]
+        for number in range(self.count):
+            for scenario in scenarios or [None]:
+                try:
+                    world, trace = self.session.expected(function, scenario, self.seed * 1_000_003 + number)
+                except Trouble as trouble:
+                    return trouble.message
+                run = self._execute(_World(scenario, world, trace, 2 * number, 1 << 20), scramble=False)
+                if run.violations:
+                    return f"the original is wrong: {run.violations[0].message}"
+                self.worlds.append(_World(scenario, world, trace, 2 * number, 2 * len(run.executed) + 100))
+        return ""
+
+    def _footprints(self) -> Mapping[int, Sequence[Sequence[Footprint]]]:
+        base = self.session.build.symbols[self.artifact.name]
+        found: dict[int, list[Sequence[Footprint]]] = {}
+        indices = {
+            base + offset: index
+            for index, (insn, offset) in enumerate(zip(self.original.instructions, self.original.offsets, strict=True))
+            if insn.label is None
+        }
+        for number in range(min(len(self.worlds), 4)):
+            for address, touched in self._recorded(number).steps:
+                if address in indices:
+                    found.setdefault(indices[address], []).append(touched)
+        return found
+
+    # ------------------------------------------------------------------------------------------------------ deciding
+
+    def _decide(self, mutant: Mutant) -> None:
+        code = self._assembled(mutant)
+        if code is None:
+            self.impossible += 1
+        elif code.code == self.original.code and code.relocations == self.original.relocations:
+            self.equivalent["its bytes are the same"] += 1
+        elif mutant.same:
+            self.equivalent[mutant.same] += 1
+        else:
+            self.session.replace(code)
+            violation = self._violation()
+            same = "" if violation is not None else self._same(mutant)
+            self.session.replace(self.original)
+            if violation is not None:
+                self.killed[violation.obligation] += 1
+            elif same:
+                self.equivalent[same] += 1
+            else:
+                self._survived(mutant)
+
+    def _assembled(self, mutant: Mutant) -> Code | None:
+        original = self.original
+        try:
+            made = assemble(self.artifact.target.architecture, mutant.instructions)
+        except AssemblyError:
+            return None
+        if len(made.code) > len(original.code) + _ROOM:
+            return None
+        return Code(
+            original.name, made.code, made.relocations, mutant.instructions, made.offsets, original.frame, original.file
+        )
+
+    def _violation(self) -> Violation | None:
+        """The first one found: in the order of the worlds, first as they are, then with signals."""
+        for world in self.worlds:
+            for scramble in (False, True):
+                run = self._execute(world, scramble=scramble)
+                if run.violations:
+                    found = run.violations[0]
+                    return found if not scramble else Violation("below", found.message)
+        return None
+
+    def _execute(self, world: _World, *, scramble: bool, watcher: Watcher | None = None) -> Execute:
+        run = Execute(
+            self.session.bench,
+            world.world,
+            world.trace,
+            self.artifact.function,
+            world.scenario,
+            self.session.anonymous,
+            world.garbage + int(scramble),
+            scramble,
+            budget=world.budget,
+        )
+        run.watcher = watcher
+        try:
+            run.run()
+        except MachineError as error:
+            run.violations.append(Violation("flow", str(error)))
+        return run
+
+    def _survived(self, mutant: Mutant) -> None:
+        insn = self.original.instructions[mutant.index]
+        where = f"{PurePath(self.artifact.source.name).name}:{insn.line}:{insn.column}"
+        address = self.original.offsets[mutant.index]
+        self.survivors.append(Survivor(mutant.operator, mutant.change, insn.text, address, where))
+
+    # ------------------------------------------------------------------------------------------------------ watching
+
+    def _same(self, mutant: Mutant) -> str:
+        """Why a mutant that no run could tell is the same program, as far as it was watched."""
+        if mutant.operator == "drop":
+            return ""  # then the instruction is not needed, and somebody should know
+        for number in range(len(self.worlds)):
+            if self._recorded(number).story != self._record(self.worlds[number]).story:
+                return ""
+        return "it leaves the same memory, and the same in all registers that mean anything, at every call and return"
+
+    def _recorded(self, number: int) -> _Record:
+        if number not in self.records:
+            self.records[number] = self._record(self.worlds[number])
+        return self.records[number]
+
+    def _record(self, world: _World) -> _Record:
+        """What the code that is loaded now does in a world."""
+        bench = self.session.bench
+        record = _Record(self.session)
+        hooks = (bench.machine.on_read(record.read), bench.machine.on_write(record.write))
+        try:
+            self._execute(world, scramble=False, watcher=record)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return record
+
+
+@dataclass
+class _Record(Watcher):
+    """`steps`: the memory that each executed instruction touched; `story`: calls and returns in order, with the bytes
+    stored since the one before and the registers that mean something. Addresses of code are all alike: a mutant's code
+    may be longer."""
+
+    session: Session
+    steps: list[tuple[int, list[Footprint]]] = field(default_factory=list)
+    story: list[tuple[object, ...]] = field(default_factory=list)
+    stored: dict[int, object] = field(default_factory=dict)
+
+    def instruction(self, address: int) -> None:
+        self.steps.append((address, []))
+
+    def read(self, address: int, size: int, _pc: int) -> None:
+        self.steps[-1][1].append(Footprint(address, size, False))
+
+    def write(self, address: int, size: int, value: int, _pc: int) -> None:
+        if self.steps:
+            self.steps[-1][1].append(Footprint(address, size, True))
+        plain = self._plain(value)
+        for place in range(size):
+            self.stored[address + place] = plain if isinstance(plain, str) else value >> 8 * place & 0xFF
+
+    def _plain(self, value: int) -> object:
+        return "code" if value in self.session.build.plan.code else value
+
+    def arrived(self, arrival: Arrival) -> None:
+        convention = arrival.signature.convention
+        types = [t.value_type for _, t in arrival.signature.parameters]
+        result = arrival.signature.result.value_type if arrival.signature.result else None
+        places = convention.place(types, result).arguments
+        wanted = {p.place.register for location in places for p in location if isinstance(p.place, InRegister)}
+        self._tell("call", arrival.name, convention, wanted)
+
+    def left(self, activation: Activation, result: int | None) -> None:
+        convention = activation.function.convention
+        own = activation.function.result
+        types = [p.type.value_type for p in activation.function.parameters]
+        places = convention.place(types, own.value_type if own is not None else None).result
+        wanted = {p.place.register for p in places if isinstance(p.place, InRegister)}
+        self._tell("return", activation.function.name, convention, wanted)
+
+    def _tell(self, what: str, name: str, convention: Convention, wanted: set[Register]) -> None:
+        values = self.session.bench.machine.get_many(self.session.bench.observable)
+        kept = dict(convention.kept)
+        for fixed in convention.fixed:
+            kept[fixed.register] = kept.get(fixed.register, 0) | fixed.mask
+        whole = {*wanted, self.session.bench.architecture.sp, *convention.reserved}
+        if isinstance(convention.thread, Register):
+            whole.add(convention.thread)
+        seen = tuple(
+            (register.name, self._plain(value if register in whole else value & kept[register]))
+            for register, value in values.items()
+            if register in whole or register in kept
+        )
+        self.story.append((what, name, seen, self.stored))
+        self.stored = {}
