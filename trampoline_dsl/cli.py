@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -118,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     as_json = "--json" in arguments or "--emit=json" in arguments or ("--emit", "json") in pairwise(arguments)
     outcome = _Outcome()
+    # Most of what a command makes lives to its end; to look for garbage as often as Python does takes a third of the time.
+    gc.set_threshold(50_000)
     try:
         _run(arguments, outcome)
         sys.stdout.flush()
@@ -395,20 +398,17 @@ def _trace(options: argparse.Namespace) -> int:
         message = "a trace is of one target" + (f", not of {len(chosen)}" if options.target else "")
         notes = ("name one --target: " + " ".join(target.name for target in default_targets()),)
         raise InputError([Diagnostic("U006", message, None, notes=notes, file="trace")])
-    (source, *_) = list(_sources([name]))
+    source = _sources([name])[0]
     compiled = compile_source(source, chosen, _include(options))[chosen[0].name]
     run = trace(compiled, trampoline, check=options.check, seed=options.seed, runs=options.runs)
+    options.outcome.status = status = _OK if run.good else _VIOLATED
     if options.json:
         import json
 
         print(json.dumps(run.as_json(), indent=2))
-        return _OK if run.good else _VIOLATED
-    from .render import violation_lines
-
-    print(run)
-    for violation in run.violations:
-        print(*violation_lines(violation, run.verdict), sep="\n", end="\n\n")
-    return _OK if run.good else _VIOLATED
+    else:
+        print(run)
+    return status
 
 
 def _targets(options: argparse.Namespace) -> int:
