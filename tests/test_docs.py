@@ -14,12 +14,14 @@ How a fenced block says what it is:
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import doctest
 import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -104,6 +106,7 @@ def of_kind(kind: str) -> list[Block]:
 def folder(document: Path) -> Path:
     """Where a document's commands run: with the examples, and the files that the document names."""
     made = Path(tempfile.mkdtemp(prefix="trampoline-docs-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
     (made / "examples").symlink_to(ROOT / "examples")
     for block in blocks(document):
         if block.file:
