@@ -384,7 +384,7 @@ def _operand(base: Register, offset: int) -> str:
 
 def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
     for one in code:
-        yield replace(one, part=part)
+        yield one.placed(one.line, one.column, part)
 
 
 # --------------------------------------------------------------------------------------------------------- the machine

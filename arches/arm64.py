@@ -327,7 +327,7 @@ def _temporary(*taken: Register | int) -> Register:
 
 def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
     for one in code:
-        yield replace(one, part=part)
+        yield one.placed(one.line, one.column, part)
 
 
 # -------------------------------------------------------------------------------------------------------- the machine

@@ -830,7 +830,7 @@ class Mips(Architecture):
 
     def prologue(self, frame: Frame) -> Code:
         for insn in self._prologue(frame):
-            yield replace(insn, part="prologue")
+            yield insn.placed(insn.line, insn.column, "prologue")
 
     def _prologue(self, frame: Frame) -> Code:
         first, rest = self._steps(frame)
@@ -846,7 +846,7 @@ class Mips(Architecture):
 
     def epilogue(self, frame: Frame) -> Code:
         for insn in self._epilogue(frame):
-            yield replace(insn, part="epilogue")
+            yield insn.placed(insn.line, insn.column, "epilogue")
 
     def _epilogue(self, frame: Frame) -> Code:
         first, rest = self._steps(frame)
@@ -904,7 +904,7 @@ class Mips(Architecture):
 
     def leave(self, frame: Frame, pop: int) -> Code:
         for insn in (*self._adjust(pop), self._transfer(f"jr {self.ra}", "return", (self.ra,))):
-            yield replace(insn, part="epilogue")
+            yield insn.placed(insn.line, insn.column, "epilogue")
 
     # -- fixed values, the thread
 

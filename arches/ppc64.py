@@ -960,7 +960,7 @@ def _number(register: Register) -> int:
 
 def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
     for item in code:
-        yield replace(item, part=part)
+        yield item.placed(item.line, item.column, part)
 
 
 def _thread_pointer(slot: ThreadSlot) -> Register:

@@ -910,7 +910,7 @@ def _number(register: Register) -> int:
 
 def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
     for item in code:
-        yield replace(item, part=part)
+        yield item.placed(item.line, item.column, part)
 
 
 def _branch(text: str, reads: Iterable[Register], label: str) -> Insn:

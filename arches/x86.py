@@ -509,7 +509,7 @@ class X86(Architecture):
 
     def prologue(self, frame: Frame) -> Code:
         for insn in self.enter(frame):
-            yield replace(insn, part="prologue")
+            yield insn.placed(insn.line, insn.column, "prologue")
 
     def enter(self, frame: Frame) -> Code:
         pushed = self.pushed(frame.request)
@@ -527,7 +527,7 @@ class X86(Architecture):
 
     def epilogue(self, frame: Frame) -> Code:
         for insn in self.exit(frame):
-            yield replace(insn, part="epilogue")
+            yield insn.placed(insn.line, insn.column, "epilogue")
 
     def exit(self, frame: Frame) -> Code:
         pushed = self.pushed(frame.request)

@@ -272,7 +272,7 @@ class Insn:
     part: FramePart = field(default="body", compare=False)
 
     def placed(self, line: int, column: int, part: FramePart) -> Insn:
-        """The same at another place of the source. Spelt out, because `replace` takes most of the time of a build."""
+        """The same at another place. Spelt out: with `replace` this would take a fourth of the time of a build."""
         return Insn(
             self.text,
             self.reads,

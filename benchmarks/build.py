@@ -1,0 +1,117 @@
+"""Building against GNU as: a warm build against one process of it on the same text, and the cold command against all.
+
+A warm build is everything from source text to bytes and assembly text, in a process that has built before: modules are
+loaded and encodings are known, the file's text is new. One source is built for all targets, and its parsing is shared
+among them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from pathlib import Path
+
+from timing import ROOT, assembler, examples, run, seconds, trampoline, verdict
+
+from trampoline_dsl import assemble
+from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.pipeline import compile_source
+from trampoline_dsl.target import Engines, Target
+from trampoline_dsl.targets import default_targets
+
+_edits = itertools.count()
+
+
+class KeystoneClock:
+    """Counts the time that goes by inside Keystone."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._encode = assemble.KEYSTONE.encode
+
+    def __enter__(self) -> KeystoneClock:
+        assemble.KEYSTONE.encode = self._timed  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assemble.KEYSTONE.encode = self._encode  # type: ignore[method-assign]
+
+    def _timed(self, engines: Engines, statement: str, address: int) -> bytes:
+        start = time.perf_counter()
+        try:
+            return self._encode(engines, statement, address)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+def build(source: Source, targets: list[Target]) -> dict[str, str]:
+    """The texts of a source that has just been edited, by target; bytes are made too."""
+    edited = Source(source.name, f"{source.text}\n# {next(_edits)}\n")
+    compiled = compile_source(edited, targets)
+    for module in compiled.values():
+        for artifact in module.own:
+            len(artifact.code)
+    return {name: module.text for name, module in compiled.items()}
+
+
+def forget() -> None:
+    """Make the next build ask Keystone for every instruction again."""
+    assemble._encoders.clear()
+
+
+def warm(folder: Path, targets: list[Target]) -> float:
+    """Prints a line for each example; returns what the texts of all cost GNU as, in seconds."""
+    print("warm: one trampoline for one target, against one GNU as process (milliseconds)")
+    print(f"{'':32} {'build':>7} {'as':>7} {'ratio':>6} {'Keystone':>9} {'unkept':>7} {'Keystone':>9}")
+    total_build = total_as = all_as = 0.0
+    for source in examples():
+        texts = build(source, targets)
+        share = len(targets)
+        with KeystoneClock() as clock:
+            ours = seconds(lambda source=source: build(source, targets), 6) / share  # type: ignore[misc]
+        kept = clock.seconds
+        with KeystoneClock() as clock:
+            forget()
+            first = seconds(lambda source=source: build(source, targets), 1) / share  # type: ignore[misc]
+        theirs = 0.0
+        for target in targets:
+            text = folder / f"{len(list(folder.iterdir()))}.s"
+            text.write_text(texts[target.name])
+            command = [*target.architecture.gnu_as, "-o", folder / "out.o", text]
+            theirs += seconds(lambda command=command: run(command), 4)  # type: ignore[misc]
+        all_as += theirs
+        theirs /= share
+        total_build += ours
+        total_as += theirs
+        name = str(Path(source.name).relative_to(ROOT))
+        print(
+            f"{name:32} {ours * 1e3:7.2f} {theirs * 1e3:7.2f} {ours / theirs:6.2f} {kept / (6 * share * ours):8.0%} "
+            f"{first * 1e3:7.2f} {clock.seconds / (share * first):8.0%}"
+        )
+    print("(unkept: as the first build in a process, when Keystone encodes every instruction)")
+    verdict("warm build / GNU as", total_build / total_as, 0.25)
+    return all_as
+
+
+def cold(folder: Path, all_as: float) -> None:
+    command = [*trampoline("build", ROOT / "examples", "-o", folder / "out")]
+    run(command)
+    ours = seconds(lambda: run(command), 4)
+    print(f"\ncold: `trampoline build examples`, all targets: {ours:.2f} s; GNU as on its files: {all_as:.2f} s")
+    verdict("cold command / GNU as", ours / all_as, 2)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        targets = [t for t in default_targets() if assembler(t) is not None]
+        if not targets:
+            return
+        all_as = warm(folder, targets)
+        if len(targets) == len(default_targets()):
+            cold(folder, all_as)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What the benchmarks share. Every number is a ratio of two things measured in the same run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trampoline_dsl.diagnostics import Source, read_source
+from trampoline_dsl.target import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def seconds(work: Callable[[], object], runs: int = 10) -> float:
+    """The shortest of some runs: what others do on the machine only adds to it."""
+    best = float("inf")
+    for _ in range(runs):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def examples() -> list[Source]:
+    """The example files that declare trampolines, as the command finds them."""
+    sources = [read_source(path) for path in sorted((ROOT / "examples").glob("**/*.tramp"))]
+    return [source for source in sources if "\ntrampoline " in source.text]
+
+
+def assembler(target: Target) -> Sequence[str] | None:
+    """GNU as for a target; None, said once, where it is not installed."""
+    command = target.architecture.gnu_as
+    if shutil.which(command[0]) is None:
+        print(f"{target.name}: skipped, there is no {command[0]} here")
+        return None
+    return command
+
+
+def run(command: Sequence[str | Path], **environment: str) -> None:
+    """A process that has to succeed. Python may keep its bytecode, as it does for everybody."""
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**inherited, **environment})
+
+
+def trampoline(*arguments: str | Path) -> list[str | Path]:
+    """The command, as a process of this Python."""
+    return [sys.executable, "-m", "trampoline_dsl", *arguments]
+
+
+def verdict(what: str, ratio: float, most: float) -> None:
+    """One line: a ratio and what it should not exceed."""
+    word = "within" if ratio <= most else "ABOVE"
+    print(f"{what}: {ratio:.2f} ({word} the target of {most:g})")
