@@ -473,12 +473,11 @@ class BodyResolver:
         if isinstance(left, ir.Constant) and isinstance(right, ir.Constant):
             mask = (1 << type_.bits) - 1
             symbol = {v: k for k, v in _OPERATORS.items()}.get(operator, ">>")
-            folded = self._compute(symbol, left.value, right.value, span)
-            if folded is not None:
-                folded &= mask
-                if type_.signed and folded >> (type_.bits - 1):
-                    folded -= 1 << type_.bits
-                return ir.Constant(folded, type_, span)
+            # Of a type, and so cut to it, however large it is in between; a shift has been looked at.
+            folded = self._computed(symbol, left.value, right.value) & mask
+            if type_.signed and folded >> (type_.bits - 1):
+                folded -= 1 << type_.bits
+            return ir.Constant(folded, type_, span)
         return ir.Operation(operator, left, right, type_, span)  # type: ignore[arg-type]  # one of _OPERATORS or sar
 
     def _pair(

@@ -67,7 +67,8 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
     base = context.outgoing
     if context.pushes and convention.return_slot == "top":
         slots.append(Slot(-word, word, "pushed PC", "where a walk looks for the return address", None, stack))
-    if convention.back_chain and context.number == 0 and (homes or base):
+    chained = convention.back_chain and context.number == 0 and bool(homes or base)
+    if chained or (context.number and (convention.back_chain or context.back_chain)):
         base = max(base, word)
     uses_bottom = convention.return_slot == "bottom" and (body.calls if context.number == 0 else context.pushes)
     if uses_bottom:
