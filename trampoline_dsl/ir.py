@@ -75,6 +75,8 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
+    """A number."""
+
     value: int  # in the range of `type`, as Python sees it: negative if the type is signed and it is
     type: Type
     span: Span = field(compare=False)
@@ -82,6 +84,8 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Read:
+    """The value of a variable."""
+
     variable: Variable
     span: Span = field(compare=False)
 
@@ -92,6 +96,8 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """What is in memory at `address + offset`."""
+
     address: Expression
     offset: int
     type: Type
@@ -100,6 +106,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
+    """Two words make one."""
+
     operator: Literal["add", "sub", "and", "or", "xor", "shl", "shr", "sar", "mul"]
     left: Expression
     right: Expression
@@ -126,6 +134,8 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class SymbolAddress:
+    """Where a function is."""
+
     symbol: str
     type: Type
     span: Span = field(compare=False)
@@ -165,6 +175,8 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Both:
+    """Both conditions hold; the second is looked at only if the first does."""
+
     left: Condition
     right: Condition
     span: Span = field(compare=False)
@@ -172,6 +184,8 @@ class Both:
 
 @dataclass(frozen=True, slots=True)
 class Either:
+    """One of the conditions holds; the second is looked at only if the first does not."""
+
     left: Condition
     right: Condition
     span: Span = field(compare=False)
@@ -179,6 +193,8 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class Negated:
+    """The condition does not hold."""
+
     operand: Condition
     span: Span = field(compare=False)
 
@@ -190,6 +206,8 @@ Condition = Comparison | Both | Either | Negated
 
 @dataclass(frozen=True, slots=True)
 class Assign:
+    """A variable gets a value."""
+
     variable: Variable
     value: Expression
     span: Span = field(compare=False)
@@ -197,6 +215,8 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Store:
+    """Memory at `address + offset` gets a value."""
+
     address: Expression
     offset: int
     value: Expression
@@ -206,6 +226,8 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class SetThread:
+    """The thread's `g` gets a value."""
+
     value: Expression
     span: Span = field(compare=False)
 
@@ -226,6 +248,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class TailCall:
+    """The frame is given up, and the callee returns to the caller."""
+
     callee: str | Expression
     arguments: tuple[Expression, ...]
     convention: Convention
@@ -234,12 +258,16 @@ class TailCall:
 
 @dataclass(frozen=True, slots=True)
 class Return:
+    """Back to the caller."""
+
     value: Expression | None
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
+    """Go on at another place, on another stack; nothing is returned to."""
+
     sp: Expression
     pc: Expression
     span: Span = field(compare=False)
@@ -247,6 +275,8 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class If:
+    """One block or the other."""
+
     condition: Condition
     then: tuple[Statement, ...]
     otherwise: tuple[Statement, ...]
@@ -255,6 +285,8 @@ class If:
 
 @dataclass(frozen=True, slots=True)
 class While:
+    """A block as often as the condition holds."""
+
     condition: Condition
     body: tuple[Statement, ...]
     span: Span = field(compare=False)
@@ -262,16 +294,22 @@ class While:
 
 @dataclass(frozen=True, slots=True)
 class Break:
+    """Leave the innermost loop."""
+
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Continue:
+    """Begin the innermost loop anew."""
+
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OnStack:
+    """A block on another stack."""
+
     stack: Expression
     pc: Expression | None
     body: tuple[Statement, ...]
@@ -291,6 +329,8 @@ class Asm:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
+    """What a check demands."""
+
     condition: Condition
     span: Span = field(compare=False)
 

@@ -40,12 +40,16 @@ class TypeName:
 
 @dataclass(frozen=True, slots=True)
 class Integer:
+    """`16`, `0x10`, `0b1_0000`."""
+
     value: int
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Null:
+    """`null`."""
+
     span: Span = field(compare=False)
 
 
@@ -59,6 +63,8 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Unary:
+    """`-a`, `~a`."""
+
     operator: str  # "-" "~"
     operand: Expression
     span: Span = field(compare=False)
@@ -66,6 +72,8 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
+    """`a + b`."""
+
     operator: str  # + - * & | ^ << >>
     left: Expression
     right: Expression
@@ -74,6 +82,8 @@ class Binary:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
+    """`a == b`."""
+
     operator: str  # == != < <= > >=
     left: Expression
     right: Expression
@@ -82,6 +92,8 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Logical:
+    """`a and b`, `a or b`."""
+
     operator: str  # "and" "or"
     left: Expression
     right: Expression
@@ -90,12 +102,16 @@ class Logical:
 
 @dataclass(frozen=True, slots=True)
 class Not:
+    """`not a`."""
+
     operand: Expression
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
+    """`a as u32`."""
+
     operand: Expression
     type: TypeName
     span: Span = field(compare=False)
@@ -112,18 +128,24 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class AddressOf:
+    """`&name`: where a function is."""
+
     name: Name
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class SizeOf:
+    """`sizeof(type)`."""
+
     type: TypeName
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetOf:
+    """`offsetof(struct, field.field)`."""
+
     struct: str
     path: Name
     span: Span = field(compare=False)
@@ -193,6 +215,8 @@ class TargetSet:
 
 @dataclass(frozen=True, slots=True)
 class Save:
+    """`save callee_saves`."""
+
     what: Name
     span: Span = field(compare=False)
 
@@ -209,12 +233,16 @@ class FrameSlot:
 
 @dataclass(frozen=True, slots=True)
 class FrameBlock:
+    """`frame { ... }`."""
+
     slots: tuple[FrameSlot, ...]
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Let:
+    """`let a: u32 = b`."""
+
     name: str
     type: TypeName | None
     value: Expression
@@ -224,6 +252,8 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
+    """`a.b = c`."""
+
     place: Path | Memory
     value: Expression
     span: Span = field(compare=False)
@@ -231,24 +261,32 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """A call whose result nobody takes."""
+
     call: CallExpression
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Jump:
+    """`jump f(a)`: a tail call."""
+
     call: CallExpression
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Return:
+    """`return a`."""
+
     value: Expression | None
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
+    """`resume sp, pc`."""
+
     sp: Expression
     pc: Expression
     span: Span = field(compare=False)
@@ -256,6 +294,8 @@ class Resume:
 
 @dataclass(frozen=True, slots=True)
 class If:
+    """`if a { ... } else { ... }`."""
+
     condition: Expression
     then: Block
     otherwise: Block | None
@@ -264,6 +304,8 @@ class If:
 
 @dataclass(frozen=True, slots=True)
 class While:
+    """`while a { ... }`."""
+
     condition: Expression
     body: Block
     span: Span = field(compare=False)
@@ -271,16 +313,22 @@ class While:
 
 @dataclass(frozen=True, slots=True)
 class Break:
+    """`break`."""
+
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Continue:
+    """`continue`."""
+
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class OnStack:
+    """`on stack a pushing pc b { ... }`."""
+
     stack: Expression
     pc: Expression | None
     body: Block
@@ -289,6 +337,8 @@ class OnStack:
 
 @dataclass(frozen=True, slots=True)
 class When:
+    """`when arm, arm64 { ... } else { ... }`."""
+
     targets: TargetSet
     then: Block
     otherwise: Block | None
@@ -307,12 +357,16 @@ class AsmOperand:
 
 @dataclass(frozen=True, slots=True)
 class AsmLine:
+    """One instruction of an `asm` block."""
+
     text: str
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Asm:
+    """`asm arm64 { in x0 = a out x1 = b clobbers x2 "..." }`."""
+
     targets: TargetSet
     inputs: tuple[AsmOperand, ...]
     outputs: tuple[AsmOperand, ...]
@@ -323,6 +377,8 @@ class Asm:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
+    """`expect a`, in checks."""
+
     condition: Expression
     span: Span = field(compare=False)
 
@@ -349,6 +405,8 @@ Statement = (
 
 @dataclass(frozen=True, slots=True)
 class Block:
+    """`{ ... }`."""
+
     statements: tuple[Statement, ...]
     span: Span = field(compare=False)
 
@@ -358,12 +416,16 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Import:
+    """`import "file.tramp"`."""
+
     path: str
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
+    """`const NAME = value`."""
+
     name: Name
     value: Expression
     span: Span = field(compare=False)
@@ -371,6 +433,8 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Field:
+    """`name: type @ offset`, in a struct."""
+
     name: str
     type: TypeName
     offset: Expression | None
@@ -391,6 +455,8 @@ class Struct:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
+    """`name: type`."""
+
     name: str
     type: TypeName
     span: Span = field(compare=False)
@@ -398,6 +464,8 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Clobbers:
+    """`when target { registers }`, of an extern."""
+
     targets: TargetSet
     registers: tuple[Name, ...]
     span: Span = field(compare=False)
@@ -405,6 +473,8 @@ class Clobbers:
 
 @dataclass(frozen=True, slots=True)
 class Extern:
+    """`extern f(a: u32) -> u32 using c`."""
+
     name: Name
     parameters: tuple[Parameter, ...]
     result: TypeName | None
@@ -425,6 +495,8 @@ class ConventionFact:
 
 @dataclass(frozen=True, slots=True)
 class ConventionWhen:
+    """`when target { facts }`, of a convention."""
+
     targets: TargetSet
     facts: tuple[ConventionFact | ConventionWhen, ...]
     span: Span = field(compare=False)
@@ -432,6 +504,8 @@ class ConventionWhen:
 
 @dataclass(frozen=True, slots=True)
 class ConventionDeclaration:
+    """`convention name like c { facts }`."""
+
     name: Name
     like: Name
     facts: tuple[ConventionFact | ConventionWhen, ...]
@@ -440,6 +514,8 @@ class ConventionDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class Trampoline:
+    """`trampoline f(a: u32) -> u32 using c { ... }`."""
+
     name: Name
     parameters: tuple[Parameter, ...]
     result: TypeName | None
@@ -458,12 +534,16 @@ class CheckNew:
 
 @dataclass(frozen=True, slots=True)
 class CheckStack:
+    """`stack name`."""
+
     name: Name
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVariable:
+    """`var name: type = value`."""
+
     name: Name
     type: TypeName | None
     value: Expression | None
@@ -472,12 +552,16 @@ class CheckVariable:
 
 @dataclass(frozen=True, slots=True)
 class CheckGiven:
+    """`given { ... }`."""
+
     body: Block
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOn:
+    """`on f(a) { ... }`: what a callee does."""
+
     callee: Name
     parameters: tuple[Name, ...]
     body: Block
@@ -486,12 +570,16 @@ class CheckOn:
 
 @dataclass(frozen=True, slots=True)
 class CheckFinally:
+    """`finally { ... }`."""
+
     body: Block
     span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckWhen:
+    """`when target { ... }`, in a check."""
+
     targets: TargetSet
     items: tuple[CheckItem, ...]
     span: Span = field(compare=False)
@@ -502,6 +590,8 @@ CheckItem = CheckNew | CheckStack | CheckVariable | CheckGiven | CheckOn | Check
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """`check f "title" { ... }`."""
+
     trampoline: Name
     title: str
     items: tuple[CheckItem, ...]
