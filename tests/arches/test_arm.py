@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from tools import need
 from trampoline_dsl.arches.arm import APSR, FPSCR, FPSCR_CONTROL, LR, SP, TARGETS, Arm, D, R, encodable, pieces
 
 from trampoline_dsl.assemble import assemble
@@ -617,6 +618,7 @@ def test_rare_forms_equal_those_of_gnu_as(arch: Arm, tmp_path: Path) -> None:
         code += [*arch.thread_load(R[3], slot), *arch.thread_load(SP, slot), *arch.thread_store(R[9], slot)]
         code += arch.establish(Fixed(FPSCR, 0x370000, 0, ""))
     source = "\n".join([*arch.header, ".text", *texts(code), ""])
+    need(arch.gnu_as[0])
     subprocess.run([*arch.gnu_as, "-o", str(tmp_path / "out.o"), "-"], input=source, text=True, check=True)
     with (tmp_path / "out.o").open("rb") as stream:
         expected = ELFFile(stream).get_section_by_name(".text").data()

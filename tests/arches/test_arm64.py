@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from tools import need
 from trampoline_dsl.arches.arm64 import (
     FPCR,
     FPCR_CONTROL,
@@ -550,6 +551,7 @@ def test_rare_forms_equal_those_of_gnu_as(tmp_path: Path) -> None:
     slot = ThreadSlot("tpidr_el0", 0x10)
     code += [*ARCH.thread_load(X[3], slot), *ARCH.thread_load(SP, slot), *ARCH.thread_store(X[16], slot)]
     source = "\n".join([*ARCH.header, ".text", *texts(code), ""])
+    need(ARCH.gnu_as[0])
     subprocess.run([*ARCH.gnu_as, "-o", str(tmp_path / "out.o"), "-"], input=source, text=True, check=True)
     with (tmp_path / "out.o").open("rb") as stream:
         expected = ELFFile(stream).get_section_by_name(".text").data()

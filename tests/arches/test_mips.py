@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import unicorn
 from elftools.elf.elffile import ELFFile
+from tools import need
 from trampoline_dsl.arches.mips import FCSR_CONTROL, TARGETS, Mips
 from unicorn import mips_const
 
@@ -47,6 +48,7 @@ def gnu(machine: Mips, code: Iterable[Insn], folder: Path) -> tuple[bytes, list[
     """What GNU as makes of it: bytes, and relocations as (type, symbol, offset)."""
     lines = [*machine.header, *(f"{insn.label}:" if insn.label else insn.text for insn in code)]
     result = folder / "out.o"
+    need(machine.gnu_as[0])
     run = subprocess.run(
         [*machine.gnu_as, "-o", str(result), "-"], input="\n".join(lines) + "\n", text=True, capture_output=True
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from tools import need
 from trampoline_dsl.arches.ppc64 import CR, FPSCR, GO0, LR, PPC64, SP, TARGETS, TOC, VRSAVE, VSCR, F, R, V
 
 from trampoline_dsl.assemble import assemble
@@ -68,6 +69,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
 
 def object_file(architecture: Architecture, lines: Sequence[str], folder: Path) -> Path:
     source = "\n".join([*architecture.header, *lines, ""])
+    need(architecture.gnu_as[0])
     subprocess.run([*architecture.gnu_as, "-o", str(folder / "o"), "-"], input=source, text=True, check=True)
     return folder / "o"
 

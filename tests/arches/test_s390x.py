@@ -12,6 +12,7 @@ import pytest
 import unicorn
 import unicorn.s390x_const as names
 from elftools.elf.elffile import ELFFile
+from tools import need
 from trampoline_dsl.arches.s390x import A0, FPC, GO0, LINK, PROGRAM_MASK, SP, TARGETS, C, F, R, V
 
 from trampoline_dsl.assemble import assemble
@@ -88,6 +89,7 @@ def machine() -> Machine:
 def gnu_bytes(code: Sequence[Insn], folder: Path) -> bytes:
     text = "\n".join(f"{item.label}:" if item.label else item.text for item in code)
     source = "\n".join([*ARCH.header, ".text", text, "end:", ""])
+    need(ARCH.gnu_as[0])
     subprocess.run([*ARCH.gnu_as, "-o", str(folder / "out.o"), "-"], input=source, text=True, check=True)
     with (folder / "out.o").open("rb") as stream:
         elf = ELFFile(stream)
@@ -394,6 +396,7 @@ def test_functions_stand_in_their_directives(tmp_path: Path) -> None:
     for name in ("crosscall2", "runtime.cgocallback", "a name"):
         lines += [*ARCH.function_header(name, C), "br %r14", *ARCH.function_footer(name, C)]
     lines += [*ARCH.trailer(), ""]
+    need(ARCH.gnu_as[0])
     subprocess.run([*ARCH.gnu_as, "-o", str(tmp_path / "o"), "-"], input="\n".join(lines), text=True, check=True)
     with (tmp_path / "o").open("rb") as stream:
         symbols = {s.name: s for s in ELFFile(stream).get_section_by_name(".symtab").iter_symbols()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from tools import need
 from trampoline_dsl.arches import amd64, i386
 from trampoline_dsl.arches.x86 import DIRECTION, FPCW_CONTROL, MXCSR_CONTROL, X86, eflags, fpcw, mxcsr
 from unicorn import UC_HOOK_CODE, Uc, unicorn_const, x86_const
@@ -391,6 +392,7 @@ def test_symbols_may_have_any_name(machine: X86, tmp_path: Path) -> None:
         defined = f"{name}2" if name == "x·y" else name.upper() + "f"
         lines += [*machine.function_header(defined, convention), "ret", *machine.function_footer(defined, convention)]
     assembled = tmp_path / "names.o"
+    need(machine.gnu_as[0])
     command = [*machine.gnu_as, "-o", str(assembled), "-"]
     done = subprocess.run(command, input="\n".join([*lines, ""]), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -413,6 +415,7 @@ def test_functions_may_have_any_name(name: str, tmp_path: Path) -> None:
         "",
     ]
     assembled = tmp_path / "name.o"
+    need(AMD64.gnu_as[0])
     command = [*AMD64.gnu_as, "-o", str(assembled), "-"]
     subprocess.run(command, input="\n".join(lines), text=True, check=True)
     symbols = subprocess.run(["x86_64-linux-gnu-nm", "-S", str(assembled)], capture_output=True, text=True, check=True)
