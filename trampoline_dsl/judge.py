@@ -22,6 +22,7 @@ from .oracle import (
     Trace,
     draw,
     enters_without_thread,
+    leaves_other_thread,
     local_variables,
     restore,
     return_place,
@@ -39,7 +40,7 @@ from .target import (
     Part,
     Register,
 )
-from .world import RETURN_SPACING, STUB_SPACING, Build, Region, World
+from .world import GARBAGE, RETURN_SPACING, STUB_SPACING, Build, Region, World, garbage
 
 BUDGET = 20_000  # instructions of one run, callees not counted
 
@@ -318,7 +319,7 @@ class Execute:
         function: ir.Function,
         scenario: ir.Scenario | None,
         anonymous: Mapping[str, ir.Signature],
-        garbage: int,
+        number: int,
         scramble: bool,
         follow: Register | None = None,
         spare: Literal["", "below", "area"] = "",
@@ -333,7 +334,7 @@ class Execute:
         self.function = function
         self.scenario = scenario
         self.anonymous = anonymous
-        self.random = random.Random(f"{world.seed} garbage {garbage}")
+        self.random = random.Random(f"{world.seed} garbage {number}")
         self.any_random = random.Random(f"{world.seed} any")
         self.scramble = scramble
         self.follow = follow
@@ -360,7 +361,8 @@ class Execute:
         self.last_values: list[tuple[int, int]] = []
         self.executions: list[Execution] = []
         self.push = self.word if function.convention.return_address is None else 0
-        self.garbage = self.random.randbytes(1 << 16) if scramble else b""
+        self.kind = GARBAGE[number // 2 % len(GARBAGE)]
+        self.garbage = self._garbage(1 << 16) if scramble else b""
         self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
         self.watcher: Watcher | None = None
 
@@ -409,7 +411,18 @@ class Execute:
             if stack in region and name:
                 top = stack
         if top is not None:
-            self.machine.write(region.base, self.random.randbytes(top - region.base))
+            self.machine.write(region.base, self._garbage(top - region.base))
+
+    def _garbage(self, size: int) -> bytes:
+        return garbage(self.random, size, self.word, self.kind)
+
+    def _garbage_bits(self, bits: int) -> int:
+        """What an undefined register may hold, of this run's kind."""
+        if self.kind == "random":
+            return self.random.getrandbits(bits)
+        if self.kind == "zeros":
+            return 0
+        return self.random.choice((0, (1 << bits) - 1, self.random.getrandbits(bits)))
 
     def _stopped(self, stop: Stop) -> None:
         if stop.reason == "budget":
@@ -502,12 +515,17 @@ class Execute:
 
     # ------------------------------------------------------------------------------------------------ entering a body
 
-    def _random_registers(self) -> dict[Register, int]:
-        draw_bits = self.random.getrandbits
-        return {r: draw_bits(r.bits) & mask for r, mask in self.bench.masks.items() if mask}
+    def _random_registers(self, convention: Convention) -> dict[Register, int]:
+        """Something different in each register that the caller wants back, garbage in the others."""
+        random_bits = self.random.getrandbits
+        return {
+            r: (random_bits(r.bits) if convention.keeps(r) else self._garbage_bits(r.bits)) & mask
+            for r, mask in self.bench.masks.items()
+            if mask
+        }
 
     def _registers_at_entry(self, convention: Convention, keep: Mapping[Register, int] | None) -> None:
-        values = self._random_registers()
+        values = self._random_registers(convention)
         sp = self.architecture.sp
         values.pop(sp, None)
         for register, value in (keep or {}).items():
@@ -913,7 +931,7 @@ class Execute:
                 expected=needed,
                 found=max(top - cfa, 0),
             )
-        if convention.back_chain:
+        if convention.back_chain or activation.function.convention.back_chain:
             chain = int.from_bytes(self.machine.read(cfa, self.word), self.order)
             if chain != event.chain:
                 self._violate(
@@ -1107,6 +1125,11 @@ class Execute:
         values = self._clobbered(signature, registers)
         if self.thread_register is not None:
             values.pop(self.thread_register, None)
+            scripted = self.scenario is not None and arrival.name in self.scenario.handlers
+            caller = self.activations[-1].function.convention
+            if not scripted and leaves_other_thread(self.build, caller, signature):
+                what = f"thread after call {arrival.number}"
+                values[self.thread_register] = draw(self.world.seed, what, 8 * self.word)
         pushed = self.word if convention.return_address is None else 0
         self._scribble(arrival, assignment.stack_bytes, pushed)
         if signature.result is not None and result is not None:
@@ -1138,7 +1161,6 @@ class Execute:
     def _clobbered(self, signature: ir.Signature, registers: Mapping[Register, int]) -> dict[Register, int]:
         """New values for what the callee does not keep; what it keeps is as it was, bit by bit."""
         convention = signature.convention
-        getrandbits = self.random.getrandbits
         values: dict[Register, int] = {}
         always = set(convention.linker_may_write)
         if self.architecture.flags is not None:
@@ -1159,7 +1181,7 @@ class Execute:
             else:
                 keep = convention.keeps(register)
             keep |= ~mask
-            values[register] = getrandbits(register.bits) & ~keep | registers[register] & keep
+            values[register] = self._garbage_bits(register.bits) & ~keep | registers[register] & keep
         return values
 
     def _scribble(self, arrival: Arrival, stack_bytes: int, pushed: int) -> None:
@@ -1178,13 +1200,13 @@ class Execute:
         for start, end in owned:
             end = min(end, max(top, start))
             if end > start and self.spare != "area":
-                machine.write(start, self.random.randbytes(end - start))
+                machine.write(start, self._garbage(end - start))
         for place, data in saved:
             machine.write(place, data)
         for region in self.stack_of:
             if cfa in region and self.spare != "below":
                 start = max(region.base, cfa - pushed - 2048)
-                machine.write(start, self.random.randbytes(cfa - start))
+                machine.write(start, self._garbage(cfa - start))
 
     # ------------------------------------------------------------------------------------- one trampoline calls another
 

@@ -100,8 +100,13 @@ class _Maker:
         one, other = self.code[index], self.code[index + 1]
         code = (*self.code[:index], other, one, *self.code[index + 2 :])
         same = ""
-        if one.delay_slot or other.delay_slot or self._in_slot(index):
+        if self._in_slot(index) or one.delay_slot:
             pass
+        elif other.delay_slot:
+            # `one` goes into the slot, and what was there runs when the callee has returned.
+            slot = self.code[index + 2]
+            if self._untouched_by_call(other, one) and self._untouched_by_call(other, slot):
+                same = "the callee changes nothing of what the others use"
         elif self._independent(index):
             same = "the two do not depend on each other"
         elif self._untouched_by_call(one, other) or self._untouched_by_call(other, one):
@@ -135,8 +140,9 @@ class _Maker:
         if callee is None or callee.clobbers is None or callee.parameters or sp in other.writes:
             return False
         convention = callee.convention
+        thread = convention.thread if isinstance(convention.thread, Register) else None
         changed = {*callee.clobbers, *call.reads, *call.writes, *convention.linker_may_write, self.architecture.flags}
-        changed |= {convention.return_address, convention.thread, *(f.register for f in convention.fixed)}
+        changed |= {convention.return_address, thread, *(f.register for f in convention.fixed)}
         return not changed & (other.reads | other.writes) and (other.memory == "none" or sp in other.reads)
 
     def _apart(self, one: Sequence[Sequence[Footprint]], other: Sequence[Sequence[Footprint]]) -> bool:

@@ -26,7 +26,7 @@ from .oracle import Trace
 from .pipeline import Artifact, Compiled
 from .target import Convention, InRegister, Register
 from .verify import Session
-from .world import World
+from .world import SEED_STEP, World
 
 DEFAULT_WORLDS = 6  # of each check; in each, one run as it is and one with signals at every instruction
 _ROOM = 64  # bytes that a mutant may be longer than the original
@@ -173,7 +173,7 @@ class _Hunt:
         for number in range(self.count):
             for scenario in scenarios or [None]:
                 try:
-                    world, trace = self.session.expected(function, scenario, self.seed * 1_000_003 + number)
+                    world, trace = self.session.expected(function, scenario, self.seed * SEED_STEP + number)
                 except Trouble as trouble:
                     return trouble.message
                 run = self._execute(_World(scenario, world, trace, 2 * number, 1 << 20), scramble=False)
@@ -269,12 +269,27 @@ class _Hunt:
 
     def _same(self, mutant: Mutant) -> str:
         """Why a mutant that no run could tell is the same program, as far as it was watched."""
-        if mutant.operator == "drop":
+        insn = self.original.instructions[mutant.index]
+        if mutant.operator == "drop" and insn.memory == "none" and insn.writes and self._finds_what_it_sets(mutant.index):
+            return "in every run its register held that value already"
+        if mutant.operator == "drop" and (insn.reads or insn.writes):
             return ""  # then the instruction is not needed, and somebody should know
         for number in range(len(self.worlds)):
             if self._recorded(number).story != self._record(self.worlds[number]).story:
                 return ""
         return "it leaves the same memory, and the same in all registers that mean anything, at every call and return"
+
+    def _finds_what_it_sets(self, index: int) -> bool:
+        insn = self.original.instructions[index]
+        flags = self.artifact.target.architecture.flags
+        place = self.session.build.symbols[self.artifact.name] + self.original.offsets[index]
+        self.session.replace(self.original)
+        for world in self.worlds:
+            watcher = _Unchanged(self.session, place, [r for r in insn.writes if r is not flags])
+            self._execute(world, scramble=False, watcher=watcher)
+            if not watcher.unchanged:
+                return False
+        return True
 
     def _recorded(self, number: int) -> _Record:
         if number not in self.records:
@@ -292,6 +307,22 @@ class _Hunt:
             for hook in hooks:
                 hook.remove()
         return record
+
+
+class _Unchanged(Watcher):
+    """Whether the instruction at an address leaves some registers as it finds them, every time."""
+
+    def __init__(self, session: Session, place: int, registers: Sequence[Register]) -> None:
+        self.machine = session.bench.machine
+        self.place = place
+        self.registers = [r for r in registers if r in self.machine.observable]
+        self.unchanged = len(self.registers) == len(registers)
+        self.before: dict[Register, int] | None = None
+
+    def instruction(self, address: int) -> None:
+        if self.before is not None:
+            self.unchanged = self.unchanged and self.machine.get_many(self.registers) == self.before
+        self.before = self.machine.get_many(self.registers) if address == self.place else None
 
 
 @dataclass

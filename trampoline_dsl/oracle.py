@@ -9,11 +9,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Protocol
 
 from . import ir
 from .diagnostics import Span
-from .interpret import AsmRunner, Execution, Request, Resumed, Run, Trouble
+from .interpret import Execution, Request, Resumed, Run, Trouble
 from .target import ByteOrder, Convention, Register
 from .world import RETURN_SPACING, Build, Bytes, World, thread_base, walk
 
@@ -76,6 +76,12 @@ def enters_without_thread(build: Build, convention: Convention) -> bool:
     return register is not None and convention.thread is None
 
 
+def leaves_other_thread(build: Build, caller: Convention, callee: ir.Signature) -> bool:
+    """Whether a callee without a script changes g: where the caller has no g in its register, to find one there is what
+    it was called for."""
+    return enters_without_thread(build, caller) and isinstance(callee.convention.thread, Register)
+
+
 def return_place(build: Build, activation: int) -> int:
     """The return address that the judge gives to its n-th call of a trampoline, 0 for the outermost."""
     return build.plan.returns.base + RETURN_SPACING * (activation % (build.plan.returns.size // RETURN_SPACING))
@@ -99,6 +105,20 @@ def restore(variables: dict[ir.Variable, int], before: Mapping[ir.Variable, int 
             variables.pop(variable, None)
         else:
             variables[variable] = value
+
+
+class AsmOutcome(Protocol):
+    @property
+    def outputs(self) -> Mapping[Register, int]: ...
+
+    @property
+    def writes(self) -> Mapping[int, int]: ...
+
+
+class AsmRunner(Protocol):
+    """Runs an `asm` block: inputs by register, the memory, the stack pointer. Raises Trouble."""
+
+    def run(self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int) -> AsmOutcome: ...
 
 
 class Oracle:
@@ -189,9 +209,10 @@ class Oracle:
             cfa,
             self.frames[function.name],
             function.convention.return_slot == "bottom",
-            asm=self.asm,
             on_push=self.switched,
         )
+        if self.asm is not None:
+            execution.asm = lambda node, inputs: self.run_asm(execution, node, inputs)
         for variable, value in zip(function.parameters, arguments, strict=True):
             variables[variable] = execution.normal(value, variable.type)
         self.executions.append((execution, function.name, return_address))
@@ -202,6 +223,15 @@ class Oracle:
         self.scripting = scripting
         self.executions.pop()
         return result
+
+    def run_asm(
+        self, execution: Execution, node: ir.Asm, inputs: Mapping[Register, int]
+    ) -> Mapping[Register, int]:
+        assert self.asm is not None
+        outcome = self.asm.run(node, inputs, self.memory, execution.sp)
+        for address, byte in outcome.writes.items():
+            self.store(address, bytes((byte,)))
+        return outcome.outputs
 
     def switched(self, address: int, entering: bool) -> None:
         if entering:
@@ -269,6 +299,8 @@ class Oracle:
             result = execution.result
             self.scripting -= 1
             restore(variables, before)
+        elif leaves_other_thread(self.build, program.functions[self.executions[-1][1]].convention, signature):
+            self.thread = draw(self.world.seed, f"thread after call {call}", 8 * self.word)
         if result is None and signature.result is not None:
             result = draw(self.world.seed, f"result {call}", signature.result.bits)
         return result

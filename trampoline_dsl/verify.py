@@ -13,8 +13,9 @@ from .interpret import Trouble
 from .judge import OBLIGATIONS, Bench, Code, Execute, Violation
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled
+from .run_asm import AsmMachine
 from .target import Register
-from .world import Build, World, anonymous_callees, make_world, prepare
+from .world import SEED_STEP, Build, World, anonymous_callees, make_world, prepare, walk
 
 DEFAULT_RUNS = 16
 MOST_VIOLATIONS = 12  # of one trampoline on one target; more of them say nothing new
@@ -138,6 +139,8 @@ class Session:
         self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous)
         self.bench = Bench(self.build, self.codes)
         self.frames = {name: code.frame for name, code in self.codes.items()}
+        has_asm = any(isinstance(n, ir.Asm) for f in compiled.program.functions.values() for n in walk(f.body))
+        self.asm = AsmMachine(self.build) if has_asm else None
 
     def replace(self, code: Code) -> None:
         """Other machine code for one of the functions, with a frame of the same size."""
@@ -158,7 +161,7 @@ class Session:
         self, record: _Record, function: ir.Function, scenario: ir.Scenario | None, seed: int, runs: int
     ) -> None:
         for number in range(max(1, (runs + 1) // 2)):
-            world_seed = seed * 1_000_003 + number
+            world_seed = seed * SEED_STEP + number
             try:
                 world, trace = self.expected(function, scenario, world_seed)
             except Trouble as trouble:
@@ -188,7 +191,7 @@ class Session:
     ) -> tuple[World, Trace]:
         """A world, and what the source does in it. Raises Trouble."""
         world = make_world(self.build, function, scenario, world_seed)
-        oracle = Oracle(self.build, world, self.frames, scenario, self.anonymous, None)
+        oracle = Oracle(self.build, world, self.frames, scenario, self.anonymous, self.asm)
         return world, oracle.run(function, return_place(self.build, 0))
 
     def execute(
@@ -256,7 +259,7 @@ class Session:
         return explained
 
 
-_OTHER_GARBAGE = 1 << 20  # no run of a campaign has this number
+_OTHER_GARBAGE = 6 << 20  # no run of a campaign has this number; of the same kind as the first (see GARBAGE)
 
 
 def _subject(violation: Violation) -> tuple[object, ...]:

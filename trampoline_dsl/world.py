@@ -17,6 +17,21 @@ STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
 OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
 RETURN_SPACING = 16  # bytes between the return addresses that the judge hands out
 STUB_SPACING = 64
+SEED_STEP = 1_000_003  # between the worlds of one seed and those of the next
+_TURNS = 3  # the first so many objects of a world come to lie at the edges, one after the other
+
+
+GARBAGE = ("random", "zeros", "mixed")  # in turn: what is random is never null by chance
+
+
+def garbage(random_: random.Random, size: int, word: int, kind: str) -> bytes:
+    """What undefined memory may hold: nothing but what is random, zeros, or words of both and of ones."""
+    if kind == "random":
+        return random_.randbytes(size)
+    if kind == "zeros":
+        return bytes(size)
+    words = [random_.choice((bytes(word), b"\xff" * word, random_.randbytes(word))) for _ in range(199)]
+    return (b"".join(words) * (size // (199 * word) + 1))[:size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +51,9 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where everything is, on one architecture, whatever the seed. On 64-bit machines code and data have different
-    upper halves, so that an address cut to 32 bits cannot pass for whole."""
+    """Where everything is, on one architecture, whatever the seed. On 64-bit machines code, callers and data have
+    different upper halves, so that an address cut to 32 bits cannot pass for whole. `edges`: where addresses have
+    halves of zeros, so that half an address cannot pass for one that is not null."""
 
     code: Region
     stubs: Region
@@ -47,6 +63,7 @@ class Plan:
     data: Region
     thread: Region
     stacks: tuple[Region, ...]
+    edges: tuple[Region, Region]
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -59,6 +76,7 @@ class Plan:
             self.data,
             self.thread,
             *self.stacks,
+            *self.edges,
         )
 
 
@@ -68,17 +86,22 @@ def plan(architecture: Architecture, code_size: int, deepest_frame: int) -> Plan
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
     code = code_high + 0x1000_0000
     data = data_high + 0x2000_0000
+    callers = code + (2 << 32) if wide else code + 0x30_0000
     gap = (stack_size + 0x1F_FFFF) // 0x10_0000 * 0x10_0000
     return Plan(
         Region("code", code, (code_size + 0x1FFF) // 0x1000 * 0x1000, True),
         Region("callees", code + 0x20_0000, 0x8000, True),
-        Region("callers", code + 0x30_0000, 0x1000, True),
+        Region("callers", callers, 0x1000, True),
         Region("TOC", code + 0x40_0000, 0x1000),
         Region("descriptors", code + 0x50_0000, 0x2000),
         Region("data", data, 0x8000),
         Region("thread-local storage", data + 0x100_0000, 0x1000),
         tuple(
             Region("stack" if i == 0 else f"stack {i}", data + 0x200_0000 + i * gap, stack_size) for i in range(5)
+        ),
+        (
+            Region("data at a round address", 7 << 32 if wide else 7 << 16, 0x1000),
+            Region("data far down", 6 << 16 if wide else 6 << 12, 0x1000),
         ),
     )
 
@@ -212,9 +235,10 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     # A string seed is hashed the same way by every Python, unlike a tuple.
     random_ = random.Random(f"{seed} {build.program.target.name} {function.name} {scenario.title if scenario else ''}")
     order, word = architecture.order, architecture.word
+    kind = GARBAGE[seed % SEED_STEP % len(GARBAGE)]
     images = {
-        region.base: random_.randbytes(region.size)
-        for region in (layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks)
+        region.base: garbage(random_, region.size, word, kind)
+        for region in (layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks, *layout.edges)
     }
     memory = Bytes(images)
     for name, pointer in build.pointers.items():
@@ -322,10 +346,16 @@ class _Objects:
         self.random = random_
         self.world = world
         self.next = build.plan.data.base + 0x100
+        self.count = 0
+        self.turn = world.seed % SEED_STEP  # a campaign's worlds take turns
 
     def new(self, struct: str | None) -> int:
         layout = self.build.program.structs.get(struct or "")
         size = layout.size if layout is not None else 64
+        index, self.count = self.count, self.count + 1
+        edge = {(self.turn - 1) % _TURNS: 0, self.turn % _TURNS: 1}.get(index) if self.turn else None
+        if edge is not None and size <= self.build.plan.edges[edge].size:
+            return self.build.plan.edges[edge].base
         self.next += 16 * self.random.randrange(1, 8)
         address = (self.next + 15) // 16 * 16
         self.next = address + size + 32
