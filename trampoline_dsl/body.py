@@ -10,7 +10,7 @@ from . import ir
 from . import syntax as s
 from .diagnostics import Report, Span, listed, suggestion
 from .layout import MAXIMUM_DEPTH, scalar
-from .target import Convention, Register
+from .target import Bank, Convention, Register
 
 if TYPE_CHECKING:
     from .resolve import Environment
@@ -1024,14 +1024,15 @@ class BodyResolver:
             assert not isinstance(operand.value, str)
             register = self._asm_register(operand.register, operand.register_span)
             value = self.expression(operand.value, self.word_type)
-            if register is not None and value is not None:
+            if register is not None and value is not None and self._asm_holds(register, value.type, operand.span):
                 inputs.append((register, value))
         outputs = []
         for operand in node.outputs:
             register = self._asm_register(operand.register, operand.register_span)
-            variable = self._asm_variable(str(operand.value), operand.span)
+            variable = self._asm_variable(str(operand.value), register, operand.span)
             if register is not None and variable is not None:
-                outputs.append((register, variable))
+                if self._asm_holds(register, variable.type, operand.span):
+                    outputs.append((register, variable))
         named = (self._asm_register(str(c), c.span, clobber=True) for c in node.clobbers)
         clobbers = {register for register in named if register is not None}
         for what, registers in (("in", [r for r, _ in inputs]), ("out", [r for r, _ in outputs])):
@@ -1066,14 +1067,24 @@ class BodyResolver:
                 return None
         return register
 
-    def _asm_variable(self, name: str, span: Span) -> ir.Variable | None:
+    def _asm_holds(self, register: Register, type_: ir.Type, span: Span) -> bool:
+        """Whether a value of the type fits the register: reported if not."""
+        floating = register.bank is not Bank.INTEGER
+        if (type_.kind == "float") == floating and (floating or type_.bits <= 8 * self.environment.word):
+            return True
+        what = "a floating point value" if floating else f"an integer of {8 * self.environment.word} bits or less"
+        self.report.error("R065", f"{register.name} holds {what}, and this is {type_}", span)
+        return False
+
+    def _asm_variable(self, name: str, register: Register | None, span: Span) -> ir.Variable | None:
         known = self.scope.variables.get(name)
         if known is not None:
             if known.kind == "slot":
                 self.report.error("R064", f"`{name}` is in memory; take the output in a variable first", span)
                 return None
             return known
-        variable = ir.Variable(name, self.word_type, "local", span)
+        floating = register is not None and register.bank is not Bank.INTEGER
+        variable = ir.Variable(name, self._scalar("f64") if floating else self.word_type, "local", span)
         self._declare(variable)
         return variable
 
@@ -1194,7 +1205,8 @@ class BodyResolver:
             self.report.error("R022", f"there is no extern or trampoline `{name}`", node.callee.span, notes=notes)
             return None
         if len(node.parameters) != len(signature.parameters):
-            message = f"`{name}` takes {len(signature.parameters)} arguments, and {len(node.parameters)} are named"
+            count = len(signature.parameters)
+            message = f"`{name}` takes {count} argument{'s' * (count != 1)}, and here are {len(node.parameters)}"
             self.report.error("R059", message, node.callee.span, related=[(signature.span, "declared here")])
             return None
         outer = self.scope
@@ -1240,4 +1252,3 @@ def _ends(body: Sequence[ir.Statement]) -> bool:
             case ir.OnStack(body=inner) if _ends(inner):
                 return True
     return False
-

@@ -186,7 +186,8 @@ def merged(found: Mapping[str, Sequence[Diagnostic]]) -> InputError:
     told = []
     for key, diagnostic in first.items():
         targets = where[key]
-        if len(targets) < len(found):
+        said = len(targets) == 1 and targets[0] in diagnostic.message
+        if len(targets) < len(found) and not said:
             diagnostic = replace(diagnostic, notes=(*diagnostic.notes, "on " + listed(targets)))
         told.append(diagnostic)
     return InputError(told)

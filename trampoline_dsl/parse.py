@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -15,6 +16,7 @@ from typing import Any
 
 import lark
 from lark import Token, Tree
+from lark.lexer import PatternRE, PatternStr, TerminalDef
 
 from . import syntax as s
 from .diagnostics import Diagnostic, InputError, Source, Span, suggestion
@@ -30,8 +32,10 @@ _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
     *("on", "when", "asm", "expect"),
 )
+_CHECK_WORDS = ("new", "var", "given", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
 _BRACKETS = re.compile(r"#[^\n]*|\"[^\"\n]*\"|[(){}]")
+_NUMBER = re.compile(r"0[xX]_*[0-9A-Fa-f][0-9A-Fa-f_]*|0[bB]_*[01][01_]*|[0-9][0-9_]*")
 _CLOSING = {")": "(", "}": "{"}
 
 _TERMINALS = {
@@ -52,14 +56,90 @@ _TERMINALS = {
 }
 
 
-@lru_cache(maxsize=1)
-def _parser() -> lark.Lark:
+_WORD_END = r"(?![A-Za-z0-9_·$])"  # or `usingc` would be two words
+
+# What a person takes for one thing, if so many of its members are expected.
+_GROUPS = (
+    ("a declaration", 5, {f"`{word}`" for word in _ITEM_WORDS}),
+    ("a statement", 8, {f"`{word}`" for word in _STATEMENT_WORDS if word != "else"}),
+    (
+        "a value",
+        5,
+        {"`&`", "`(`", "`-`", "`~`", "a name", "a number", "`mem`", "`null`", "`offsetof`", "`sizeof`", "`not`"}
+        | {"`entry sp`", "`pushed pc`", "`caller pc`"},
+    ),
+    (
+        "an operator",
+        4,
+        {"`&`", "`*`", "`+` or `-`", "`<<` or `>>`", "`^`", "`|`", "`as`", "a comparison", "`and`", "`or`"},
+    ),
+)
+# Words of other languages.
+_FOREIGN = {
+    **dict.fromkeys(("elif", "elsif", "elseif"), "else if"),
+    **dict.fromkeys(("for", "loop", "repeat", "do", "until"), "while"),
+    **dict.fromkeys(("var", "auto", "mut"), "let"),
+    **dict.fromkeys(("goto", "jmp", "tail"), "jump"),
+    **dict.fromkeys(("switch", "case", "unless"), "if"),
+    **dict.fromkeys(("fn", "func", "function", "def", "proc", "sub"), "trampoline"),
+    **dict.fromkeys(("include", "use", "require"), "import"),
+    **dict.fromkeys(("assert", "require", "check"), "expect"),
+    **dict.fromkeys(("type", "record", "union"), "struct"),
+    **dict.fromkeys(("define", "equ", "enum"), "const"),
+}
+
+
+@lru_cache(maxsize=2)
+def _parser(*, keep_all_tokens: bool = False) -> lark.Lark:
     grammar = resources.files("trampoline_dsl.grammars").joinpath("trampoline.lark").read_text("utf-8")
     # To make the tables takes five times as long as to load them. Lark makes them anew where the file is missing,
     # spoilt or another version's.
-    tables = kept_file("grammar", grammar)
+    tables = kept_file("grammar with all tokens" if keep_all_tokens else "grammar", grammar)
     cache = str(tables) if tables is not None else False
-    return lark.Lark(grammar, parser="lalr", propagate_positions=True, maybe_placeholders=True, cache=cache)
+    return lark.Lark(
+        grammar,
+        parser="lalr",
+        propagate_positions=True,
+        maybe_placeholders=True,
+        keep_all_tokens=keep_all_tokens,
+        cache=cache,
+        edit_terminals=_end_keywords,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Lexeme:
+    """A token where it stands: characters `start` up to, not including, `end`. `rule` is the grammar's rule that it is
+    a part of, `begins` are those that it is the first token of."""
+
+    text: str
+    start: int
+    end: int
+    rule: str
+    begins: tuple[str, ...]
+
+
+def lexemes(source: Source) -> list[Lexeme]:
+    """Every token of a file that `parse` has found to be right, for those who keep its layout."""
+    tree = _parser(keep_all_tokens=True).parse(source.text)
+    found = []
+    rest: list[tuple[Any, str, tuple[str, ...]]] = [(tree, "", ())]
+    while rest:
+        node, rule, begins = rest.pop()
+        if isinstance(node, Token):
+            found.append(Lexeme(str(node), node.start_pos or 0, node.end_pos or 0, rule, begins))
+        elif node is not None:
+            own = str(node.data)
+            children = [child for child in node.children if not (isinstance(child, Tree) and child.meta.empty)]
+            for index, child in reversed(list(enumerate(c for c in children if c is not None))):
+                rest.append((child, own, (*begins, own) if index == 0 else ()))
+    return found
+
+
+def _end_keywords(terminal: TerminalDef) -> None:
+    if isinstance(terminal.pattern, PatternStr) and terminal.pattern.value[0].isalpha():
+        terminal.pattern = PatternRE(terminal.pattern.value + _WORD_END)
+        terminal.priority = 1  # before names
 
 
 @lru_cache(maxsize=16)
@@ -175,6 +255,12 @@ def _mistakes(source: Source, start: int, end: int) -> list[Diagnostic]:
             tree = _parser().parse(text)
         except lark.UnexpectedInput as error:
             offset = _offset(error, text)
+            early = _closed_early(text, offset) if "$END" in _accepted(error) else None
+            if early is not None:
+                message = "this `}` closes the declaration, and more follows"
+                span = Span(source, start + early, start + early + 1)
+                errors.append(Diagnostic("S005", message, span, notes=("there is one too many before it, or here",)))
+                break
             unclosed = _unclosed(text) if offset >= len(text.rstrip()) else None
             if unclosed is not None:
                 errors.append(_not_closed(source, start, end, unclosed))
@@ -244,6 +330,15 @@ def _with_another_beginning(text: str, offset: int) -> str | None:
     return beginning + re.sub(r"[^\n]", " ", text[len(beginning) : brace]) + text[brace:]
 
 
+def _closed_early(text: str, offset: int) -> int | None:
+    """Where a declaration ends, if what stands at `offset` looks like a part of it."""
+    word = re.match(r"\w+", text[offset:])
+    if word is None or word[0] not in (*_STATEMENT_WORDS, *_CHECK_WORDS):
+        return None
+    closing = [m.start() for m in _BRACKETS.finditer(text, 0, offset) if m.group() == "}"]
+    return closing[-1] if closing else None
+
+
 def _unclosed(text: str) -> _Bracket | None:
     """The bracket that is most likely the one never closed: by the indentation of those that are, or else the last."""
     opened: list[_Bracket] = []
@@ -278,10 +373,8 @@ def _not_closed(source: Source, start: int, end: int, bracket: _Bracket) -> Diag
 
 
 def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end: int) -> Diagnostic:
-    expected = set(getattr(error, "accepts", None) or getattr(error, "expected", None) or ())
-    if isinstance(error, lark.UnexpectedCharacters):
-        expected = set(error.allowed or ())
-    words = _expected_words(expected)
+    possible = _expected_words(_accepted(error))
+    words = _grouped(possible)
     at_end = offset >= len(source.text[:end].rstrip())
     if at_end and end >= len(source.text.rstrip()):
         place = len(source.text.rstrip())
@@ -291,26 +384,31 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
         assert match is not None
         span = Span(source, match.start(), match.end())
         found = f"`{_shortened(span.text)}`" if span.text.isprintable() else f"the character {ord(span.text[0]):#x}"
-    if span.text == "}" and "the end of the file" in words:
-        notes = [word for word in words if word.startswith("`")]
-        return Diagnostic("S005", "this `}` closes nothing", span, notes=("expected " + _either(notes),))
+    if span.text == "}" and "a declaration" in words:
+        return Diagnostic("S005", "this `}` closes nothing", span, notes=("expected a declaration",))
     notes = []
-    keywords = [word.strip("`") for word in words if word.startswith("`") and word[1:2].isalpha()]
+    keywords = [word.strip("`") for word in possible if word.startswith("`") and word[1:2].isalpha()]
     if re.fullmatch(r"[A-Za-z_]+", span.text):
-        notes = suggestion(span.text, keywords)
+        notes = ("a declaration" in words and _foreign(span.text)) or suggestion(span.text, keywords)
     before = re.search(r"([A-Za-z_]+)\s*$", source.text[max(0, offset - 200) : offset])
-    if before is not None and "`=`" in words:
+    if before is not None and "`=`" in possible:
         # A name alone was taken for the left side of an assignment: perhaps it is a misspelt statement.
-        near = suggestion(before[1], [*_STATEMENT_WORDS, *_ITEM_WORDS])
-        if near:
-            begin = max(0, offset - 200) + before.start(1)
-            span = Span(source, begin, begin + len(before[1]))
+        begin = max(0, offset - 200) + before.start(1)
+        begun = Span(source, begin, begin + len(before[1]))
+        if before[1] == "else":
+            return Diagnostic("S001", "this `else` follows no block of an `if`", begun)
+        near = _foreign(before[1]) or suggestion(before[1], [*_STATEMENT_WORDS, *_ITEM_WORDS])
+        if near and f"`{before[1]}`" not in near[0]:
             notes.insert(0, f"{near[0]} (nothing but an assignment begins with a name)")
-            return Diagnostic("S001", f"`{before[1]}` begins no statement", span, notes=tuple(notes))
-    if span.text == "=" and "a comparison" in words:
+            return Diagnostic("S001", f"`{before[1]}` begins no statement", begun, notes=tuple(notes))
+    if source.text.startswith("==", span.start):
+        notes.append("a comparison is no value: it stands after `if`, `while` or `expect`")
+    elif span.text == "=" and "a comparison" in possible:
         notes.append("`==` compares, `=` sets")
     if span.text.startswith('"'):
         notes.append('a text stands between two `"` on one line')
+    if span.text.isalpha() and not span.text.isascii():
+        notes.append("names are of the letters A to Z and a to z, digits, `_`, `·` and `$`")
     if words:
         shown = words if len(words) <= 12 else [*words[:12], "..."]
         notes.insert(0, "expected " + _either(shown))
@@ -321,18 +419,48 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _expected_words(expected: set[str]) -> list[str]:
+def _foreign(word: str) -> list[str]:
+    return [f"did you mean `{_FOREIGN[word]}`?"] if word in _FOREIGN else []
+
+
+def _accepted(error: lark.UnexpectedInput) -> set[str]:
+    """The terminals that could have stood there."""
+    if isinstance(error, lark.UnexpectedToken):
+        return set(error.accepts or error.expected)
+    state = error.state  # of the parser, where the lexer gives up
+    accepted = set()
+    for terminal in getattr(error, "allowed", None) or ():
+        trial = state.copy(deepcopy_values=False)
+        trial.parse_conf = copy(trial.parse_conf)
+        trial.parse_conf.callbacks = {}
+        try:
+            trial.feed_token(Token(terminal, ""))
+        except lark.UnexpectedToken:
+            continue
+        accepted.add(terminal)
+    return accepted
+
+
+def _expected_words(expected: set[str]) -> set[str]:
     terminals = {t.name: t for t in _parser().terminals}
     words = set()
     for name in expected:
         if name in _TERMINALS:
             words.add(_TERMINALS[name])
         elif name in terminals:
-            pattern = terminals[name].pattern
-            words.add(f"`{pattern.value}`" if type(pattern).__name__ == "PatternStr" else name.lower())
+            words.add(f"`{terminals[name].pattern.value.removesuffix(_WORD_END)}`")
     words.discard("`;`")
+    return words
+
+
+def _grouped(words: set[str]) -> list[str]:
+    """What a person would call them, in the order of the alphabet; keywords last."""
+    # `&` and `-` begin values and stand between them: one of the groups takes them.
+    for group, enough, members in _GROUPS:
+        if len(members & words) >= enough:
+            words = (words - members) | {group}
     if len(words) > 6:
-        words.discard("`,`")
+        words = words - {"`,`"}
     return sorted(words, key=lambda w: (w.startswith("`") and w[1:2].isalpha(), w))
 
 
@@ -645,11 +773,11 @@ class _Builder:
     def number(self, token: Token) -> int:
         """The value of an INTEGER; 0, and an error, for one that no machine word holds, or that looks octal."""
         digits = str(token).replace("_", "")
-        if digits.isdigit() and len(digits) > 1 and digits[0] == "0":
+        if not _NUMBER.fullmatch(str(token)):
+            self.wrong(token, f"`{_shortened(str(token))}` is no number", "a number is like 25, 0x19 or 0b11001")
+        elif digits.isdigit() and len(digits) > 1 and digits[0] == "0":
             message = f"`{_shortened(str(token))}` is neither decimal (it begins with 0) nor hexadecimal (0x...)"
             self.wrong(token, message, "octal numbers are not written here")
-        elif digits in ("0x", "0X", "0b", "0B"):
-            self.wrong(token, f"`{token}` has no digits")
         elif len(digits) > 80 or int(digits, 0) >= 1 << 64:
             # Counted before they are read: Python takes long for many digits.
             self.wrong(token, "this number does not fit 64 bits")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,7 +74,10 @@ class Artifact:
         found = self.source.text.find(f'"{error.text}"', start)
         start, end = (found, found + len(error.text) + 2) if found >= 0 else (start, start + 1)
         span = Span(self.source, start, end)
-        message = f"this is no instruction of {self.target.name}: {error.reason}"
+        reason = error.reason
+        if re.match(r"(is|has|holds|does|names|was|gives|means) ", reason):
+            reason = "it " + reason
+        message = f"this is no instruction for {self.target.name}: {reason}"
         return InputError([Diagnostic("A001", message, span)])
 
     @property

@@ -283,9 +283,7 @@ def _declare_function(
         environment.signatures[signature.name] = signature
 
 
-def _signature(
-    item: s.Extern | s.Trampoline, environment: Environment
-) -> tuple[ir.Signature | None, frozenset[str]]:
+def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple[ir.Signature | None, frozenset[str]]:
     """A function's signature, and the names of the parameters (and `->` for the result) whose types are not known:
     those have another type in it. None where its convention is not known."""
     convention = environment.convention(item.convention)
@@ -405,6 +403,8 @@ def _apply_fact(
     what = str(fact.what)
     if what not in _FACTS:
         notes = [*suggestion(what, _FACTS), "there are " + " ".join(_FACTS)]
+        if what in environment.target.architecture.registers:
+            notes = ["between registers stands a comma: `keeps a, b`"]
         report.error("R024", f"a convention has no fact `{what}`", fact.what.span, notes=notes)
         return
     if what in _NUMBER_FACTS:
