@@ -30,7 +30,12 @@ def garbage(random_: random.Random, size: int, word: int, kind: str) -> bytes:
         return random_.randbytes(size)
     if kind == "zeros":
         return bytes(size)
-    words = [random_.choice((bytes(word), b"\xff" * word, random_.randbytes(word))) for _ in range(199)]
+    noise = random_.randbytes(199 * word)
+    others = (bytes(word), b"\xff" * word)
+    words = [
+        others[turn % 3] if turn % 3 < 2 else noise[index * word : (index + 1) * word]
+        for index, turn in enumerate(random_.randbytes(199))
+    ]
     return (b"".join(words) * (size // (199 * word) + 1))[:size]
 
 
