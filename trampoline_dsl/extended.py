@@ -1,4 +1,4 @@
-"""The x87's extended numbers and the doubles that they stand for, as bits (SDM 4.2.2)."""
+"""Floating point numbers in other formats, as bits: the x87's extended ones (SDM 4.2.2), and singles as doubles."""
 
 from __future__ import annotations
 
@@ -40,3 +40,26 @@ def to_double(sign: int, exponent: int, mantissa: int) -> int:
     biased = lowest + 1074
     value = (biased << 52) + kept
     return sign << 63 | min(value, 0x7FF << 52)
+
+
+def double_of_single(bits: int) -> int:
+    """The bits of the double with the value of a single; NaNs keep their payload (quietly, as lfs does)."""
+    sign, exponent, fraction = bits >> 31, (bits >> 23) & 0xFF, bits & 0x7FFFFF
+    if exponent == 0xFF:
+        return sign << 63 | 0x7FF << 52 | fraction << 29
+    if exponent == 0:
+        if fraction == 0:
+            return sign << 63
+        shift = 24 - fraction.bit_length()
+        return sign << 63 | (1023 - 126 - shift) << 52 | ((fraction << shift) & 0x7FFFFF) << 29
+    return sign << 63 | (exponent - 127 + 1023) << 52 | fraction << 29
+
+
+def single_of_double(bits: int) -> int:
+    """What stfs stores of a double (Power ISA 2.07, I 4.6.3): exact where it is the value of a single."""
+    sign, exponent, fraction = bits >> 63, (bits >> 52) & 0x7FF, bits & ((1 << 52) - 1)
+    if exponent > 896 or (exponent == 0 and fraction == 0):
+        return (bits >> 62) << 30 | (bits >> 29) & 0x3FFFFFFF
+    if exponent >= 874:
+        return sign << 31 | (1 << 23 | fraction >> 29) >> (897 - exponent)
+    return sign << 31

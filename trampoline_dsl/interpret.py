@@ -211,7 +211,7 @@ class Execution:
     def run_asm(self, node: ir.Asm) -> None:
         if self.asm is None:
             raise Trouble("machine text cannot run here", node.span)
-        inputs = {register: self.word_of(self.value(value)) for register, value in node.inputs}
+        inputs = {register: self.value(value) for register, value in node.inputs}
         outputs = self.asm(node, inputs)
         for register, variable in node.outputs:
             self.variables[variable] = self.normal(outputs[register], variable.type)

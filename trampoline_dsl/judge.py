@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from . import ir
 from .emulate import Machine, MachineError, Stop
+from .extended import double_of_single
 from .interpret import Execution, Request, Run, Trouble
 from .link import link
 from .oracle import (
@@ -359,6 +360,7 @@ class Execute:
         self.moved = False  # the judge has set the program counter since the last instruction
         self.pending: list[Waiting] = []
         self.last_values: list[tuple[int, int]] = []
+        self.last_place: tuple[int, Activation, Region | None] | None = None  # sp, who runs, on which stack
         self.executions: list[Execution] = []
         self.push = self.word if function.convention.return_address is None else 0
         self.kind = GARBAGE[number // 2 % len(GARBAGE)]
@@ -629,7 +631,7 @@ class Execute:
         return 64 - width if left else 0
 
     def _represent(self, part: Part, piece: int) -> int:
-        return _double_of_single(piece) if part.as_double else piece
+        return double_of_single(piece) if part.as_double else piece
 
     # ------------------------------------------------------------------------------------------------------- each step
 
@@ -653,7 +655,9 @@ class Execute:
         if self.follow is not None:
             self.last_values.append((address, self.machine.get(self.follow)))
         sp = self.machine.sp
-        region = self._stack_at(sp, activation)
+        if self.last_place is None or self.last_place[0] != sp or self.last_place[1] is not activation:
+            self.last_place = (sp, activation, self._stack_at(sp, activation))
+        region = self.last_place[2]
         if region is None and not self.out_of_bounds:
             self._violate(
                 "bounds",
@@ -1433,19 +1437,6 @@ def _extended(piece: int, part: Part) -> int:
     if part.extend_signed and piece >> (part.bits - 1):
         piece -= 1 << part.bits
     return piece & ((1 << part.extend_to) - 1)
-
-
-def _double_of_single(bits: int) -> int:
-    """The bits of the double with the value of a single; NaNs keep their payload (quietly, as lfs does)."""
-    sign, exponent, fraction = bits >> 31, (bits >> 23) & 0xFF, bits & 0x7FFFFF
-    if exponent == 0xFF:
-        return sign << 63 | 0x7FF << 52 | fraction << 29
-    if exponent == 0:
-        if fraction == 0:
-            return sign << 63
-        shift = 24 - fraction.bit_length()
-        return sign << 63 | (1023 - 126 - shift) << 52 | ((fraction << shift) & 0x7FFFFF) << 29
-    return sign << 63 | (exponent - 127 + 1023) << 52 | fraction << 29
 
 
 def _away(distance: int) -> str:

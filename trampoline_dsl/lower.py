@@ -930,13 +930,19 @@ class _Lowering:
 
     def _asm(self, node: ir.Asm) -> None:
         uses = []
-        for _, value in node.inputs:
-            values = self.evaluate(value)
-            uses.append(self._copy(values[0]) if values[0].fixed is not None else values[0])
+        for _, expression in node.inputs:
+            [value] = self.evaluate(expression)
+            uses.append(self._copy(value) if value.fixed is not None else value)
         defs = []
+        narrow: list[tuple[VirtualRegister, VirtualRegister, ir.Type]] = []
         for _, variable in node.outputs:
-            defs.append(self._variable(variable)[0])
-        clobbers = set(node.clobbers)
+            [value] = self._variable(variable)
+            if variable.type.kind != "float" and variable.type.bits < self.word_bits:
+                raw = self.new(variable.name)  # as the block leaves it, which need not be widened
+                narrow.append((value, raw, variable.type))
+                value = raw
+            defs.append(value)
+        clobbers = set(node.clobbers) | self._halves(node.clobbers)
         if self.architecture.flags is not None:
             clobbers.add(self.architecture.flags)
         touched = clobbers | {r for r, _ in node.outputs} | {r for r, _ in node.inputs}
@@ -950,6 +956,14 @@ class _Lowering:
             clobbers=frozenset(clobbers),
             text=tuple(text for text, _ in node.lines),
         )
+        for value, raw, type_ in narrow:
+            self.add("extend", (value,), (raw,), bits=type_.bits, signed=type_.signed)
+
+    def _halves(self, registers: Iterable[Register]) -> set[Register]:
+        """Registers whose values extend into one of these: a double in two registers goes by the first one's name."""
+        usable = self.architecture.float_allocatable(self.convention)
+        odd = {r.number - 1 for r in registers if r.bank is Bank.FLOAT and r.bits < 64 and r not in usable}
+        return {r for r in usable if r.number in odd}
 
 
 def _hint(node: ir.Expression) -> str:

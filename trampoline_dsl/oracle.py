@@ -219,10 +219,17 @@ class Oracle:
         if len(self.executions) > 64:
             raise Trouble("the source calls itself without end", function.span)
         scripting, self.scripting = self.scripting, 0
-        result = self.drive_function(execution, function, cfa)
+        thread = self.thread
+        result = self.drive_function(execution, function, cfa, thread)
+        self.give_back_thread(function, thread)
         self.scripting = scripting
         self.executions.pop()
         return result
+
+    def give_back_thread(self, function: ir.Function, thread: int) -> None:
+        """To a convention without a thread its register is one of those that come back as they were."""
+        if enters_without_thread(self.build, function.convention) and self.world.thread_slot is None:
+            self.thread = thread
 
     def run_asm(
         self, execution: Execution, node: ir.Asm, inputs: Mapping[Register, int]
@@ -241,7 +248,7 @@ class Oracle:
             for byte in range(self.word):
                 self.delta[address + byte] = None
 
-    def drive_function(self, execution: Execution, function: ir.Function, cfa: int) -> int | None:
+    def drive_function(self, execution: Execution, function: ir.Function, cfa: int, thread: int) -> int | None:
         generator = execution.run(function.body)
         answer: int | None = None
         while True:
@@ -251,6 +258,7 @@ class Oracle:
                 break
             if isinstance(request.node, ir.TailCall):
                 name = self.name_of(request.callee, request)
+                self.give_back_thread(function, thread)
                 self.note("jump", function.name, name, request, cfa)
                 return self.outcome(name, request, cfa, self.executions[-1][2])
             name = self.name_of(request.callee, request)
