@@ -44,6 +44,7 @@ __all__ = ["Hook", "Machine", "MachineError", "Snapshot", "Stop"]
 
 _TRANSLATION_BUFFER = 16 << 20  # bytes; Unicorn's own choice reserves 1 GiB of address space for each machine
 _PAGE = 0x1000
+_FORGET_TRANSLATION = unicorn_const.UC_CTL_IO_WRITE << 30 | 2 << 26 | unicorn_const.UC_CTL_TB_REMOVE_CACHE
 
 InstructionCallback = Callable[[int, int], None]  # address, bytes
 WriteCallback = Callable[[int, int, int, int], None]  # address, bytes, value, address of the instruction
@@ -296,7 +297,9 @@ class Machine:
             return
         if uclib.uc_mem_write(self.handle, address, data, len(data)):
             raise MachineError(f"cannot write {len(data)} bytes at {address:#x}: not all of them are mapped")
-        self._uc.ctl_remove_cache(address, address + len(data))
+        begin, end = ctypes.c_uint64(address), ctypes.c_uint64(address + len(data))
+        # What `ctl_remove_cache` does, in half the time.
+        _check(uclib.uc_ctl(self.handle, _FORGET_TRANSLATION, begin, end))
 
     # -- registers
 
