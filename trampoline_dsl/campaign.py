@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from .diagnostics import Diagnostic, InputError, Source, merged
-from .pipeline import compile_module
+from .mutate import Mutation, MutationReport, mutate
+from .pipeline import Compiled, compile_module
 from .resolve import Module, check_module, load_module
 from .target import Target
 from .targets import find_target
 from .verify import Report, Verdict, verify
 
+Found = TypeVar("Found")
+# What is done with each file on each target: with a seed and a number of runs, one result for each trampoline.
+Work = Callable[[Compiled, int, int], tuple[Found, ...]]
+
 
 @dataclass(frozen=True, slots=True)
-class _Outcome:
-    verdicts: tuple[Verdict, ...]
+class _Task(Generic[Found]):
+    """One file on one target."""
+
+    work: Work[Found]
+    source: Source
+    target: str
+    seed: int
+    runs: int
+    include: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[Found]):
+    """What came of a task: results, or what is wrong with the input."""
+
+    found: tuple[Found, ...]
     diagnostics: tuple[Diagnostic, ...]
 
 
@@ -33,12 +53,12 @@ def _module(source: Source) -> Module:
     return _modules[source]
 
 
-def _one(source: Source, target_name: str, seed: int, runs: int, include: tuple[Path, ...]) -> _Outcome:
-    _use(include)
+def _one(task: _Task[Found]) -> _Outcome[Found]:
+    _use(task.include)
     try:
-        compiled = compile_module(_module(source), find_target(target_name))
+        compiled = compile_module(_module(task.source), find_target(task.target))
         compiled.assemble()
-        return _Outcome(verify(compiled, seed=seed, runs=runs), ())
+        return _Outcome(task.work(compiled, task.seed, task.runs), ())
     except InputError as error:
         return _Outcome((), error.diagnostics)
 
@@ -60,6 +80,44 @@ def run_campaign(
     include: Sequence[Path] = (),
 ) -> Report:
     """Every trampoline of every source on every target. Raises InputError with all that is wrong in any of them."""
+    verdicts = _everywhere(_verified, "verifying", sources, targets, seed, runs, jobs, quiet, include)
+    return Report(seed, verdicts)
+
+
+def run_mutations(
+    sources: Sequence[Source],
+    targets: Sequence[Target],
+    seed: int,
+    worlds: int,
+    jobs: int,
+    *,
+    quiet: bool = False,
+    include: Sequence[Path] = (),
+) -> MutationReport:
+    """The mutants of every trampoline of every source on every target. Raises InputError as `run_campaign` does."""
+    mutations = _everywhere(_mutated, "mutating", sources, targets, seed, worlds, jobs, quiet, include)
+    return MutationReport(seed, mutations)
+
+
+def _verified(compiled: Compiled, seed: int, runs: int) -> tuple[Verdict, ...]:
+    return verify(compiled, seed=seed, runs=runs)
+
+
+def _mutated(compiled: Compiled, seed: int, worlds: int) -> tuple[Mutation, ...]:
+    return mutate(compiled, seed=seed, worlds=worlds)
+
+
+def _everywhere(
+    work: Work[Found],
+    verb: str,
+    sources: Sequence[Source],
+    targets: Sequence[Target],
+    seed: int,
+    runs: int,
+    jobs: int,
+    quiet: bool,
+    include: Sequence[Path],
+) -> tuple[Found, ...]:
     _use(include)
     errors: list[Diagnostic] = []
     for source in sources:
@@ -69,17 +127,19 @@ def run_campaign(
             errors += error.diagnostics
     if errors:
         raise InputError(errors)
-    tasks = [(source, target.name, seed, runs, tuple(include)) for source in sources for target in targets]
-    outcomes = dict(_outcomes(tasks, jobs or os.cpu_count() or 1, quiet))
-    found: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}
-    for index, (_, target_name, *_) in enumerate(tasks):
-        found[target_name] += outcomes[index].diagnostics
-    if any(found.values()):
-        raise merged(found)
-    return Report(seed, tuple(_in_order([outcomes[index].verdicts for index in range(len(tasks))], len(targets))))
+    tasks = [
+        _Task(work, source, target.name, seed, runs, tuple(include)) for source in sources for target in targets
+    ]
+    outcomes = dict(_outcomes(tasks, verb, jobs or os.cpu_count() or 1, quiet))
+    wrong: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}
+    for index, task in enumerate(tasks):
+        wrong[task.target] += outcomes[index].diagnostics
+    if any(wrong.values()):
+        raise merged(wrong)
+    return tuple(_in_order([outcomes[index].found for index in range(len(tasks))], len(targets)))
 
 
-def _in_order(found: Sequence[tuple[Verdict, ...]], targets: int) -> Iterator[Verdict]:
+def _in_order(found: Sequence[tuple[Found, ...]], targets: int) -> Iterator[Found]:
     """Trampoline by trampoline, as a file declares them, and each on all targets: outcomes come file by file."""
     for start in range(0, len(found), targets):
         for same in zip(*found[start : start + targets], strict=True):
@@ -87,11 +147,11 @@ def _in_order(found: Sequence[tuple[Verdict, ...]], targets: int) -> Iterator[Ve
 
 
 def _outcomes(
-    tasks: Sequence[tuple[Source, str, int, int, tuple[Path, ...]]], jobs: int, quiet: bool
-) -> Iterator[tuple[int, _Outcome]]:
+    tasks: Sequence[_Task[Found]], verb: str, jobs: int, quiet: bool
+) -> Iterator[tuple[int, _Outcome[Found]]]:
     if jobs == 1 or len(tasks) == 1:
         for index, task in enumerate(tasks):
-            yield index, _one(*task)
+            yield index, _one(task)
         return
     from .render import progress
 
@@ -99,10 +159,10 @@ def _outcomes(
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
     with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
-        futures: dict[Future[_Outcome], int] = {pool.submit(_one, *task): i for i, task in enumerate(tasks)}
+        futures: dict[Future[_Outcome[Found]], int] = {pool.submit(_one, task): i for i, task in enumerate(tasks)}
         with progress(len(tasks)) as bar:
-            line = bar.add_task("verifying", total=len(tasks), visible=not quiet)
+            line = bar.add_task(verb, total=len(tasks), visible=not quiet)
             for future in as_completed(futures):
                 index = futures[future]
-                bar.update(line, advance=1, description=f"verifying {tasks[index][1]}")
+                bar.update(line, advance=1, description=f"{verb} {tasks[index].target}")
                 yield index, future.result()

@@ -21,6 +21,7 @@ _Name = TypeVar("_Name")
 _Found = TypeVar("_Found")
 
 _OK, _VIOLATED, _WRONG_INPUT, _BUG = 0, 1, 2, 3
+_STANDARD_INPUT = "<stdin>"
 
 _DESCRIPTION = """\
 One source for the assembly that runtimes write by hand, for every machine, and a verdict by execution on each result:
@@ -60,6 +61,16 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--jobs", type=_runs, default=0, metavar="N", help="processes (default: one a core)")
     verify.set_defaults(run=_verify)
 
+    mutate = commands.add_parser("mutate", help="make every small mistake in the code, and see that the judge finds it")
+    mutate.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
+    _targets_option(mutate)
+    _include_option(mutate)
+    mutate.add_argument("--json", action="store_true", help="print one JSON document")
+    mutate.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
+    mutate.add_argument("--worlds", type=_runs, default=6, metavar="N", help="worlds for each check (default: 6)")
+    mutate.add_argument("--jobs", type=_runs, default=0, metavar="N", help="processes (default: one a core)")
+    mutate.set_defaults(run=_mutate)
+
     show = commands.add_parser("show", help="source, assembly, bytes and the frame as a picture")
     show.add_argument("file", metavar="FILE[:TRAMPOLINE]")
     _targets_option(show)
@@ -75,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--runs", type=_runs, default=16, metavar="N", help="runs to look for a violation (default: 16)")
     trace.add_argument("--json", action="store_true", help="print one JSON document")
     trace.set_defaults(run=_trace)
+
+    fmt = commands.add_parser("fmt", help="put files into the canonical layout")
+    fmt.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for a filter")
+    fmt.add_argument("--check", action="store_true", help="change nothing; list the files that would change")
+    fmt.set_defaults(run=_fmt)
 
     targets = commands.add_parser("targets", help="what there is, and what each emits and runs")
     targets.add_argument("--json", action="store_true", help="print one JSON document")
@@ -259,16 +275,16 @@ def _include(options: argparse.Namespace) -> tuple[Path, ...]:
     return folders
 
 
-def _sources(names: Sequence[str]) -> list[Source]:
-    """The files of a command line, each once. Of a folder, those that declare a trampoline."""
+def _sources(names: Sequence[str], *, with_imported: bool = False) -> list[Source]:
+    """The files of a command line, each once. Of a folder, those that declare a trampoline, or all of them."""
     known: dict[str, Source] = {}
-    for sources in _each(dict.fromkeys(names), _sources_of):
+    for sources in _each(dict.fromkeys(names), lambda name: _sources_of(name, with_imported)):
         for source in sources:
             known.setdefault(os.path.realpath(source.name), source)
     return list(known.values())
 
 
-def _sources_of(name: str) -> list[Source]:
+def _sources_of(name: str, with_imported: bool) -> list[Source]:
     from .diagnostics import MAXIMUM_SIZE, Diagnostic, InputError, decode_source, read_source
 
     if name == "-":
@@ -276,14 +292,14 @@ def _sources_of(name: str) -> list[Source]:
             data = sys.stdin.buffer.read(MAXIMUM_SIZE + 1)
         except OSError as error:
             message = f"cannot read this file: {error.strerror or error}"
-            raise InputError([Diagnostic("F001", message, None, file="<stdin>")]) from None
-        return [decode_source("<stdin>", data)]
+            raise InputError([Diagnostic("F001", message, None, file=_STANDARD_INPUT)]) from None
+        return [decode_source(_STANDARD_INPUT, data)]
     if not os.path.isdir(name):
         return [read_source(name)]
     paths = [path for path in sorted(Path(name).glob("**/*.tramp")) if path.is_file()]
-    wanted = [source for source in _each(paths, read_source) if declares_trampoline(source)]
+    wanted = [source for source in _each(paths, read_source) if with_imported or declares_trampoline(source)]
     if not wanted:
-        message = "there is no .tramp file with a trampoline in this folder"
+        message = "there is no .tramp file" + ("" if with_imported else " with a trampoline") + " in this folder"
         raise InputError([Diagnostic("F004", message, None, file=name)])
     return wanted
 
@@ -364,6 +380,27 @@ def _verify(options: argparse.Namespace) -> int:
     return status
 
 
+def _mutate(options: argparse.Namespace) -> int:
+    from .campaign import run_mutations
+
+    targets = _chosen(options)
+    sources = _sources(options.files)
+    include = _include(options)
+    report = run_mutations(
+        sources, targets, options.seed, options.worlds, options.jobs, quiet=options.json, include=include
+    )
+    options.outcome.status = status = _OK if report.good else _VIOLATED
+    if options.json:
+        import json
+
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        from .render import print_mutations
+
+        print_mutations(report, sys.stdout)
+    return status
+
+
 def _show(options: argparse.Namespace) -> int:
     from .diagnostics import Diagnostic, InputError, suggestion
     from .outputs import shown
@@ -408,6 +445,25 @@ def _trace(options: argparse.Namespace) -> int:
         print(json.dumps(run.as_json(), indent=2))
     else:
         print(run)
+    return status
+
+
+def _fmt(options: argparse.Namespace) -> int:
+    from .fmt import layout, rewrite
+
+    sources = _sources(options.files, with_imported=True)
+    texts = _each(sources, layout)  # nothing is written if one of them does not parse
+    changed = [(source, text) for source, text in zip(sources, texts, strict=True) if text != source.text]
+    options.outcome.status = status = _VIOLATED if options.check and changed else _OK
+    for source, text in zip(sources, texts, strict=True):
+        if source.name == _STANDARD_INPUT and not options.check:
+            sys.stdout.write(text)
+    for source, text in changed:
+        if source.name == _STANDARD_INPUT and not options.check:
+            continue
+        if not options.check:
+            rewrite(Path(source.name), text)
+        print(source.name)
     return status
 
 

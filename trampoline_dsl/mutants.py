@@ -1,7 +1,7 @@
 """Small mistakes made on purpose: what a slip of the pen makes of emitted code, instruction by instruction.
 
-The operators know instructions as records (what is read, written, touched, and where control goes) and as text: a number
-or a register in it is replaced by a neighbour. So they serve every machine.
+The operators know instructions as records (what is read, written, touched, and where control goes) and as text: a
+number or a register in it is replaced by a neighbour. So they serve every machine.
 """
 
 from __future__ import annotations
@@ -251,7 +251,8 @@ class _Maker:
         if insn.transfer != "branch" or insn.target is None:
             return
         [jump, *rest] = self.architecture.improve([*self.architecture.jump(insn.target)])
-        yield self._with("branch", index, f"`{jump.text}` for `{insn.text}`", (replace(jump, delay_slot=insn.delay_slot),))
+        always = replace(jump, delay_slot=insn.delay_slot)
+        yield self._with("branch", index, f"`{jump.text}` for `{insn.text}`", (always,))
         skip = ".Lother_way"
         over = replace(
             insn,
@@ -303,10 +304,11 @@ class _Maker:
             return
         outside = _retold(insn, moved[0])
         rest = [i for n, i in enumerate(self.code) if n != index]
-        at = step if step < index else step  # behind the step, once the instruction before it is gone
-        code = (*rest[:at], outside, *rest[at:])
+        code = (*rest[:step], outside, *rest[step:])  # an epilogue's step is one earlier by now: this is behind it
         same = ""
-        if offset - size >= -self.convention.red_zone:
+        if offset - size >= 0:
+            same = "its place is in the caller's area, above the stack pointer all the time"
+        elif offset - size >= -self.convention.red_zone:
             same = "the convention's red zone reaches that far below the stack pointer"
         yield Mutant("outside of the frame", index, f"`{outside.text}` for `{insn.text}`", code, same)
 

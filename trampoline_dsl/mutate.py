@@ -1,9 +1,9 @@
 """Can the judge fail? Every small mistake in emitted code is made, and the judge has to find it.
 
-A mutant is *killed* when some run violates an obligation. Otherwise it has to be *equivalent*, with the reason shown: from
-the instructions alone (see `mutants`), because its bytes are the original's, or because it was watched to do the same:
-the same stores and loads, and at every call and return the same in each register that still means anything. What is
-left *survives*: the judge is blind there, or the instruction is not needed.
+A mutant is *killed* when some run violates an obligation. Otherwise it has to be *equivalent*, with the reason shown:
+from the instructions alone (see `mutants`), because its bytes are the original's, or because it was watched to do the
+same: at every call and return it has stored the same, and each register that means anything is the same. What is left
+*survives*: the judge is blind there, or the instruction is not needed.
 """
 
 from __future__ import annotations
@@ -270,10 +270,10 @@ class _Hunt:
     def _same(self, mutant: Mutant) -> str:
         """Why a mutant that no run could tell is the same program, as far as it was watched."""
         insn = self.original.instructions[mutant.index]
-        if mutant.operator == "drop" and insn.memory == "none" and insn.writes and self._finds_what_it_sets(mutant.index):
-            return "in every run its register held that value already"
         if mutant.operator == "drop" and (insn.reads or insn.writes):
-            return ""  # then the instruction is not needed, and somebody should know
+            if insn.memory == "none" and insn.writes and self._finds_what_it_sets(mutant.index):
+                return "in every run its register held that value already"
+            return ""  # the instruction is not needed, and somebody should know
         for number in range(len(self.worlds)):
             if self._recorded(number).story != self._record(self.worlds[number]).story:
                 return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .judge import OBLIGATIONS, Violation
+from .mutate import Mutation, MutationReport
 from .verify import Finding, Report, Verdict
 
 _MARKS = {
@@ -129,6 +131,51 @@ def violation_lines(violation: Violation, verdict: Verdict) -> Iterable[str]:
         yield f"  = at {violation.function}+{violation.address:#x}: {violation.instruction}"
     if violation.check:
         yield f'  = in the check "{violation.check}"'
+
+
+def print_mutations(report: MutationReport, stream: TextIO) -> None:
+    """How many mutants there were and what killed them, why some are none, and every survivor."""
+    out = console(stream)
+    killers = [name for name in OBLIGATIONS if any(name in m.killed for m in report.mutations)]
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("trampoline")
+    table.add_column("target")
+    for name in ("mutants", *killers, "equivalent", "survive"):
+        table.add_column(name, justify="right")
+    before = ""
+    for mutation in report.mutations:
+        killed = [str(mutation.killed.get(name, "")) for name in killers]
+        equivalent = str(sum(mutation.equivalent.values()) or "")
+        surviving = Text(str(len(mutation.survivors)), style="" if mutation.good else "bold red")
+        first = mutation.trampoline if mutation.trampoline != before else ""
+        before = mutation.trampoline
+        table.add_row(first, mutation.target, str(mutation.total), *killed, equivalent, surviving)
+    out.print(table)
+    for mutation in report.mutations:
+        for line in _survivors(mutation):
+            out.print(Text(line), soft_wrap=True)
+    out.print()
+    reasons: Counter[str] = Counter()
+    for mutation in report.mutations:
+        reasons.update(mutation.equivalent)
+    for reason, count in reasons.most_common():
+        out.print(Text(f"{count} equivalent: {reason}"), soft_wrap=True)
+    found = sum(sum(m.killed.values()) for m in report.mutations)
+    left = sum(len(m.survivors) for m in report.mutations)
+    total = sum(m.total for m in report.mutations)
+    same = total - found - left
+    out.print(f"{found} of {total} mutants killed, {same} equivalent, {left} survive, seed {report.seed}")
+
+
+def _survivors(mutation: Mutation) -> Iterable[str]:
+    where = f"{mutation.trampoline} on {mutation.target}"
+    if mutation.problem:
+        yield ""
+        yield f"{mutation.file}: not run: {where}: {mutation.problem}"
+    for survivor in mutation.survivors:
+        yield ""
+        yield f"{survivor.source}: survives[{survivor.operator}]: {where}: {survivor.change}"
+        yield f"  = at {mutation.trampoline}+{survivor.address:#x}: {survivor.instruction}"
 
 
 def finding_line(name: str, finding: Finding) -> str:
