@@ -953,6 +953,10 @@ class BodyResolver:
             self.report.error("R058", "a check says on which stack it calls", call.span, notes=notes)
         if arguments is None:
             return None
+        if signature is None and not self.environment.places(
+            convention, [a.type for a in arguments], result, call.span
+        ):
+            return None
         if not self.scope.check and signature is not None and not self._aligned(convention, call):
             return None
         clobbers = signature.clobbers if signature else None

@@ -120,6 +120,16 @@ class Environment:
         self.report.error("R021", f"{self.target.name} has no convention `{text}`", name.span, notes=notes)
         return None
 
+    def places(self, convention: Convention, arguments: Sequence[ir.Type], result: ir.Type | None, span: Span) -> bool:
+        """Whether a convention has places for such arguments and such a result: a user's own may have too few."""
+        try:
+            convention.place([t.value_type for t in arguments], result.value_type if result else None)
+        except IndexError:
+            message = f"{convention.name} has no place for this result on {self.target.name}: {result}"
+            self.report.error("R026", message, span, notes=["name more registers as `results` or `float_results`"])
+            return False
+        return True
+
     def holds(self, targets: s.TargetSet) -> bool:
         """Whether this target is meant. Names that no target has are reported when the file is checked."""
         found = any(self._is(name.name) for name in targets.names)
@@ -307,6 +317,8 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
                 clobbers |= {r for r in map(environment.register, clause.registers) if r is not None}
     if convention is None:
         return None, frozenset(untyped)
+    if not environment.places(convention, [t for _, t in parameters], result, item.name.span):
+        return None, frozenset(untyped)
     signature = ir.Signature(
         str(item.name),
         tuple(parameters),
@@ -354,15 +366,47 @@ def _declare_convention(item: s.ConventionDeclaration, environment: Environment)
     reserved = dict(base.reserved)
     for fact in _facts(item.facts, environment):
         _apply_fact(fact, base, changes, kept, reserved, environment)
-    scratch = changes.get("scratch", base.scratch)
-    assert isinstance(scratch, tuple)
-    clash = [r.name for r in scratch if r in kept]
-    if clash:
-        message = f"{name} keeps a register that its compiler uses as scratch: {' '.join(clash)}"
-        notes = [f"scratch of {base.name}: {' '.join(r.name for r in base.scratch)}", "say `scratch` with others"]
-        environment.report.error("R023", message, item.name.span, notes=notes)
-        return
-    environment.conventions[name] = base.derive(**changes, kept=kept, reserved=reserved)
+    conflicts = list(_conflicts(base, changes, kept, reserved, environment.target))
+    for message in conflicts:
+        environment.report.error("R023", message, item.name.span)
+    if not conflicts:
+        environment.conventions[name] = base.derive(**changes, kept=kept, reserved=reserved)
+
+
+def _conflicts(
+    base: Convention,
+    changes: Mapping[str, object],
+    kept: Mapping[Register, int],
+    reserved: Mapping[Register, str],
+    target: Target,
+) -> Iterable[str]:
+    """Registers that cannot be two things at once."""
+    architecture = target.architecture
+
+    def names(registers: Iterable[Register]) -> str:
+        return " ".join(dict.fromkeys(register.name for register in registers))
+
+    def of(fact: str) -> tuple[Register, ...]:
+        registers = changes.get(_REGISTER_FACTS[fact], getattr(base, _REGISTER_FACTS[fact]))
+        assert isinstance(registers, tuple)
+        return registers
+
+    scratch = of("scratch")
+    if missing := [r for r in base.scratch if r not in scratch]:
+        yield f"the compiler's own sequences need {names(missing)} as scratch on {target.name}"
+    if clash := [r for r in scratch if r in kept]:
+        yield f"what is kept is no scratch: {names(clash)} (scratch of {base.name}: {names(base.scratch)})"
+    thread = changes.get("thread", base.thread)
+    passing = {r for fact in _REGISTER_FACTS if fact != "scratch" for r in of(fact)}
+    own = {r for r in (base.return_address, base.call_through, architecture.flags, *base.linker_may_write) if r}
+    if clash := [r for r in passing if r in scratch or r in reserved or r is thread]:
+        yield f"arguments and results do not travel in what is scratch or reserved: {names(sorted(clash, key=str))}"
+    if clash := [r for r in kept if r not in base.kept and (r in own or r in (*of("results"), *of("float_results")))]:
+        yield f"a call or its result changes {names(clash)}, which cannot be kept"
+    if clash := [r for r in reserved if r not in base.reserved and (r in own or r in scratch)]:
+        yield f"calls and the compiler's own sequences use {names(clash)}, which cannot be reserved"
+    if isinstance(thread, Register) and (thread in own or thread in scratch):
+        yield f"calls and the compiler's own sequences use {thread.name}, which cannot hold the thread's g"
 
 
 def _facts(
@@ -408,7 +452,7 @@ def _apply_fact(
         report.error("R024", f"a convention has no fact `{what}`", fact.what.span, notes=notes)
         return
     if what in _NUMBER_FACTS:
-        _apply_number(fact, what, changes, report)
+        _apply_number(fact, what, base, changes, environment)
         return
     if fact.value is not None:
         report.error("R024", f"`{what}` is no number", fact.value.span)
@@ -418,14 +462,23 @@ def _apply_fact(
         return
     none = [str(n) for n in fact.names] == ["none"]
     registers = () if none else tuple(r for r in map(environment.register, fact.names) if r is not None)
-    wrong_bank = {"arguments": Bank.INTEGER, "results": Bank.INTEGER}.get(what)
+    if len(registers) != len(fact.names) and not none:
+        return
+    before = len(report.diagnostics)
+    banks = _banks(what, base)
     for register, name in zip(registers, fact.names, strict=False):
-        if wrong_bank and register.bank is not wrong_bank:
-            report.error("R025", f"{register.name} is no {wrong_bank.value} register", name.span)
+        if not banks:
+            message = f"{base.name} has no registers for `{what}` on {environment.target.name}"
+            report.error("R025", message, fact.what.span, notes=["declare it like another convention"])
+            return
+        if register.bank not in banks:
+            kinds = " or ".join(sorted(bank.value for bank in banks))
+            report.error("R025", f"{register.name} is no {kinds} register", name.span)
         if register is environment.target.architecture.sp:
             report.error("R025", f"{register.name} is the stack pointer, which has a part of its own", name.span)
-    if len(set(registers)) != len(registers):
-        report.error("R025", f"a register is named twice in `{what}`", fact.span)
+    if len(set(registers)) != len(registers) or (what == "thread" and len(registers) > 1):
+        report.error("R025", f"a register too many in `{what}`", fact.span)
+    if len(report.diagnostics) > before:
         return
     match what:
         case "keeps":
@@ -444,15 +497,35 @@ def _apply_fact(
             changes[_REGISTER_FACTS[what]] = registers
 
 
-def _apply_number(fact: s.ConventionFact, what: str, changes: dict[str, object], report: Report) -> None:
+def _banks(what: str, base: Convention) -> set[Bank]:
+    """The kinds of registers that a fact names."""
+    if what in ("arguments", "results", "thread"):
+        return {Bank.INTEGER}
+    if what in ("float_arguments", "float_results"):
+        return {register.bank for register in getattr(base, _REGISTER_FACTS[what])}
+    return set(Bank)
+
+
+def _apply_number(
+    fact: s.ConventionFact, what: str, base: Convention, changes: dict[str, object], environment: Environment
+) -> None:
+    report, word = environment.report, environment.word
     if not isinstance(fact.value, s.Integer):
         report.error("R024", f"`{what}` is a number of bytes", fact.span, notes=[f"`{what} 16`"])
         return
     value = fact.value.value
+    least = {
+        "align": min(c.alignment for c in environment.target.conventions.values()),
+        "area": base.area,
+        "first_stack_argument": base.first_stack_argument,
+    }.get(what, 0)
     if what == "align" and (value < 1 or value & (value - 1) or value > 4096):
         report.error("R024", f"an alignment is a power of two up to 4096, not {value}", fact.value.span)
-    elif value > 1 << 16:
-        report.error("R024", f"{what} is a number of bytes up to 65536, not {value}", fact.value.span)
+    elif value > 4096 or value % word and what != "align":
+        report.error("R024", f"{what} is a multiple of {word} up to 4096, not {value}", fact.value.span)
+    elif value < least:
+        message = f"{what} is at least {least} on {environment.target.name}, not {value}"
+        report.error("R024", message, fact.value.span, notes=[f"as for {base.name}"] if what != "align" else [])
     else:
         changes[_NUMBER_FACTS[what]] = value
 
