@@ -389,14 +389,16 @@ class _Tracer(Watcher):
         ]
         step = Called(
             self.depth,
-            callee=arrival.name,
+            callee=_callee(arrival.name),
             convention=arrival.signature.convention.name,
             arguments=arguments,
             jumped=arrival.jumped,
         )
         self.steps.append(step)
         self._claim(step)
-        self.scripts.append(_Before(arrival.name, self.depth, self._image(), self._variables(), self._thread()))
+        self.scripts.append(
+            _Before(_callee(arrival.name), self.depth, self._image(), self._variables(), self._thread())
+        )
 
     def answered(self, arrival: Arrival, result: int | None) -> None:
         self._scripted()
@@ -404,9 +406,9 @@ class _Tracer(Watcher):
         change = None
         if result is not None:
             change = Change("result", result, self.names.meaning(result))
-            self.names.result(arrival.name, result)
+            self.names.result(_callee(arrival.name), result)
         convention = arrival.signature.convention.name
-        step = Answered(depth, callee=arrival.name, convention=convention, result=change)
+        step = Answered(depth, callee=_callee(arrival.name), convention=convention, result=change)
         self.steps.append(step)
         self._claim(step)
         self.answer = step
@@ -564,6 +566,11 @@ class _Before:
 
     def renew(self, memory: dict[int, bytes], variables: dict[ir.Variable, int], thread: int | None) -> None:
         self.memory, self.variables, self.thread = memory, variables, thread
+
+
+def _callee(name: str) -> str:
+    """A callee's name; of one that is called through a parameter, `*PARAMETER`."""
+    return "*" + name.rpartition(":")[0].rpartition(".")[2] if name.startswith("*") else name
 
 
 def _mask(bits: int) -> int:
@@ -793,7 +800,9 @@ def lines(run: TracedRun) -> Iterator[str]:
     check = f', check "{run.check}"' if run.check else ", without a check"
     yield f"{artifact.name} on {artifact.target.name}{check}, seed {run.seed}, run {run.number}"
     if run.hostile:
-        yield "memory below the stack pointer (and the red zone) is overwritten before every instruction"
+        red_zone = artifact.function.convention.red_zone
+        spared = f", but for a red zone of {red_zone} bytes" if red_zone else ""
+        yield f"memory below the stack pointer is overwritten before every instruction{spared}"
     yield ""
     line: tuple[str, int, str] = ("", 0, "")
     stack = ""
