@@ -68,6 +68,7 @@ WHOLE = (1 << 64) - 1
 _ROLES = {16: ("ip0",), 17: ("ip1",), 29: ("fp",), 30: ("lr",)}
 X = tuple(Register(f"x{n}", Bank.INTEGER, 64, f"x{n}", n, (f"w{n}", *_ROLES.get(n, ()))) for n in range(31))
 SP = Register("sp", Bank.INTEGER, 64, "sp", 31)
+ZERO = Register("xzr", Bank.INTEGER, 64, "xzr", 31)  # as the operand of a store, what sp is as a base
 V = tuple(Register(f"v{n}", Bank.FLOAT, 128, f"v{n}", n, (f"q{n}", f"d{n}", f"s{n}")) for n in range(32))
 NZCV = Register("nzcv", Bank.CONTROL, 32, "nzcv", 0)
 FPCR = Register("fpcr", Bank.CONTROL, 64, "fpcr", 0)
@@ -283,8 +284,8 @@ def signed(value: int) -> int:
 
 
 def narrow(register: Register, letter: str) -> str:
-    """The register under the name that its use at this width has: w5, d8, q8."""
-    return f"{letter}{register.number}"
+    """The register under the name that its use at this width has: w5, d8, q8, xzr."""
+    return f"{letter}zr" if register is ZERO else f"{letter}{register.number}"
 
 
 def insn(
@@ -356,6 +357,7 @@ class Arm64(Architecture):
     )
     registers = _REGISTERS
     sp = SP
+    zero = ZERO
     flags = NZCV
     conventions = _CONVENTIONS
     fixups = _FIXUPS
@@ -820,8 +822,8 @@ _IDLE = re.compile(r"f?mov (x\d+|sp|[sd]\d+), \1")
 _STEP = re.compile(r"(sub|add) sp, sp, #(\w+)")
 _STORE_AND_LOWER = re.compile(r"str (x\d+), \[sp, #-(\w+)\]!")
 _LOAD_AND_RAISE = re.compile(r"ldr (x\d+), \[sp\], #(\w+)")
-_PAIRABLE = re.compile(r"(ld|st)u?r ([xwdsq])(\d+), \[")
-_AT_SP = re.compile(r"(ld|st)[rp] (([xwdsq])\d+(?:, [xwdsq]\d+)?), \[sp(?:, #(\w+))?\]")
+_PAIRABLE = re.compile(r"(ld|st)u?r ([xwdsq])(\d+|zr), \[")
+_AT_SP = re.compile(r"(ld|st)[rp] (([xwdsq])(?:\d+|zr)(?:, [xwdsq](?:\d+|zr))?), \[sp(?:, #(\w+))?\]")
 _SIZES = {"x": 8, "w": 4, "d": 8, "s": 4, "q": 16}
 
 

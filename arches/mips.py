@@ -464,7 +464,7 @@ class Mips(Architecture):
     def _access(
         self, kind: Literal["load", "store"], operation: str, register: Register, base: Register, offset: int, size: int
     ) -> Insn:
-        moved = frozenset(self._halves(register, size))
+        moved = frozenset(self._halves(register, size)) - {self.zero}
         return Insn(
             f"{operation} {register}, {_number(offset)}({base})",
             reads=frozenset({base}) | (moved if kind == "store" else frozenset()),

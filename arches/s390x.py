@@ -80,6 +80,7 @@ _REGISTERS: Mapping[str, Register] = {
     for name in (register.name, *register.aliases)
 }
 R0, R1, G, LINK, SP = R[0], R[1], R[13], R[14], R[15]
+ZERO = Register("zero", Bank.INTEGER, 64, "0x0", 0)  # stands for the instructions that store a zero without a register
 
 # Principles of Operation, chapter 9, "Floating-Point-Control (FPC) Register": byte 0 has the masks (bits 0 to 5),
 # byte 3 the decimal rounding mode (25 to 27) and the binary one (29 to 31); flags and DXC are results.
@@ -273,6 +274,7 @@ def three(name: str, opcode: int, d: Register, a: Register, b: Register) -> Insn
 LOADS = {(64, False): "lg", (64, True): "lg", (32, False): "llgf", (32, True): "lgf", (16, False): "llgh",
          (16, True): "lgh", (8, False): "llgc", (8, True): "lgb"}  # fmt: skip
 STORES = {64: (None, "stg"), 32: ("st", "sty"), 16: ("sth", "sthy"), 8: ("stc", "stcy")}
+ZERO_STORES = {64: "mvghi", 32: "mvhi", 16: "mvhhi", 8: "mvi"}  # immediate to memory
 FLOAT_LOADS = {64: ("ld", "ldy"), 32: ("le", "ley")}
 FLOAT_STORES = {64: ("std", "stdy"), 32: ("ste", "stey")}
 
@@ -310,6 +312,7 @@ class S390x(Architecture):
     )
     registers = _REGISTERS
     sp = SP
+    zero = ZERO
     flags = CC
     conventions = _CONVENTIONS
     fixups = _FIXUPS
@@ -363,6 +366,12 @@ class S390x(Architecture):
         yield from self._storage("load", (None, LOADS[bits, signed]), d, base, offset, bits // 8)
 
     def store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
+        if s is ZERO:
+            if not 0 <= offset < SHORT_REACH:
+                yield from self.binary("add", R1, base, offset & WHOLE)
+                base, offset = R1, 0
+            yield insn(f"{ZERO_STORES[bits]} {number(offset)}({base}), 0x0", (base,), (), memory="write")
+            return
         yield from self._storage("store", STORES[bits], s, base, offset, bits // 8)
 
     def float_move(self, d: Register, s: Register, bits: int) -> Code:

@@ -7,11 +7,12 @@ coloured greedily in program order, with each value drawn to the register that i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .diagnostics import Diagnostic, InputError
-from .lir import ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, Body, Home, Operation, VirtualRegister
+from .lir import ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, STORES, Body, Home, Operation, VirtualRegister
 from .target import Architecture, Register
 
 
@@ -28,7 +29,7 @@ class Allocation:
 
 def allocate(body: Body, architecture: Architecture) -> Allocation:
     """Choose a register or a home for every value of a body. `body.homes` grows by what is spilled."""
-    operations = _share_thread_loads(body)
+    operations = _store_zeros(_share_thread_loads(body), architecture)
     operations = _hoist_outgoing(operations)
     operations = _remove_dead(operations)
     incoming = {
@@ -114,6 +115,19 @@ def _share_thread_loads(body: Body) -> list[Operation]:
         if operation.kind in NO_FALL_THROUGH:
             falls = False
     return result
+
+
+def _store_zeros(operations: Sequence[Operation], architecture: Architecture) -> list[Operation]:
+    """Zeros that are stored take no register on machines that can do without."""
+    if architecture.zero is None:
+        return list(operations)
+    definitions = Counter(value for operation in operations for value in operation.defs)
+    zeros = {o.defs[0] for o in operations if o.kind == "constant" and o.value == 0 and definitions[o.defs[0]] == 1}
+    zero = VirtualRegister(0, "zero", fixed=architecture.zero)
+    return [
+        o.with_registers(o.defs, (zero, *o.uses[1:])) if o.kind in STORES and o.uses[0] in zeros else o
+        for o in operations
+    ]
 
 
 def _backward_labels(operations: Sequence[Operation]) -> set[str]:

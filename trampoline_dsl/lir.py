@@ -91,6 +91,7 @@ REMOVABLE = frozenset(
         "pushed_pc",
     }
 )
+STORES = frozenset({"store", "home_store", "outgoing", "incoming_store"})  # of their first operand
 ENDS_BLOCK = frozenset({"branch", "jump", "tail_call", "return", "resume"})
 NO_FALL_THROUGH = frozenset({"jump", "tail_call", "return", "resume"})
 

@@ -178,6 +178,7 @@ class Convention:
     scratch: tuple[Register, ...]  # free for the compiler's own short sequences, never allocated to a value
     linker_may_write: tuple[Register, ...]  # between the call and the callee's first instruction
     notes: Mapping[str, str] = field(default_factory=dict)
+    environment: Register | None = None  # gets the third word of the descriptor that a callee is entered through
 
     def __post_init__(self) -> None:
         for register, mask in self.kept.items():
@@ -395,6 +396,7 @@ class Architecture(ABC):
     header: tuple[str, ...]  # directives at the top of a file
     comment: str  # what starts a comment in GNU syntax
     toc: Register | None = None  # holds the table of contents, where there is one; symbols are found through it
+    zero: Register | None = None  # what `store` takes to store zero, if that needs no register; nothing else takes it
     singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
 
