@@ -60,10 +60,16 @@ st0 = Register("st0", Bank.FLOAT, 64, "st", 0, aliases=("st",))
 def assign_cdecl(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
     """i386 psABI, section 2.2, "Parameter Passing": all on the stack, in slots of four bytes and aligned no further.
 
-    Nobody may rely on what is above a narrow value: gcc and clang widen as callers and do not trust as callees."""
+    Nobody may rely on what is above a narrow value: gcc and clang widen as callers and do not trust as callees. Where a
+    convention of a user's has registers, the first words travel there, as in fastcall and regparm."""
     places: list[Location] = []
+    registers = iter(convention.integer_arguments)
     offset = convention.first_stack_argument
     for kind in arguments:
+        register = next(registers, None) if kind.kind == "int" and kind.bits <= 32 else None
+        if register is not None:
+            places.append((Part(InRegister(register), 0, kind.bits),))
+            continue
         places.append(stacked(offset, kind, convention.slot))
         offset += up(kind.bits // 8, convention.slot)
     back: Location = ()

@@ -992,6 +992,11 @@ class BodyResolver:
             message = f"{convention.name} does not return the way {own.name} does, so this must be a call"
             self.report.error("R061", message, node.span)
             return
+        toc = self.environment.target.architecture.toc
+        if toc is not None and convention.keeps(toc) and not isinstance(callee, str):
+            message = f"what a pointer leads to may be of another module, and leave its table of contents in {toc.name}"
+            self.report.error("R061", message, node.span, notes=["call and return instead"])
+            return
         own_types = [v.type.value_type for v in self.signature_parameters()]
         available = own.place(own_types, None).stack_bytes
         needed = convention.place([a.type.value_type for a in arguments], None).stack_bytes

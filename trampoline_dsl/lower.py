@@ -746,7 +746,8 @@ class _Lowering:
         if floating:
             values = self._float_to_words(values[0], location, type_)
         for part, value in self._parts(values, location):
-            if part.extend_to > type_.bits and part.extend_signed != type_.signed and type_.kind == "int":
+            # A float in core registers is held as it came: nothing is known of the bits above it.
+            if part.extend_to > type_.bits and (part.extend_signed != type_.signed or type_.kind == "float"):
                 widened = self.new(value.name)
                 self.add("extend", (widened,), (value,), bits=type_.bits, signed=part.extend_signed)
                 value = widened
@@ -863,13 +864,13 @@ class _Lowering:
             values = self.evaluate(argument)
             # Copies: an argument in memory may lie where another one is about to be written.
             arguments.append(tuple(self._copy(v) for v in values))
-        callee = self.evaluate(node.callee) if not isinstance(node.callee, str) else None
+        callee = self._copy(self.evaluate(node.callee)[0]) if not isinstance(node.callee, str) else None
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
         for values, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
             self._deliver(values, argument.type, location, uses, places, "incoming_store")
         if callee is not None:
-            uses.append(callee[0])
+            uses.append(callee)
             places.append(None)
         self.add(
             "tail_call",

@@ -67,10 +67,12 @@ class Artifact:
         return assembled
 
     def _explain(self, error: AssemblyError, insn: Insn) -> InputError:
-        """An instruction that a user wrote is the user's to mend; any other one is ours, and says so."""
+        """An instruction that a user wrote is the user's to mend; any other one that this machine lacks (a branch over
+        more code than it can reach) comes of the statement that it was made for."""
+        start = self.source.starts[max(insn.line, 1) - 1] + max(insn.column, 1) - 1
         if not insn.user_text:
-            raise error
-        start = self.source.starts[insn.line - 1] + insn.column - 1
+            message = f"{self.target.name} has no instruction for this: {error.text}: {error.reason}"
+            return InputError([Diagnostic("A002", message, Span(self.source, start, start + 1))])
         found = self.source.text.find(f'"{error.text}"', start)
         start, end = (found, found + len(error.text) + 2) if found >= 0 else (start, start + 1)
         span = Span(self.source, start, end)

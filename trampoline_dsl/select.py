@@ -68,6 +68,14 @@ class _Selection:
     # ---------------------------------------------------------------------------------------------------- small helps
 
     def emit(self, code: Iterable[Insn], span: Span | None, part: FramePart = "body") -> None:
+        """Append instructions, as made for a place in the source. Raises InputError where the machine has none."""
+        try:
+            self._emit(code, span, part)
+        except ValueError as error:
+            message = f"{self.architecture.name} cannot do this: {error}"
+            raise InputError([Diagnostic("L006", message, span or self.body.span)]) from error
+
+    def _emit(self, code: Iterable[Insn], span: Span | None, part: FramePart) -> None:
         line, column = (span.source.position(span.start)) if span is not None else (0, 0)
         self.code += [insn.placed(line, column, part) for insn in code]
 
@@ -203,8 +211,12 @@ class _Selection:
             yield from arch.store(uses[1], self.sp, self._pushed_place(), 8 * arch.word)
 
     def _resume(self, uses: list[Register]) -> Iterator[Insn]:
+        for fixed in self.convention.fixed:
+            for insn in self.architecture.establish(fixed):
+                yield replace(insn, comment=f"establish {fixed.register.name}")
         yield from self.architecture.move(self.sp, uses[0])
-        yield from self.architecture.jump_register(uses[1], self.convention)
+        # A program counter is the address of code, where a function pointer may point to something else.
+        yield from self.architecture.jump_register(uses[1], self.convention.derive(descriptors=False))
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
