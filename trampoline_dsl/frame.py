@@ -42,8 +42,8 @@ def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ..
     for register in allocation.registers.values():
         changed[register] = (1 << register.bits) - 1
     for operation in allocation.operations:
-        if operation.kind == "call":
-            # s390x passes an argument in r6, which is kept all the same.
+        if operation.kind in ("call", "tail_call"):
+            # s390x passes an argument in r6, which is kept all the same. (Nobody could give it back after a jump.)
             changed.update({r: (1 << r.bits) - 1 for r in operation.places if r is not None})
     fixed = {f.register for f in body.convention.fixed}
     order = list(Bank)
