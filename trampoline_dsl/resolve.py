@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import assert_never
 
@@ -141,7 +142,8 @@ class Environment:
         return name in target_words(self.target)
 
 
-def target_words(target: Target) -> set[str]:
+@cache
+def target_words(target: Target) -> frozenset[str]:
     """The names by which `when` can mean a target."""
     architecture = target.architecture
     names = {target.name, target.os, architecture.name, f"{target.os}/{architecture.name}"}
@@ -150,7 +152,7 @@ def target_words(target: Target) -> set[str]:
     if target.variant:
         names.add(target.variant)
         names.add(target.name.partition("/")[2])
-    return names
+    return frozenset(names)
 
 
 def _check_target_names(module: Module, report: Report) -> None:
@@ -209,7 +211,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
     report = Report()
     environment = _environment(target, report, module.include)
     layouts = environment.layouts
-    items = [(item, Path(file.source.name).parent) for file in module.files for item in file.items]
+    folders = [Path(file.source.name).parent for file in module.files]
+    items = [(item, folder) for file, folder in zip(module.files, folders, strict=True) for item in file.items]
 
     names: dict[str, Span] = {}
     defined: dict[str, Span] = {}
