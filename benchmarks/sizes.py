@@ -64,9 +64,8 @@ def main() -> None:
     for artifact in artifacts():
         if artifact.name != name:
             name = artifact.name
-            print(
-                f"\n{name:20} {'bytes':>6} {'Go':>4} {'ratio':>6} {'insns':>6} {'Go':>4} {'ratio':>6}  registers kept"
-            )
+            head = f"{name:20} {'bytes':>6} {'Go':>4} {'ratio':>6} {'insns':>6} {'Go':>4} {'ratio':>6}"
+            print(f"\n{head}  registers kept")
         go_bytes, go_count = GO[artifact.target.name][name]
         by_bytes, by_count = ratio(artifact)
         print(
