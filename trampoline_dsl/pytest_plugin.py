@@ -34,6 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="T",
         help="linux/s390x, ...; may be repeated (default: all)",
     )
+    group.addoption(
+        "--trampoline-include",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="take headers of the same name from there",
+    )
     group.addoption("--trampoline-seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     group.addoption(
         "--trampoline-runs", type=_runs, default=16, metavar="N", help="executions of each check (default: 16)"
@@ -92,7 +99,8 @@ class TrampolineFile(pytest.File):
             source = read_source(self._shown_path())
             if not declares_trampoline(source) and not self.session.isinitpath(self.path):
                 return  # it is there to be imported
-            compiled = compile_source(source, targets)
+            include = [Path(name) for name in self.config.getoption("trampoline_include")]
+            compiled = compile_source(source, targets, include)
             for results in compiled.values():
                 for artifact in results.own:
                     _ = artifact.code  # machine text of the user's may turn out not to assemble
