@@ -42,6 +42,7 @@ from .x86 import (
     eflags,
     fits,
     fpcw,
+    free,
     guarded,
     integers,
     mxcsr,
@@ -178,10 +179,10 @@ class Amd64(X86):
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # The old eight need no prefix for themselves; r12 and r13 are longer as a base; rbp last, for those who walk
         # the chain of frame pointers.
-        return (rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11, rbx, r14, r15, r12, r13, rbp)
+        return free((rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11, rbx, r14, r15, r12, r13, rbp), convention)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return _xmm64
+        return free(_xmm64, convention)
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
         yield Insn(

@@ -456,7 +456,8 @@ class Arm(Architecture):
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # d16 to d31 have no singles, and VFPv3-D16 has none of them. d15 is Go's assembler's.
         last = 15 if convention.thread is not None else 16
-        return (*reversed(D[0:8]), *D[8:last]) if self.vfp else ()
+        order = (*reversed(D[0:8]), *D[8:last]) if self.vfp else ()
+        return tuple(register for register in order if register not in convention.reserved)
 
     # -- moving words about
 

@@ -375,7 +375,8 @@ class Arm64(Architecture):
         return tuple(register for register in order if register not in taken)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return (*V[16:32], *reversed(V[0:8]), *V[8:16])
+        order = (*V[16:32], *reversed(V[0:8]), *V[8:16])
+        return tuple(register for register in order if register not in convention.reserved)
 
     # -- moving words about
 

@@ -42,6 +42,7 @@ from .x86 import (
     by_name,
     eflags,
     fpcw,
+    free,
     guarded,
     integers,
     mxcsr,
@@ -176,10 +177,10 @@ class I386(X86):
     gnu_as = ("i686-linux-gnu-as", "--32", "-march=pentium4")
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return (eax, ecx, edx, ebx, esi, edi, ebp)
+        return free((eax, ecx, edx, ebx, esi, edi, ebp), convention)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return _xmm32
+        return free(_xmm32, convention)
 
     def float_move(self, d: Register, s: Register, bits: int) -> Code:
         if d == s or st0 not in (d, s):

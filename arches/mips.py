@@ -535,7 +535,7 @@ class Mips(Architecture):
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         if self.soft:
             return ()
-        usable = self.floats[:: 2 if self.word == 4 else 1]
+        usable = [f for f in self.floats[:: 2 if self.word == 4 else 1] if f not in convention.reserved]
         arguments = self.floats[12:20]  # last of the scratch ones, so that arguments stay where they are
         return tuple(sorted(usable, key=lambda register: (register in convention.kept, register in arguments)))
 

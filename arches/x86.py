@@ -57,6 +57,12 @@ def integers(prefix: str) -> tuple[Register, ...]:
     return tuple(Register(prefix + root, Bank.INTEGER, bits, prefix + root, n) for n, root in enumerate(roots))
 
 
+def free(order: Sequence[Register], convention: Convention) -> tuple[Register, ...]:
+    """Those of the registers that a convention leaves to values."""
+    taken = {*convention.reserved, *convention.scratch, convention.thread}
+    return tuple(register for register in order if register not in taken)
+
+
 def vectors(count: int) -> tuple[Register, ...]:
     return tuple(Register(f"xmm{n}", Bank.FLOAT, 128, f"xmm{n}", n) for n in range(count))
 
@@ -608,7 +614,6 @@ class X86(Architecture):
                 labels.clear()
             kept.append(insn)
         return kept[::-1]
-
 
     def push_arguments(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Where the prologue's last step makes room and the words at sp are stored right behind it, from registers or

@@ -14,7 +14,7 @@ from .body import BodyResolver, Scope, define
 from .diagnostics import InputError, Report, Source, Span, read_source, suggestion
 from .layout import Layouts
 from .parse import EMPTY, parse
-from .target import Bank, Convention, Register, Target
+from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
 
 MAXIMUM_IMPORTS = 40  # files deep
@@ -124,12 +124,17 @@ class Environment:
     def places(self, convention: Convention, arguments: Sequence[ir.Type], result: ir.Type | None, span: Span) -> bool:
         """Whether a convention has places for such arguments and such a result: a user's own may have too few."""
         try:
-            convention.place([t.value_type for t in arguments], result.value_type if result else None)
+            assignment = convention.place([t.value_type for t in arguments], result.value_type if result else None)
         except IndexError:
             message = f"{convention.name} has no place for this result on {self.target.name}: {result}"
             self.report.error("R026", message, span, notes=["name more registers as `results` or `float_results`"])
             return False
-        return True
+        places = [part.place for part in assignment.result]
+        kept = [p.register.name for p in places if isinstance(p, InRegister) and p.register in convention.kept]
+        if kept:
+            message = f"{convention.name} keeps {' '.join(kept)} on {self.target.name}, where this result would travel"
+            self.report.error("R026", message, span, notes=["return nothing, or name other registers as `results`"])
+        return not kept
 
     def holds(self, targets: s.TargetSet) -> bool:
         """Whether this target is meant. Names that no target has are reported when the file is checked."""
@@ -404,8 +409,8 @@ def _conflicts(
     own = {r for r in (base.return_address, base.call_through, architecture.flags, *base.linker_may_write) if r}
     if clash := [r for r in passing if r in scratch or r in reserved or r is thread]:
         yield f"arguments and results do not travel in what is scratch or reserved: {names(sorted(clash, key=str))}"
-    if clash := [r for r in kept if r not in base.kept and (r in own or r in (*of("results"), *of("float_results")))]:
-        yield f"a call or its result changes {names(clash)}, which cannot be kept"
+    if clash := [r for r in kept if r not in base.kept and r in own]:
+        yield f"a call itself changes {names(clash)}, which cannot be kept"
     if clash := [r for r in reserved if r not in base.reserved and (r in own or r in scratch)]:
         yield f"calls and the compiler's own sequences use {names(clash)}, which cannot be reserved"
     if isinstance(thread, Register) and (thread in own or thread in scratch):
