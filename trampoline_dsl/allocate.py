@@ -54,9 +54,7 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
                 break
 
 
-def _home_of(
-    value: VirtualRegister, body: Body, operations: Sequence[Operation], architecture: Architecture
-) -> Home:
+def _home_of(value: VirtualRegister, body: Body, operations: Sequence[Operation], architecture: Architecture) -> Home:
     """A new home, on the innermost stack from which all that is done with the value can be reached."""
     context = _innermost_common(body, {o.context for o in operations if value in o.defs or value in o.uses})
     size = value.bits // 8 if value.floating else architecture.word
@@ -228,9 +226,9 @@ def _remove_dead(operations: Sequence[Operation]) -> list[Operation]:
         stored = {o.home for o in current if o.kind == "home_load"}
         kept = []
         for operation, after in zip(current, live.after, strict=True):
-            if operation.kind in REMOVABLE and not live.bits(operation.defs) & after:
-                if all(d.fixed is None for d in operation.defs):
-                    continue
+            unread = not live.bits(operation.defs) & after and all(d.fixed is None for d in operation.defs)
+            if operation.kind in REMOVABLE and unread:
+                continue
             if operation.kind == "home_store" and operation.home not in stored and _private(operation.home):
                 continue
             kept.append(operation)
@@ -335,11 +333,7 @@ def _spill(
                 defs.append(value)
         result.append(operation.with_registers(tuple(defs), tuple(uses)))
         if operation.kind == "call" or operation.kind == "asm":
-            cache = {
-                v: r
-                for v, r in cache.items()
-                if not _all_lost(architecture, operation.clobbers, r, body)
-            }
+            cache = {v: r for v, r in cache.items() if not _all_lost(architecture, operation.clobbers, r, body)}
         for value, fresh in zip(original.defs, defs, strict=True):
             if value in homes:
                 cache[value] = fresh
@@ -581,7 +575,7 @@ class _Colouring:
     def _victim(
         self, index: int, candidates: Sequence[Register], victims: Sequence[VirtualRegister]
     ) -> VirtualRegister:
-        """What to put in memory so that `index` finds a register: itself, if it lives long, or a neighbour that does."""
+        """What to put in memory so that `index` finds a register: itself if it lives long, or such a neighbour."""
         value = self.live.values[index]
         if not value.short and all(r in self.forbidden[index] for r in candidates):
             return value

@@ -1039,9 +1039,10 @@ class BodyResolver:
         for operand in node.outputs:
             register = self._asm_register(operand.register, operand.register_span)
             variable = self._asm_variable(str(operand.value), register, operand.span)
-            if register is not None and variable is not None:
-                if self._asm_holds(register, variable.type, operand.span):
-                    outputs.append((register, variable))
+            if register is None or variable is None:
+                continue
+            if self._asm_holds(register, variable.type, operand.span):
+                outputs.append((register, variable))
         named = (self._asm_register(str(c), c.span, clobber=True) for c in node.clobbers)
         clobbers = {register for register in named if register is not None}
         for what, registers in (("in", [r for r, _ in inputs]), ("out", [r for r, _ in outputs])):

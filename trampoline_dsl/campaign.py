@@ -127,9 +127,7 @@ def _everywhere(
             errors += error.diagnostics
     if errors:
         raise InputError(errors)
-    tasks = [
-        _Task(work, source, target.name, seed, runs, tuple(include)) for source in sources for target in targets
-    ]
+    tasks = [_Task(work, source, target.name, seed, runs, tuple(include)) for source in sources for target in targets]
     outcomes = dict(_outcomes(tasks, verb, jobs or os.cpu_count() or 1, quiet))
     wrong: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}
     for index, task in enumerate(tasks):

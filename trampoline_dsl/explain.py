@@ -51,7 +51,9 @@ def _lines(convention: Convention, target: Target) -> Iterator[str]:
             yield from _row(f"  {bank.value}", _kept(registers))
     for fixed in convention.fixed:
         value = "the code's address & " + hex(fixed.code_mask) if fixed.code_mask else f"{fixed.value:#x}"
-        yield from _row(f"  {fixed.register.name}", f"is {value} (bits {fixed.mask:#x}) at calls and returns: {fixed.why}")
+        yield from _row(
+            f"  {fixed.register.name}", f"is {value} (bits {fixed.mask:#x}) at calls and returns: {fixed.why}"
+        )
     yield ""
     yield "not kept"
     lost = [

@@ -19,7 +19,9 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     bottom = 0
     slots: list[Slot] = []
     for context in body.contexts:
-        end, made = _lay_out_context(body, context, [h for h in homes if h.context == context.number], architecture.word)
+        end, made = _lay_out_context(
+            body, context, [h for h in homes if h.context == context.number], architecture.word
+        )
         bottom = max(bottom, end)
         slots += made
     saves = _saves(body, allocation) if body.save else ()
@@ -93,12 +95,14 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
         if home.pin is not None:
             home.offset = bottom if home.pin == "bottom" else home.pin
             if home.offset < context.outgoing and context.outgoing > convention.first_stack_argument:
-                message = f"`{home.name}` at {home.offset} is where calls put their arguments ({context.outgoing} bytes)"
-                raise InputError([Diagnostic("L002", message, body.span, notes=("pin it higher",))])
+                message = (
+                    f"`{home.name}` at {home.offset} is where calls put their arguments ({context.outgoing} bytes)"
+                )
+                raise InputError([Diagnostic("L002", message, home.span or body.span, notes=("pin it higher",))])
             clash = [t for t in taken[1:] if t[0] < home.offset + home.size and home.offset < t[1]]
             if clash or (home.offset < bottom and uses_bottom):
                 message = f"`{home.name}` at {home.offset} overlaps another slot"
-                raise InputError([Diagnostic("L002", message, body.span, notes=("leave out a pin",))])
+                raise InputError([Diagnostic("L002", message, home.span or body.span, notes=("leave out a pin",))])
         else:
             home.offset = _first_gap(taken, home.size, base)
         taken.append((home.offset, home.offset + home.size))

@@ -42,6 +42,7 @@ class Home:
     bits: int = 0  # of a load or a store there; 0: as many as the register has
     signed: bool = False
     offset: int = -1  # above sp, once laid out
+    span: Span | None = None  # where it is declared, if it is
 
 
 Kind = Literal[
@@ -124,9 +125,7 @@ class Operation:
     text: tuple[str, ...] = ()
     span: Span | None = None
 
-    def with_registers(
-        self, defs: tuple[VirtualRegister, ...], uses: tuple[VirtualRegister, ...]
-    ) -> Operation:
+    def with_registers(self, defs: tuple[VirtualRegister, ...], uses: tuple[VirtualRegister, ...]) -> Operation:
         return Operation(
             self.kind,
             defs,

@@ -178,7 +178,7 @@ class _Lowering:
 
     def run(self) -> Body:
         for slot in self.function.slots:
-            self.homes[slot] = self.home(slot.name, slot.type.bytes, "declared in the frame", pin=slot.pin)
+            self.homes[slot] = self.home(slot.name, slot.type.bytes, "declared in the frame", pin=slot.pin, span=slot.span)
         self._enter()
         self.block(self.function.body)
         if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume"):
@@ -709,7 +709,12 @@ class _Lowering:
         else:
             # Widening costs nothing: values are held widened by their own type, and so is the result by C's rules.
             self.add("move", into, (values[0],))
-            if type_.bits < self.word_bits and type_.bits > source_type.bits and source_type.signed and not type_.signed:
+            if (
+                type_.bits < self.word_bits
+                and type_.bits > source_type.bits
+                and source_type.signed
+                and not type_.signed
+            ):
                 self.operations.pop()
                 self.add("extend", into, (values[0],), bits=type_.bits, signed=False)
 
@@ -727,9 +732,7 @@ class _Lowering:
         """Put a value where a convention wants it. Memory is written by operations of `kind`; what travels in
         registers is appended to `uses` and `places`."""
         floating = self.is_float(type_)
-        in_floats = all(
-            isinstance(p.place, InRegister) and p.place.register.bank is not Bank.INTEGER for p in location
-        )
+        in_floats = all(isinstance(p.place, InRegister) and p.place.register.bank is not Bank.INTEGER for p in location)
         if floating and in_floats:
             first = location[0].place
             assert isinstance(first, InRegister)
@@ -981,9 +984,7 @@ def _variables(body: Sequence[ir.Statement]) -> tuple[set[ir.Variable], set[ir.V
     def walk(node: object) -> None:
         if isinstance(node, ir.Read):
             used.add(node.variable)
-        elif isinstance(node, ir.Assign):
-            assigned.add(node.variable)
-        elif isinstance(node, ir.Call) and node.variable is not None:
+        elif isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None:
             assigned.add(node.variable)
         elif isinstance(node, ir.Asm):
             assigned.update(variable for _, variable in node.outputs)

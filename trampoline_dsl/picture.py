@@ -1,4 +1,4 @@
-"""A frame drawn as a person would on a whiteboard: addresses grow upwards, every slot with place, size, owner, reason."""
+"""A frame drawn as a person would on a whiteboard: addresses grow upwards; place, size, owner and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an `asm` block does, by running its machine code alone: the one thing that the reference interpreter cannot know.
+"""What an `asm` block does, by running its machine code alone: all that the reference interpreter cannot know.
 
 The block gets its inputs in their registers and the world's memory, and nothing else: what it reads without having said
 so differs from what it finds in a trampoline, and so does the outcome.
@@ -103,13 +103,11 @@ class AsmMachine:
 
     def _partner(self, register: Register) -> Register:
         return next(
-            r
-            for r in self.architecture.registers.values()
-            if r.bank is Bank.FLOAT and r.number == register.number + 1
+            r for r in self.architecture.registers.values() if r.bank is Bank.FLOAT and r.number == register.number + 1
         )
 
     def _changed(self, memory: Bytes, sp: int) -> Iterator[tuple[int, int]]:
-        """What differs, which not every store shows that a machine tells of; and what was stored, though it be equal."""
+        """What differs, since a machine does not tell of every store; and what was stored, though it be equal."""
         for base, image in memory.images.items():
             now = self.machine.read(base, len(image))
             stored = {address - base for address in self.written if base <= address < base + len(image)}

@@ -1,4 +1,4 @@
-"""Finds the targets: every module of `arches` offers some. Architectures are named here by their module, nowhere else."""
+"""Finds the targets: every module of `arches` offers some. Only here are architectures named, by their module."""
 
 from __future__ import annotations
 

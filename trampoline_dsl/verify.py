@@ -115,9 +115,7 @@ def verify(
     wanted = set(only) if only is not None else None
     session = Session(compiled, codes)
     return tuple(
-        session.judge(artifact, seed, runs)
-        for artifact in compiled.own
-        if wanted is None or artifact.name in wanted
+        session.judge(artifact, seed, runs) for artifact in compiled.own if wanted is None or artifact.name in wanted
     )
 
 
@@ -186,9 +184,7 @@ class Session:
             if len(record.violations) >= MOST_VIOLATIONS:
                 return
 
-    def expected(
-        self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int
-    ) -> tuple[World, Trace]:
+    def expected(self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int) -> tuple[World, Trace]:
         """A world, and what the source does in it. Raises Trouble."""
         world = make_world(self.build, function, scenario, world_seed)
         oracle = Oracle(self.build, world, self.frames, scenario, self.anonymous, self.asm)
@@ -206,9 +202,7 @@ class Session:
         follow: Register | None = None,
         spare: Literal["", "below", "area"] = "",
     ) -> Execute:
-        run = Execute(
-            self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare
-        )
+        run = Execute(self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare)
         run.run()
         return run
 
@@ -329,7 +323,7 @@ class _Record:
 
     def trouble(self, trouble: Trouble, scenario: ir.Scenario | None) -> None:
         where = f" ({trouble.span})" if isinstance(trouble.span, Span) else ""
-        title = f"check \"{scenario.title}\": " if scenario is not None else ""
+        title = f'check "{scenario.title}": ' if scenario is not None else ""
         self.problem = self.problem or f"{title}{trouble.message}{where}"
 
     def unmet(self, node: ir.Expect, scenario: ir.Scenario | None) -> None:
@@ -415,5 +409,3 @@ def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact) ->
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):
         return "it makes no call"
     return ""
-
-
