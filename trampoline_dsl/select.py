@@ -1,4 +1,4 @@
-"""Operations with registers to machine instructions: the last pass before text. Parallel moves become sequences here."""
+"""Operations with registers to machine instructions: the last pass before text. Parallel moves become sequences."""
 
 from __future__ import annotations
 
