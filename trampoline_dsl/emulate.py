@@ -227,6 +227,7 @@ class Machine:
         self.architecture = architecture
         self._family = family_of(architecture)
         self._constants: ModuleType = _CONSTANTS[self._family.prefix]
+        self._numbers: dict[str, int] = {}
         self._pc_number = self.number(self._family.pc)
         self._cell = ctypes.create_string_buffer(16)
         self._transfers: dict[tuple[str, ...], _Transfer] = {}
@@ -374,6 +375,16 @@ class Machine:
         self._family.set_thread_pointer(self, value)
 
     @property
+    def stacks(self) -> frozenset[Register]:
+        """The registers that are the top of a stack of registers: x87's st0."""
+        places = self._layout.places
+        return frozenset(r for r in self.observable if places[r.name].x87)
+
+    def empty_x87(self) -> None:
+        """x86: leave nothing on the x87 stack."""
+        self.put("FPTAG", 0xFFFF)
+
+    @property
     def x87_depth(self) -> int:
         """x86: how many values are on the x87 stack."""
         tags = self.peek("FPTAG")
@@ -491,16 +502,16 @@ class Machine:
 
     def number(self, name: str) -> int:
         """Unicorn's number for the register that it calls `name`."""
-        number: int = getattr(self._constants, f"UC_{self._family.prefix}_REG_{name}")
-        return number
+        if name not in self._numbers:
+            self._numbers[name] = getattr(self._constants, f"UC_{self._family.prefix}_REG_{name}")
+        return self._numbers[name]
 
     def put(self, name: str, value: Any) -> None:
         """Write what Unicorn calls `name`."""
         self._uc.reg_write(self.number(name), value)
 
     def peek(self, name: str) -> int:
-        value: int = self._uc.reg_read(self.number(name))
-        return value
+        return self._peek_number(self.number(name))
 
     def put_field(self, number: int, shift: int, mask: int, value: int) -> None:
         whole = self._peek_number(number)
