@@ -212,7 +212,8 @@ class Bench:
         self.observable = [
             r for r in dict.fromkeys(self.architecture.registers.values()) if r in self.machine.observable
         ]
-        self.masks = {r: self._garbage_mask(r) for r in self.observable}
+        self.stacks = self.machine.stacks
+        self.masks = {r: self._garbage_mask(r) for r in self.observable if r not in self.stacks}
         # What no convention of the machine lets anybody use (the platform's, the kernel's) is nobody's to change.
         common = [set(c.reserved) for c in self.architecture.conventions.values()]
         self.reserved = frozenset(set.intersection(*common) - {self.architecture.sp}) if common else frozenset()
@@ -345,9 +346,10 @@ class Execute:
         self.word = self.architecture.word
         self.word_mask = (1 << 8 * self.word) - 1
         self.violations: list[Violation] = []
+        # What the source has written by now, and what is still as it was where it will write later.
+        self.expected: dict[int, int] = {}
         self.executed: list[int] = []
         self.events: Iterator[Event] = iter(trace.events)
-        self.expected: dict[int, int] = {}
         self.activations: list[Activation] = []
         self.calls = 0
         self.started = 0
@@ -377,6 +379,9 @@ class Execute:
         machine.restore(bench.initial)
         for base, image in self.world.images.items():
             machine.write(base, image)
+            size = len(image)
+            if not any(base == stack.base for stack in self.stack_of):
+                self.expected |= {a: image[a - base] for a in self.trace.permitted if base <= a < base + size}
         for region in self.build.plan.stacks:
             self._litter(region)
         if self.world.thread_slot is not None:
@@ -427,6 +432,8 @@ class Execute:
         return self.random.choice((0, (1 << bits) - 1, self.random.getrandbits(bits)))
 
     def _stopped(self, stop: Stop) -> None:
+        if self._resumes(stop.pc):
+            return
         if stop.reason == "budget":
             self._violate("flow", f"does not end within {self.budget} instructions", pc=stop.pc)
         elif stop.reason == "fault" and stop.address in (None, stop.pc) and self._has_returned():
@@ -458,7 +465,9 @@ class Execute:
         """Before every instruction that is in nobody's code."""
         if self.watcher is not None:
             self.watcher.settled()
-        if self._has_returned():
+        if self._resumes(address):
+            self._end()
+        elif self._has_returned():
             self._returns_astray(address)
         else:
             region = next(r for r in self.build.plan.regions if address in r)
@@ -533,6 +542,8 @@ class Execute:
         for register, value in (keep or {}).items():
             values[register] = value
         self._fix(values, convention, 0)
+        if self.bench.stacks:
+            self.machine.empty_x87()
         self.machine.set_many(values)
 
     def _fix(self, values: dict[Register, int], convention: Convention, code: int) -> None:
@@ -895,6 +906,7 @@ class Execute:
         return_address = self._return_address(convention, sp)
         self._check_return_address(name, return_address, activation, jumped)
         self._check_arguments(name, signature, event, cfa)
+        self._check_stacks(f"calls {name}", convention, ())
         if convention.thread is not None:
             self._check_thread(event)
         self._compare_memory(event)
@@ -941,6 +953,21 @@ class Execute:
                 self._violate(
                     "area", f"calls {name} with a broken back chain", memory=cfa, expected=event.chain, found=chain
                 )
+            elif activation.function.convention.back_chain:
+                self._check_chain(name, chain, activation)
+
+    def _check_chain(self, name: str, chain: int, activation: Activation) -> None:
+        """Over the frames of the stacks that were left, the back chain leads to the caller."""
+        place = chain
+        for _ in range(16):
+            if chain == activation.cfa:
+                return
+            place = chain
+            if not any(place in region for region in self.stack_of):
+                break
+            chain = int.from_bytes(self.machine.read(place, self.word), self.order)
+        message = f"calls {name} with a back chain that does not lead to the caller's frame"
+        self._violate("area", message, memory=place, expected=activation.cfa, found=chain)
 
     def _frame_top(self, event: Event, activation: Activation) -> int:
         # Where the call pushed the return address, that word is in the frame but not the body's to give away.
@@ -994,14 +1021,22 @@ class Execute:
                     expected=want & fixed.mask,
                     found=found & fixed.mask,
                 )
-        toc = self._toc()
+        toc, want = self._toc(), self.build.symbols[".TOC."]
+        pointer = self.build.pointers[name]
+        if event.indirect and pointer != self.build.symbols[name]:
+            _, want, environment = self._words(pointer, 3)
+            place = convention.environment
+            if place is not None and self.machine.get(place) != environment:
+                message = f"enters {name} through a pointer without the environment of its descriptor in {place.name}"
+                found = self.machine.get(place)
+                self._violate("args", message, register=place.name, expected=environment, found=found)
         if toc is not None and convention.keeps(toc):
-            want, found = self.build.symbols[".TOC."], self.machine.get(toc)
+            found = self.machine.get(toc)
             if found != want:
                 message = f"calls {name} without the address of the table of contents in {toc.name}"
                 self._violate("args", message, register=toc.name, expected=want, found=found)
         through = convention.call_through
-        if through is not None and event.node is not None and not isinstance(event.node.callee, str):
+        if through is not None and event.indirect:
             found = self.machine.get(through)
             if found != self.build.symbols[name]:
                 self._violate(
@@ -1011,6 +1046,10 @@ class Execute:
                     expected=self.build.symbols[name],
                     found=found,
                 )
+
+    def _words(self, address: int, count: int) -> list[int]:
+        data = self.machine.read(address, count * self.word)
+        return [int.from_bytes(data[i : i + self.word], self.order) for i in range(0, len(data), self.word)]
 
     def _check_value(self, what: str, value: int, type_: ir.Type, location: Location, cfa: int) -> None:
         for part in location:
@@ -1134,6 +1173,10 @@ class Execute:
             if not scripted and leaves_other_thread(self.build, caller, signature):
                 what = f"thread after call {arrival.number}"
                 values[self.thread_register] = draw(self.world.seed, what, 8 * self.word)
+        toc = self._toc()
+        if toc is not None and convention.toc_slot is not None and arrival.event.indirect and not arrival.jumped:
+            # It may be of another module: the caller puts its own table of contents back.
+            values[toc] = self._garbage_bits(toc.bits) & self.bench.masks[toc]
         pushed = self.word if convention.return_address is None else 0
         self._scribble(arrival, assignment.stack_bytes, pushed)
         if signature.result is not None and result is not None:
@@ -1144,6 +1187,8 @@ class Execute:
                 convention.return_address, 0
             )
         self._fix(values, convention, self.build.symbols[arrival.name])
+        if self.bench.stacks:
+            machine.empty_x87()
         machine.set_many(values)
         pop = assignment.stack_bytes - convention.first_stack_argument if convention.callee_pops else 0
         machine.sp = arrival.cfa + pop
@@ -1235,6 +1280,9 @@ class Execute:
         """A trampoline has returned to where the judge called it from, or gone astray into there."""
         if self.watcher is not None:
             self.watcher.settled()
+        if self._resumes(address):
+            self._end()
+            return
         activation = self.activations[-1]
         if address != activation.return_address:
             self._violate(
@@ -1254,6 +1302,26 @@ class Execute:
         waiting = activation.resume
         self._go_on(waiting, result)
 
+    def _resumes(self, address: int) -> bool:
+        """Whether the source has left for this address by `resume`: then the run has ended, and is compared."""
+        event = self.trace.events[-1] if self.trace.events else None
+        if event is None or event.resumed is None or event.resumed.pc != address:
+            return False
+        event = self._next(("resume",), "resumes")
+        assert event.resumed is not None
+        if self.machine.sp != event.resumed.sp:
+            self._violate(
+                "sp",
+                "resumes with another stack pointer than the source gives",
+                register=self.architecture.sp.name,
+                expected=event.resumed.sp,
+                found=self.machine.sp,
+            )
+        self._compare_memory(event)
+        self._check_fixed(self.activations[-1], "resumes")
+        self.finished = True
+        return True
+
     def _check_returned(self, activation: Activation) -> int | None:
         event = self._next(("return",), "returns")
         convention = activation.function.convention
@@ -1271,8 +1339,9 @@ class Execute:
         self._compare_memory(event)
         types = [p.type.value_type for p in activation.function.parameters]
         result_type = activation.function.result
+        location = convention.place(types, result_type.value_type).result if result_type is not None else ()
+        self._check_stacks("returns", convention, location)
         if result_type is not None and event.result is not None:
-            location = convention.place(types, result_type.value_type).result
             self._check_value("the result", event.result, result_type, location, activation.cfa)
         if not enters_without_thread(self.build, convention):
             self._check_thread(event)
@@ -1308,18 +1377,34 @@ class Execute:
                     expected=before,
                     found=found,
                 )
+        if not jumped:
+            self._check_fixed(activation, "returns")
+
+    def _check_stacks(self, what: str, convention: Convention, results: Location) -> None:
+        """x86: nothing is on the x87 stack at calls and returns but a result."""
+        if not self.bench.stacks:
+            return
+        wanted = sum(isinstance(p.place, InRegister) and p.place.register in self.bench.stacks for p in results)
+        found = self.machine.x87_depth
+        if found != wanted:
+            message = f"{what} with {found} values on the x87 stack, where {convention.name} has {wanted}"
+            self._violate("args" if found < wanted else "preserve", message, expected=wanted, found=found)
+
+    def _check_fixed(self, activation: Activation, leaves: str) -> None:
+        convention = activation.function.convention
         for fixed in convention.fixed:
-            if fixed.register not in now or jumped:
+            if fixed.register not in self.bench.masks:
                 continue
             entry = self.build.symbols[activation.function.name]
             want = entry & fixed.code_mask if fixed.code_mask else fixed.value
-            if (now[fixed.register] ^ want) & fixed.mask:
+            found = self.machine.get(fixed.register)
+            if (found ^ want) & fixed.mask:
                 self._violate(
                     "preserve",
-                    f"returns with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
+                    f"{leaves} with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
                     register=fixed.register.name,
                     expected=want & fixed.mask,
-                    found=now[fixed.register] & fixed.mask,
+                    found=found & fixed.mask,
                 )
 
     def _check_left(self, activation: Activation, sp: int, convention: Convention) -> None:
@@ -1378,7 +1463,8 @@ class Execute:
         """Below its callers' part, a stack holds frames that are gone."""
         if self.world.sp in region:
             return self.world.sp
-        tops = [top for top in (*self.world.stack_tops.values(), *self.trace.entered) if top in region]
+        resumed = [event.resumed.sp for event in self.trace.events[-1:] if event.resumed is not None]
+        tops = [top for top in (*self.world.stack_tops.values(), *self.trace.entered, *resumed) if top in region]
         return max(tops, default=region.base)
 
 

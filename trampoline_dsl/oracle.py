@@ -44,6 +44,11 @@ class Event:
     chain: int = 0
     top: int = 0
 
+    @property
+    def indirect(self) -> bool:
+        """Whether the callee is entered through a pointer."""
+        return self.node is not None and not isinstance(self.node.callee, str)
+
 
 @dataclass(slots=True)
 class Trace:

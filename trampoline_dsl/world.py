@@ -248,7 +248,10 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     memory = Bytes(images)
     for name, pointer in build.pointers.items():
         if pointer != build.symbols[name]:
-            record = (build.symbols[name], build.symbols[".TOC."], random_.getrandbits(64))
+            # Foreign code is of another module, with a table of contents of its own.
+            own = name in build.program.functions
+            toc = build.symbols[".TOC."] if own else random_.getrandbits(48) & ~7
+            record = (build.symbols[name], toc, random_.getrandbits(64))
             memory.store(pointer, b"".join(v.to_bytes(8, order) for v in record))
     alignment = max(function.convention.alignment, 1)
     top = layout.stacks[0].end - OUTSIDE
@@ -388,6 +391,9 @@ class _Objects:
     def argument(self, parameter: ir.Variable, function: ir.Function) -> int:
         """A value of the parameter's type: of those where mistakes show, or any."""
         type_ = parameter.type
+        place = self._place_to_resume(parameter, function)
+        if place is not None:
+            return place
         if type_.kind == "pointer":
             used = anonymous_callee(parameter, function)
             if used is not None:
@@ -399,6 +405,19 @@ class _Objects:
         if self.random.randrange(3) == 0:
             return self.random.choice(special)
         return self.random.randint(low, high)
+
+
+    def _place_to_resume(self, parameter: ir.Variable, function: ir.Function) -> int | None:
+        """A program counter where the judge waits, or a stack pointer, for a parameter that `resume` takes as one."""
+        layout = self.build.plan
+        for node in walk(function.body):
+            if not isinstance(node, ir.Resume):
+                continue
+            if any(isinstance(part, ir.Read) and part.variable is parameter for part in walk(node.pc)):
+                return layout.returns.base + layout.returns.size // 2
+            if any(isinstance(part, ir.Read) and part.variable is parameter for part in walk(node.sp)):
+                return layout.stacks[-1].end - OUTSIDE - 16 * self.random.randrange(16)
+        return None
 
 
 def anonymous_callee(parameter: ir.Variable, function: ir.Function) -> str | None:
