@@ -7,7 +7,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,10 +30,29 @@ does it keep the calling conventions on both of its sides?"""
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        from .diagnostics import Diagnostic, InputError
+        import re
 
-        usage = " ".join(self.format_usage().split())
-        raise InputError([Diagnostic("U001", message, None, notes=(usage,), file="trampoline")])
+        from .diagnostics import Diagnostic, InputError, suggestion
+
+        notes = [" ".join(self.format_usage().split())]
+        # In argparse's own words, which change from one Python to the next, this one is hard to read.
+        choice = re.match(r"argument (.+?): invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if choice:
+            known = re.findall(r"[\w-]+", choice[3])
+            message = f"argument {choice[1]}: there is no `{choice[2]}`"
+            notes = [*suggestion(choice[2], known), "there are: " + " ".join(known), *notes]
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            notes = [*suggestion(unknown[1], self._options()), *notes]
+        raise InputError([Diagnostic("U001", message, None, notes=tuple(notes), file="trampoline")])
+
+    def _options(self) -> Iterator[str]:
+        """Its own options and those of its commands."""
+        for action in self._actions:
+            yield from action.option_strings
+            if isinstance(action.choices, dict):
+                for command in action.choices.values():
+                    yield from command._options()
 
 
 def parser() -> argparse.ArgumentParser:
