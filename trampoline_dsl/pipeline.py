@@ -167,7 +167,11 @@ def compile_function(function: ir.Function, target: Target, ordinal: int) -> Art
     result = function.result.value_type if function.result else None
     in_memory = function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
     while True:
-        frame = lay_out(body, allocation, architecture)
+        try:
+            frame = lay_out(body, allocation, architecture)
+        except ValueError as error:  # a frame too big, or a register that nothing can save
+            message = f"{architecture.name} cannot do this: {error}"
+            raise InputError([Diagnostic("L006", message, function.span)]) from error
         try:
             code = select(body, allocation, frame, architecture, in_memory, f".L{ordinal}_")
         except NoRegisterFree as need:
