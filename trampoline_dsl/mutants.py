@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from .ir import Program
 from .pipeline import Artifact
-from .target import Architecture, Bank, Convention, Insn, Register
+from .target import Architecture, Bank, Insn, Register
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,13 @@ class _Maker:
         self.code = artifact.instructions
         self.architecture: Architecture = artifact.target.architecture
         self.convention = artifact.function.convention
-        self.externs = program.externs
-        self.callees: dict[str, Convention] = {n: e.convention for n, e in program.externs.items()}
-        self.callees |= {name: f.convention for name, f in program.functions.items()}
+        self.signatures = dict(program.externs) | {name: f.signature for name, f in program.functions.items()}
         self.footprints = footprints
         self.banks = _numbered(self.architecture)
 
     def at(self, index: int, insn: Insn) -> Iterator[Mutant]:
         yield self._dropped(index, insn)
-        if index + 1 < len(self.code) and self.code[index + 1].label is None:
+        if index + 1 < len(self.code) and self.code[index + 1].label is None and self.code[index + 1] != insn:
             yield self._swapped(index)
         if insn.user_text:
             return
@@ -77,7 +75,7 @@ class _Maker:
         )
         for make in makers:
             for mutant in make(index, insn):
-                if len(mutant.instructions) != len(self.code) or mutant.instructions != self.code:
+                if mutant.instructions != self.code:
                     yield mutant
 
     # ------------------------------------------------------------------------------------------------------- helpers
@@ -132,18 +130,32 @@ class _Maker:
         return self._apart(self.footprints.get(index, ()), self.footprints.get(index + 1, ()))
 
     def _untouched_by_call(self, call: Insn, other: Insn) -> bool:
-        """Whether it is all the same to an instruction of the frame if a callee that changes little has run."""
+        """Whether it is all the same to an instruction, and to the callee, which of them comes first."""
         if call.transfer != "call" or call.relocation is None or other.transfer != "none" or other.user_text:
             return False
-        callee = self.externs.get(call.relocation.symbol)
-        sp = self.architecture.sp
-        if callee is None or callee.clobbers is None or callee.parameters or sp in other.writes:
+        callee = self.signatures.get(call.relocation.symbol)
+        if callee is None or self.architecture.sp in other.writes:
             return False
         convention = callee.convention
         thread = convention.thread if isinstance(convention.thread, Register) else None
-        changed = {*callee.clobbers, *call.reads, *call.writes, *convention.linker_may_write, self.architecture.flags}
-        changed |= {convention.return_address, thread, *(f.register for f in convention.fixed)}
-        return not changed & (other.reads | other.writes) and (other.memory == "none" or sp in other.reads)
+        changed = {*call.reads, *call.writes, *convention.linker_may_write, *(f.register for f in convention.fixed)}
+        changed |= {r for r in (convention.return_address, thread, self.architecture.flags) if r is not None}
+        changed |= {*convention.integer_arguments, *convention.float_arguments} if callee.parameters else set()
+        if callee.clobbers is not None:
+            changed |= callee.clobbers
+        else:
+            changed |= {r for r in self.architecture.registers.values() if convention.keeps(r) != (1 << r.bits) - 1}
+        changed -= {r for r in (self.architecture.sp, self.architecture.zero) if r is not None}
+        if changed & (other.reads | other.writes):
+            return False
+        if other.memory == "none":
+            return True
+        # The callee is given what lies lowest above the stack pointer.
+        types = [t.value_type for _, t in callee.parameters]
+        result = callee.result.value_type if callee.result is not None else None
+        given = max(convention.area, convention.place(types, result).stack_bytes)
+        offsets = [other.access.offset] if other.access is not None else _values(other.text)[:1] or [0]
+        return self.architecture.sp in other.reads and offsets[0] >= given
 
     def _apart(self, one: Sequence[Sequence[Footprint]], other: Sequence[Sequence[Footprint]]) -> bool:
         """Whether in no execution the one stored where the other was. An instruction that was never seen touching
@@ -267,10 +279,10 @@ class _Maker:
 
     def _other_transfers(self, index: int, insn: Insn) -> Iterator[Mutant]:
         """A jump in the place of a call, and a call in the place of a jump."""
-        if insn.relocation is None or insn.relocation.symbol not in self.callees:
+        if insn.relocation is None or insn.relocation.symbol not in self.signatures:
             return
         symbol = insn.relocation.symbol
-        convention = self.callees[symbol]
+        convention = self.signatures[symbol].convention
         if insn.transfer == "call":
             made = list(self.architecture.tail_call(symbol, convention))
         elif insn.transfer == "jump":

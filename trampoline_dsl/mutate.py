@@ -271,12 +271,19 @@ class _Hunt:
         """Why a mutant that no run could tell is the same program, as far as it was watched."""
         insn = self.original.instructions[mutant.index]
         if mutant.operator == "drop" and (insn.reads or insn.writes):
-            if insn.memory == "none" and insn.writes and self._finds_what_it_sets(mutant.index):
-                return "in every run its register held that value already"
+            if insn.memory in ("none", "read") and insn.writes and self._finds_what_it_sets(mutant.index):
+                return _HELD[insn.memory]
             return ""  # the instruction is not needed, and somebody should know
+        unread = False
         for number in range(len(self.worlds)):
-            if self._recorded(number).story != self._record(self.worlds[number]).story:
+            original, other = self._recorded(number), self._record(self.worlds[number])
+            if original.story == other.story:
+                continue
+            if not original.same_but_for_unread(other):
                 return ""
+            unread = True
+        if unread:
+            return "it stores something else in words of its frame that nobody reads"
         return "it leaves the same memory, and the same in all registers that mean anything, at every call and return"
 
     def _finds_what_it_sets(self, index: int) -> bool:
@@ -285,7 +292,8 @@ class _Hunt:
         place = self.session.build.symbols[self.artifact.name] + self.original.offsets[index]
         self.session.replace(self.original)
         for world in self.worlds:
-            watcher = _Unchanged(self.session, place, [r for r in insn.writes if r is not flags])
+            wanted = [r for r in insn.writes if r is not flags]
+            watcher = _Unchanged(self.session, place, wanted, insn.memory == "none")
             self._execute(world, scramble=False, watcher=watcher)
             if not watcher.unchanged:
                 return False
@@ -309,10 +317,19 @@ class _Hunt:
         return record
 
 
-class _Unchanged(Watcher):
-    """Whether the instruction at an address leaves some registers as it finds them, every time."""
+_HELD = {
+    "none": "in every run its register held that value already",
+    "read": "in every run its registers held those values still: no callee had run",
+}
 
-    def __init__(self, session: Session, place: int, registers: Sequence[Register]) -> None:
+
+class _Unchanged(Watcher):
+    """Whether the instruction at an address leaves some registers as it finds them, every time: even `behind_calls`, or
+    before any callee has run. (What a callee leaves alone by chance proves nothing of a restore.)"""
+
+    def __init__(self, session: Session, place: int, registers: Sequence[Register], behind_calls: bool) -> None:
+        self.behind_calls = behind_calls
+        self.called = False
         self.machine = session.bench.machine
         self.place = place
         self.registers = [r for r in registers if r in self.machine.observable]
@@ -322,7 +339,13 @@ class _Unchanged(Watcher):
     def instruction(self, address: int) -> None:
         if self.before is not None:
             self.unchanged = self.unchanged and self.machine.get_many(self.registers) == self.before
-        self.before = self.machine.get_many(self.registers) if address == self.place else None
+        self.before = None
+        if address == self.place:
+            self.unchanged = self.unchanged and (self.behind_calls or not self.called)
+            self.before = self.machine.get_many(self.registers)
+
+    def arrived(self, arrival: Arrival) -> None:
+        self.called = True
 
 
 @dataclass
@@ -335,12 +358,29 @@ class _Record(Watcher):
     steps: list[tuple[int, list[Footprint]]] = field(default_factory=list)
     story: list[tuple[object, ...]] = field(default_factory=list)
     stored: dict[int, object] = field(default_factory=dict)
+    loaded: set[int] = field(default_factory=set)  # bytes
+
+    def same_but_for_unread(self, other: _Record) -> bool:
+        """Whether the stories differ in nothing but bytes of stacks that neither run ever loads."""
+        if len(self.story) != len(other.story):
+            return False
+        for (*mine, here), (*theirs, there) in zip(self.story, other.story, strict=True):
+            if mine != theirs or not isinstance(here, dict) or not isinstance(there, dict):
+                return False
+            differing = {a for a in here.keys() | there.keys() if here.get(a) != there.get(a)}
+            if differing & (self.loaded | other.loaded):
+                return False
+            stacks = self.session.build.plan.stacks
+            if not all(any(address in stack for stack in stacks) for address in differing):
+                return False
+        return True
 
     def instruction(self, address: int) -> None:
         self.steps.append((address, []))
 
     def read(self, address: int, size: int, _pc: int) -> None:
         self.steps[-1][1].append(Footprint(address, size, False))
+        self.loaded.update(range(address, address + size))
 
     def write(self, address: int, size: int, value: int, _pc: int) -> None:
         if self.steps:
