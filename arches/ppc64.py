@@ -236,6 +236,7 @@ def c_convention(version: Literal[1, 2], order: ByteOrder) -> Convention:
         scratch=(R11, R12, R0),
         linker_may_write=(R0, R11, R12, CTR),
         notes=notes,
+        environment=R11 if version == 1 else None,
     )
 
 
