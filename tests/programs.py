@@ -57,11 +57,20 @@ def user_convention(random_: random.Random) -> str:
 
 def _facts(base: Convention, random_: random.Random) -> list[str]:
     facts = []
+    if base.return_address is None and not base.integer_arguments:
+        # 386: register arguments of any count, and arguments that the callee pops.
+        if random_.random() < 0.5:
+            facts.append("arguments " + ", ".join(random_.sample(["eax", "ecx", "edx"], random_.randrange(1, 4))))
+        if random_.random() < 0.5:
+            facts.append("pops callee")
     if base.integer_arguments and random_.random() < 0.8:
         registers = [r.name for r in base.integer_arguments]
         turn = random_.randrange(len(registers))
         registers = registers[turn:] + registers[:turn]
         facts.append(f"arguments {', '.join(registers)}")
+    if base.float_arguments and random_.random() < 0.3:
+        floats = [r.name for r in base.float_arguments]
+        facts.append(f"float_arguments {', '.join(reversed(floats))}")
     special = {*base.reserved, *base.integer_arguments, *base.save_area, base.call_through}
     kept = [r for r in base.kept if r.bank is Bank.INTEGER and r not in special]
     if kept and random_.random() < 0.5:
@@ -134,7 +143,19 @@ class Program:
         self.callees.append(callee)
         parameters = ", ".join(f"a{i}: {t}" for i, t in enumerate(callee.parameters))
         result = f" -> {callee.result}" if callee.result else ""
-        self.lines.append(f"extern {callee.name}({parameters}){result} using {callee.convention}")
+        clobbers = self._clobbers(callee.convention) if self.chance(0.2) else ""
+        self.lines.append(f"extern {callee.name}({parameters}){result} using {callee.convention}{clobbers}")
+
+    def _clobbers(self, convention: str) -> str:
+        """All that a callee changes, where that is less than its convention allows."""
+        lines = []
+        for target in default_targets():
+            known = target.conventions.get(convention, target.conventions["c"])
+            architecture = target.architecture
+            usable = [*architecture.allocatable(known), *architecture.float_allocatable(known)]
+            registers = [r.name for r in usable if not known.keeps(r) and self.chance(0.4)]
+            lines.append(f"    when {target.name} {{ {' '.join(registers)} }}")
+        return "\n".join([" clobbers {", *lines, "}"])
 
     def _source(self, type_: str) -> str:
         """A new callee that returns such a value."""

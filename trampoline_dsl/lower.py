@@ -806,6 +806,10 @@ class _Lowering:
         if self.context == 0:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
         lost = lost_bits(convention, self.architecture, node.clobbers)
+        # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
+        for part in assignment.result:
+            if isinstance(part.place, InRegister):
+                lost[part.place.register] = (1 << part.place.register.bits) - 1
         self._lose(lost)
         own = {f.register: f for f in self.convention.fixed}
         self._lose({f.register: f.mask for f in convention.fixed if own.get(f.register) != f})
