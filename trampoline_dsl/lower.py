@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import assert_never
 
 from . import ir
@@ -72,7 +73,7 @@ def lost_bits(
     if isinstance(convention.thread, Register):
         always.add(convention.thread)  # the callee may be the one that changes the thread's g
     if only is not None:
-        return {r: (1 << r.bits) - 1 for r in (only | always)}
+        return MappingProxyType({r: (1 << r.bits) - 1 for r in (only | always)})
     fixed = {f.register: f.mask for f in convention.fixed}
     # What one convention reserves its functions may change, unless all of them leave it to somebody else.
     nobodys = set.intersection(*(set(c.reserved) for c in architecture.conventions.values()))
@@ -83,7 +84,7 @@ def lost_bits(
         mask = ((1 << register.bits) - 1) & ~convention.keeps(register) & ~fixed.get(register, 0)
         if mask or register in always:
             lost[register] = mask or (1 << register.bits) - 1
-    return lost
+    return MappingProxyType(lost)  # which is the same for all who ask
 
 
 def clobbers_of(lost: Mapping[Register, int]) -> frozenset[Register]:
@@ -805,7 +806,7 @@ class _Lowering:
         self.calls = True
         if self.context == 0:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
-        lost = lost_bits(convention, self.architecture, node.clobbers)
+        lost = dict(lost_bits(convention, self.architecture, node.clobbers))
         # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
         for part in assignment.result:
             if isinstance(part.place, InRegister):
