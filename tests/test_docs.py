@@ -3,8 +3,8 @@
 How a fenced block says what it is:
 
 * `console`: lines that begin with `$ ` are run, the rest is their output. A line `...` stands for any lines.
-  `trampoline` is run from a folder with `examples` and the named files in it, `make demo` as its recipe says, and
-  `echo $?` prints the last status.
+  `trampoline` is run from a folder with `examples` and the named files in it, `make demo` as its recipe says,
+  `python benchmarks/NAME.py` as it is, and `echo $?` prints the last status.
 * `tramp`: a whole file, compiled for every target. `tramp NAME.tramp` is also there for `console` blocks.
   `tramp fragment` is completed by the comment `<!-- complete ... -->` before it, in which `@@` stands for the fragment.
   `tramp wrong` does not compile; a `diagnostic` block behind it has what is said.
@@ -134,10 +134,14 @@ def run_commands(block: Block) -> Iterator[tuple[str, list[str], list[str]]]:
             found = f"{status}\n"
         else:
             words = shlex.split(_recipe(line.removeprefix("make ")) if line.startswith("make ") else line)
-            assert words[0] == "trampoline", f"{block}: {line}"
+            if words[0] == "trampoline":
+                program = ["-m", "trampoline_dsl"]
+            else:
+                assert words[0] == "python" and words[1].startswith("benchmarks/"), f"{block}: {line}"
+                program = [str(ROOT / words.pop(1))]
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
             done = subprocess.run(
-                [sys.executable, "-m", "trampoline_dsl", *words[1:]],
+                [sys.executable, *program, *words[1:]],
                 cwd=folder(block.document),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
