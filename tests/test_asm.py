@@ -1,4 +1,4 @@
-"""`asm` blocks on every target: operands, what they clobber, and what they do, which the interpreter has to run them for."""
+"""`asm` blocks on every target: operands, clobbers, and what they do, which the interpreter has to run them for."""
 
 from __future__ import annotations
 

@@ -137,7 +137,8 @@ def run_commands(block: Block) -> Iterator[tuple[str, list[str], list[str]]]:
             if words[0] == "trampoline":
                 program = ["-m", "trampoline_dsl"]
             else:
-                assert words[0] == "python" and words[1].startswith("benchmarks/"), f"{block}: {line}"
+                assert words[0] == "python", f"{block}: {line}"
+                assert words[1].startswith("benchmarks/"), f"{block}: {line}"
                 program = [str(ROOT / words.pop(1))]
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
             done = subprocess.run(

@@ -179,7 +179,8 @@ class _Lowering:
 
     def run(self) -> Body:
         for slot in self.function.slots:
-            self.homes[slot] = self.home(slot.name, slot.type.bytes, "declared in the frame", pin=slot.pin, span=slot.span)
+            reason = "declared in the frame"
+            self.homes[slot] = self.home(slot.name, slot.type.bytes, reason, pin=slot.pin, span=slot.span)
         self._enter()
         self.block(self.function.body)
         if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume"):

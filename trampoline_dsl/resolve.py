@@ -529,7 +529,7 @@ def _apply_number(
     }.get(what, 0)
     if what == "align" and (value < 1 or value & (value - 1) or value > 4096):
         report.error("R024", f"an alignment is a power of two up to 4096, not {value}", fact.value.span)
-    elif value > 4096 or value % word and what != "align":
+    elif value > 4096 or (value % word and what != "align"):
         report.error("R024", f"{what} is a multiple of {word} up to 4096, not {value}", fact.value.span)
     elif value < least:
         message = f"{what} is at least {least} on {environment.target.name}, not {value}"

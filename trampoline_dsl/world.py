@@ -101,9 +101,7 @@ def plan(architecture: Architecture, code_size: int, deepest_frame: int) -> Plan
         Region("descriptors", code + 0x50_0000, 0x2000),
         Region("data", data, 0x8000),
         Region("thread-local storage", data + 0x100_0000, 0x1000),
-        tuple(
-            Region("stack" if i == 0 else f"stack {i}", data + 0x200_0000 + i * gap, stack_size) for i in range(5)
-        ),
+        tuple(Region("stack" if i == 0 else f"stack {i}", data + 0x200_0000 + i * gap, stack_size) for i in range(5)),
         (
             Region("data at a round address", 7 << 32 if wide else 7 << 16, 0x1000),
             Region("data far down", 6 << 16 if wide else 6 << 12, 0x1000),
@@ -325,9 +323,7 @@ def walk(node: object) -> list[object]:
     return found
 
 
-def _set_up(
-    scenario: ir.Scenario, function: ir.Function, world: World, host: GivenHost, objects: _Objects
-) -> None:
+def _set_up(scenario: ir.Scenario, function: ir.Function, world: World, host: GivenHost, objects: _Objects) -> None:
     for variable in scenario.objects:
         world.variables[variable] = objects.new(variable.type.struct)
     alignment = max((c.alignment for c in world.architecture.conventions.values()), default=16)
@@ -406,7 +402,6 @@ class _Objects:
             return self.random.choice(special)
         return self.random.randint(low, high)
 
-
     def _place_to_resume(self, parameter: ir.Variable, function: ir.Function) -> int | None:
         """A program counter where the judge waits, or a stack pointer, for a parameter that `resume` takes as one."""
         layout = self.build.plan
@@ -442,5 +437,3 @@ def anonymous_callees(program: ir.Program) -> dict[str, ir.Signature]:
                     result = node.result if isinstance(node, ir.Call) else function.result
                     found[name] = ir.Signature(name, parameters, result, node.convention, None, node.span)
     return found
-
-
