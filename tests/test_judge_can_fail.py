@@ -526,3 +526,22 @@ def test_every_register_that_c_keeps_is_watched(target: str) -> None:
 
 def _moved_float(program: Compiled) -> Callable[[Register, Register], Iterable[Insn]]:
     return lambda d, s: program.target.architecture.float_move(d, s, 64)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_pinned_slot_is_where_it_was_declared(target: str) -> None:
+    program = broken.compiled(target, broken.CASES.parent / "pinned.tramp")
+    architecture = program.target.architecture
+    code: list[Insn] = []
+    for insn in program["pinned"].instructions:
+        access = insn.access
+        if access is None or access.base is not architecture.sp or access.offset != 256:
+            code.append(insn)
+        elif access.kind == "store":
+            code += architecture.store(access.register, access.base, 264, 8 * architecture.word)
+        else:
+            code += architecture.load(access.register, access.base, 264, 8 * architecture.word, False)
+    assert judge(program, "pinned", program["pinned"].instructions).good
+    violation = broken.found(judge(program, "pinned", code), "effect")
+    assert violation.memory is not None
+    assert violation.expected != violation.found

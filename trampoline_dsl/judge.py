@@ -910,8 +910,21 @@ class Execute:
         if convention.thread is not None:
             self._check_thread(event)
         self._compare_memory(event)
+        self._compare_pinned(name, event)
         self.calls += 1
         return Arrival(name, signature, event, cfa, return_address, self.calls, jumped)
+
+    def _compare_pinned(self, name: str, event: Event) -> None:
+        for place, data in event.pinned.items():
+            found = self.machine.read(place, len(data))
+            if found != data:
+                self._violate(
+                    "effect",
+                    f"calls {name} with something else in a slot of the frame that others know by its place",
+                    memory=place,
+                    expected=int.from_bytes(data, self.order),
+                    found=int.from_bytes(found, self.order),
+                )
 
     def _return_address(self, convention: Convention, sp: int) -> int:
         if convention.return_address is None:
@@ -1195,10 +1208,10 @@ class Execute:
         if arrival.jumped:
             # The callee returns to the trampoline's own caller.
             activation = self.activations[-1]
-            if arrival.return_address == activation.return_address and activation.resume is None:
-                if len(self.activations) == 1:
-                    self.finished = True
-                    self._end()
+            home = arrival.return_address == activation.return_address and activation.resume is None
+            if home and len(self.activations) == 1:
+                self.finished = True
+                self._end()
             self._go(arrival.return_address)
             return
         self._go(arrival.return_address)

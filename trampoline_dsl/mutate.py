@@ -279,12 +279,31 @@ class _Hunt:
             original, other = self._recorded(number), self._record(self.worlds[number])
             if original.story == other.story:
                 continue
-            if not original.same_but_for_unread(other):
+            if not original.same_but_for_unread(other, self._dead_loads()):
                 return ""
             unread = True
         if unread:
             return "it stores something else in words of its frame that nobody reads"
         return "it leaves the same memory, and the same in all registers that mean anything, at every call and return"
+
+    def _dead_loads(self) -> frozenset[int]:
+        """The addresses of loads whose registers nobody reads any more, in the original: pops that only move sp."""
+        code = self.original.instructions
+        base = self.session.build.symbols[self.artifact.name]
+        convention = self.artifact.function.convention
+        wanted = {*convention.kept, *convention.integer_results, *convention.float_results}
+        found = set()
+        for index, insn in enumerate(code):
+            dead = insn.writes - {self.artifact.target.architecture.sp}
+            if insn.memory != "read" or not dead:
+                continue
+            for later in code[index + 1 :]:
+                if later.label is not None or later.reads & dead or later.transfer not in ("none", "return"):
+                    break
+                dead -= later.writes
+                if later.transfer == "return" and not dead & wanted:
+                    found.add(base + self.original.offsets[index])
+        return frozenset(found)
 
     def _finds_what_it_sets(self, index: int) -> bool:
         insn = self.original.instructions[index]
@@ -358,17 +377,18 @@ class _Record(Watcher):
     steps: list[tuple[int, list[Footprint]]] = field(default_factory=list)
     story: list[tuple[object, ...]] = field(default_factory=list)
     stored: dict[int, object] = field(default_factory=dict)
-    loaded: set[int] = field(default_factory=set)  # bytes
+    loaded: dict[int, set[int]] = field(default_factory=dict)  # bytes, by the address of the instruction
 
-    def same_but_for_unread(self, other: _Record) -> bool:
-        """Whether the stories differ in nothing but bytes of stacks that neither run ever loads."""
+    def same_but_for_unread(self, other: _Record, dead: frozenset[int]) -> bool:
+        """Whether the stories differ in nothing but bytes of stacks that neither run ever loads; what is loaded by
+        `dead` instructions does not count."""
         if len(self.story) != len(other.story):
             return False
         for (*mine, here), (*theirs, there) in zip(self.story, other.story, strict=True):
             if mine != theirs or not isinstance(here, dict) or not isinstance(there, dict):
                 return False
             differing = {a for a in here.keys() | there.keys() if here.get(a) != there.get(a)}
-            if differing & (self.loaded | other.loaded):
+            if any(differing & bytes_ for run in (self, other) for pc, bytes_ in run.loaded.items() if pc not in dead):
                 return False
             stacks = self.session.build.plan.stacks
             if not all(any(address in stack for stack in stacks) for address in differing):
@@ -378,9 +398,9 @@ class _Record(Watcher):
     def instruction(self, address: int) -> None:
         self.steps.append((address, []))
 
-    def read(self, address: int, size: int, _pc: int) -> None:
+    def read(self, address: int, size: int, pc: int) -> None:
         self.steps[-1][1].append(Footprint(address, size, False))
-        self.loaded.update(range(address, address + size))
+        self.loaded.setdefault(pc, set()).update(range(address, address + size))
 
     def write(self, address: int, size: int, value: int, _pc: int) -> None:
         if self.steps:

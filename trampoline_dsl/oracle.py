@@ -24,8 +24,9 @@ class Event:
 
     `sp`: the stack pointer at the call (in the caller's frame). `writes`: bytes of memory changed since the event
     before, by address; None where a byte no longer means anything. `caller_pc`, `caller_sp`: what a walk of the frames
-    finds one frame up from here. `top`: where the frame of the stack ends that a call is made on. `thread`: g, where the convention has it in a register. `chain`: where the word at sp
-    points to at a call, in conventions that have a back chain: the caller's sp, or that of the stack that was left.
+    finds one frame up from here. `top`: where the frame of the stack ends that a call is made on. `thread`: g,
+    where the convention has it in a register. `chain`: where the word at sp points to at a call, in conventions
+    that have a back chain: the caller's sp, or that of the stack that was left.
     """
 
     kind: Literal["call", "jump", "return", "resume"]
@@ -43,6 +44,7 @@ class Event:
     span: Span | None = None
     chain: int = 0
     top: int = 0
+    pinned: Mapping[int, bytes] = field(default_factory=dict)  # what is in slots that others know by their place
 
     @property
     def indirect(self) -> bool:
@@ -330,7 +332,7 @@ class Oracle:
 
     def caller(self, what: str) -> int:
         """One frame up from the trampoline that runs."""
-        execution, name, return_address = self.executions[-1]
+        execution, _, return_address = self.executions[-1]
         if execution.switches:
             switch = execution.switches[-1]
             if what == "caller sp":
@@ -393,8 +395,21 @@ class Oracle:
                 span=request.node.span,
                 chain=self.chain(execution),
                 top=execution.switches[-1].entry if execution.switches else execution.cfa,
+                pinned=self.pinned(execution, self.build.program.functions[function]) if kind == "call" else {},
             )
         )
+
+    def pinned(self, execution: Execution, function: ir.Function) -> dict[int, bytes]:
+        convention = function.convention
+        alignment = max(convention.alignment, 1)
+        bottom = (convention.first_stack_argument + alignment - 1) // alignment * alignment
+        found = {}
+        for slot in function.slots:
+            if slot.pin is not None and slot in execution.variables:
+                place = execution.cfa - execution.frame + (bottom if slot.pin == "bottom" else slot.pin)
+                value = execution.variables[slot] & ((1 << slot.type.bits) - 1)
+                found[place] = value.to_bytes(slot.type.bits // 8, self.order)
+        return found
 
     def chain(self, execution: Execution) -> int:
         if not execution.switches:
