@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments or "--emit=json" in arguments or ("--emit", "json") in pairwise(arguments)
     outcome = _Outcome()
     # Most of what a command makes lives to its end: to look for garbage as often as Python does takes a third of it.
-    gc.set_threshold(50_000)
+    gc.set_threshold(500_000)
     try:
         _run(arguments, outcome)
         sys.stdout.flush()
