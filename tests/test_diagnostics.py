@@ -42,6 +42,7 @@ COMMANDS = {
     "F005_output": "build good.tramp -o good.tramp/out",
     "R021_command": "convention cc --target linux/386",
     "R022_command": "show good.tramp:god --target linux/386",
+    "S006_long": "build long.tramp",
     "T001_command": "build good.tramp --target linux/armm --target s930x",
     "U001_usage": "verify good.tramp --runs 0",
     "U001_number": "verify good.tramp --seed soon",
@@ -82,6 +83,9 @@ def in_folder(arguments: list[str]) -> tuple[int, str, str]:
         (folder / "good.tramp").write_text(GOOD)
         (folder / "other" / "good.tramp").write_text(GOOD)
         (folder / "big.tramp").write_bytes(b"\n" * (5 << 20))
+        (folder / "long.tramp").write_text(
+            "trampoline f(a: uptr) using c {\n" + "    a = a + 1\n" * 9000 + "    return\n}\n"
+        )
         (folder / "binary.tramp").write_bytes(bytes(range(256)))
         (folder / "latin1.tramp").write_bytes("# Größe\n".encode("latin-1"))
         (folder / "zero.tramp").write_bytes(b"trampoline\0f() using c { }\n")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, seed, settings
@@ -277,6 +278,26 @@ def edited(text: str, changes: list[tuple[str, float, float, str]]) -> str:
 # --------------------------------------------------------------------------------------------------------------- tests
 
 
+def check_changed(example: tuple[int, list[tuple[str, float, float, str]]]) -> None:
+    path, text = SEEDS[example[0]]
+    check(edited(text, example[1]), str(path))
+
+
+def check_bytes(data: bytes) -> None:
+    try:
+        source = decode_source("fuzz.tramp", data)
+    except InputError as error:
+        examine(error.diagnostics)
+        return
+    check(source.text)
+
+
+changed_files = st.tuples(st.sampled_from(range(len(SEEDS))), edits)
+any_bytes = st.one_of(
+    st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
+
+
 def fuzzed(count: int) -> settings:
     return settings(
         max_examples=count,
@@ -287,17 +308,16 @@ def fuzzed(count: int) -> settings:
     )
 
 
-@fuzzed(250)
+@fuzzed(150)
 @given(programs)
 def test_programs_that_are_nearly_right(text: str) -> None:
     check(text)
 
 
 @fuzzed(250)
-@given(st.sampled_from(range(len(SEEDS))), edits)
-def test_files_with_a_few_words_changed(index: int, changes: list[tuple[str, float, float, str]]) -> None:
-    path, text = SEEDS[index]
-    check(edited(text, changes), str(path))
+@given(changed_files)
+def test_files_with_a_few_words_changed(example: tuple[int, list[tuple[str, float, float, str]]]) -> None:
+    check_changed(example)
 
 
 @fuzzed(150)
@@ -313,35 +333,37 @@ def test_words_in_any_order(text: str) -> None:
 
 
 @fuzzed(400)
-@given(
-    st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
-)
+@given(any_bytes)
 def test_bytes(data: bytes) -> None:
-    try:
-        source = decode_source("fuzz.tramp", data)
-    except InputError as error:
-        examine(error.diagnostics)
-        return
-    check(source.text)
+    check_bytes(data)
+
+
+def again(strategy: st.SearchStrategy[Any], checked: Callable[[Any], None], number: int) -> None:
+    @settings(fuzzed(200), derandomize=False)
+    @seed(number)
+    @given(strategy)
+    def once(example: Any) -> None:
+        checked(example)
+
+    once()
 
 
 def go_on(seconds: float) -> None:
     """Other examples than the tests have, until the time is over."""
-    tests: tuple[Callable[[], None], ...] = (
-        test_programs_that_are_nearly_right,
-        test_files_with_a_few_words_changed,
-        test_conventions_of_any_shape,
-        test_words_in_any_order,
-        test_bytes,
+    kinds: tuple[tuple[st.SearchStrategy[Any], Callable[[Any], None]], ...] = (
+        (programs, check),
+        (changed_files, check_changed),
+        (own_conventions, check),
+        (soups, check),
+        (any_bytes, check_bytes),
     )
     end = time.monotonic() + seconds
     start = number = int(time.time())
     while time.monotonic() < end:
-        for test in tests:
-            again = settings(fuzzed(200), derandomize=False)(seed(number)(test))
-            again()
+        for strategy, checked in kinds:
+            again(strategy, checked, number)
         number += 1
-    print(f"{number - start} rounds of {len(tests)} times 200 texts, seeds {start} to {number - 1}")
+    print(f"{number - start} rounds of {len(kinds)} times 200 texts, seeds {start} to {number - 1}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -177,15 +178,21 @@ def merged(found: Mapping[str, Sequence[Diagnostic]]) -> InputError:
     some of the targets only, it says on which."""
     first: dict[tuple[str, str], Diagnostic] = {}
     where: dict[tuple[str, str], list[str]] = {}
+    others: dict[tuple[str, str], dict[str, str]] = {}
     for target, diagnostics in found.items():
         for diagnostic in diagnostics:
             key = (diagnostic.code, diagnostic.where)
             first.setdefault(key, diagnostic)
             if target not in where.setdefault(key, []):
                 where[key].append(target)
+            # In other words, but for the target's name.
+            general = diagnostic.message.replace(target, "").replace(target.partition("/")[2], "")
+            others.setdefault(key, {}).setdefault(general, f"{target}: {diagnostic.message}")
     told = []
     for key, diagnostic in first.items():
         targets = where[key]
+        also = list(others[key].values())[1:4]
+        diagnostic = replace(diagnostic, notes=(*diagnostic.notes, *also))
         said = len(targets) == 1 and targets[0] in diagnostic.message
         if len(targets) < len(found) and not said:
             diagnostic = replace(diagnostic, notes=(*diagnostic.notes, "on " + listed(targets)))
@@ -200,21 +207,30 @@ def listed(words: Iterable[str], most: int = 12) -> str:
 
 
 LONGEST_WORD = 64  # of what is compared with other words
-MOST_WORDS = 1000
+MOST_WORDS = 20  # that a word is compared with thoroughly
 
 
 def suggestion(word: str, known: Iterable[str]) -> list[str]:
     """A note that offers the nearest known word, if one is near."""
     if len(word) > LONGEST_WORD:
         return []
-    # Comparing takes long: not with words that cannot be near, nor with any number of them.
+    # Comparing takes long: only with those that begin and end most like it.
     slack = max(2, len(word) // 2)
-    near = [other for other in set(known) if abs(len(other) - len(word)) <= slack][:MOST_WORDS]
+    near = [other for other in set(known) if abs(len(other) - len(word)) <= slack]
+    if len(near) > MOST_WORDS:
+        near = sorted(near, key=lambda other: (-_alike(word, other), other))[:MOST_WORDS]
     matches = difflib.get_close_matches(word, sorted(near), n=1, cutoff=0.6)
     return [f"did you mean `{matches[0]}`?"] if matches else []
 
 
 MAXIMUM_SIZE = 4 << 20  # bytes of a file
+
+
+def _alike(word: str, other: str) -> int:
+    """Characters that two words have in common at their beginnings and at their ends."""
+    beginning = takewhile(bool, map(str.__eq__, word, other))
+    ending = takewhile(bool, map(str.__eq__, reversed(word), reversed(other)))
+    return sum(beginning) + sum(ending)
 
 
 def read_source(path: str | Path, *, limit: int = MAXIMUM_SIZE) -> Source:

@@ -181,12 +181,19 @@ EMPTY = "a file declares a trampoline: `trampoline name() using c { }`"
 
 
 def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
-    if end - start > MAXIMUM_PIECE:
+    size = _size(source.text, start, end)
+    if size > MAXIMUM_PIECE:
         length = len(source.text[start:end].split("\n", 1)[0].rstrip())
-        message = f"this declaration has {end - start} characters, and {MAXIMUM_PIECE} are the most"
+        message = f"this declaration has {size} characters, and {MAXIMUM_PIECE} are the most"
         span = Span(source, start, start + min(length, 100))
         raise InputError([Diagnostic("S006", message, span, notes=("split it into smaller pieces",))])
     return _Builder(source, start).items(_parser().parse(source.text[start:end]))
+
+
+def _size(text: str, start: int, end: int) -> int:
+    """Characters of a piece; comments and blanks are counted only as long as there are few."""
+    size = end - start
+    return size if size <= MAXIMUM_PIECE else len(re.sub(r"(?:#[^\n]*|\s)+", " ", text[start:end]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +228,7 @@ def _pieces(source: Source) -> list[tuple[int, int]]:
         following = next(starts, None)
     pieces: list[tuple[int, int]] = []
     for start, end in zip(closed, [*closed[1:], len(text)], strict=True):
-        if end - start <= MAXIMUM_PIECE and not (end == len(text) and depth):
+        if _size(text, start, end) <= MAXIMUM_PIECE and not (end == len(text) and depth):
             pieces.append((start, end))
             continue
         # Too long, or left open: whatever looks like a declaration is one.
@@ -796,6 +803,8 @@ class _Builder:
         return s.Path(name, name.span)
 
     def _dotted(self, tree: Tree[Any]) -> s.Name:
+        if len(tree.children) + self.depth > MAXIMUM_NESTING:
+            raise _too_deep(self.span(tree))
         return s.Name(
             tuple(str(token) for token in tree.children),
             tuple(self.span(token) for token in tree.children),
