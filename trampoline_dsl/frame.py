@@ -94,6 +94,12 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
             continue
         if home.pin is not None:
             home.offset = bottom if home.pin == "bottom" else home.pin
+            step = min(home.size, word)
+            if home.offset % step:
+                message = f"`{home.name}` at {home.offset} is not aligned: its place is a multiple of {step}"
+                near = home.offset // step * step
+                notes = (f"{near} and {near + step} are",)
+                raise InputError([Diagnostic("L002", message, home.span or body.span, notes=notes)])
             if home.offset < context.outgoing and context.outgoing > convention.first_stack_argument:
                 message = (
                     f"`{home.name}` at {home.offset} is where calls put their arguments ({context.outgoing} bytes)"

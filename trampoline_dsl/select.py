@@ -375,16 +375,19 @@ class _Selection:
     def _drop_needless_establishing(self) -> None:
         """A register that already holds what a convention demands is not set again."""
         own = {f.register: f for f in self.convention.fixed}
-        marks = {f"establish {f.register.name}": f.register for f in self._all_fixed()}
+        everywhere = {f.register for f in self._all_fixed()}
+        marks = {f"establish {register.name}": register for register in everywhere}
         if not marks:
             return
+        lost = self._lost_by_calls()
+        kept, given = everywhere - lost, self._given_by_calls()
         targets = {insn.target for insn in self.code if insn.target is not None}
         known: set[Register] = set(own)
         written_somewhere = {
             r for insn in self.code if insn.comment not in marks for r in self._written(insn)
-        } | self._lost_by_calls()
+        } | lost
         result: list[Insn] = []
-        for insn in self.code:
+        for index, insn in enumerate(self.code):
             if insn.label is not None and insn.label in targets:
                 known = {r for r in own if r not in written_somewhere}
             register = marks.get(insn.comment)
@@ -392,14 +395,13 @@ class _Selection:
                 if register in known:
                     continue
                 result.append(replace(insn, comment=""))
-                following = marks.get(self._next_comment(insn))
-                if following is not register:
+                following = self.code[index + 1] if index + 1 < len(self.code) else None
+                if following is None or marks.get(following.comment) is not register:
                     known.add(register)
                 continue
             known -= self._written(insn)
             if insn.transfer == "call":
-                known &= self._kept_by(insn)
-                known |= self._given_by(insn)
+                known = known & kept | given
             result.append(insn)
         self.code = result
 
@@ -410,18 +412,15 @@ class _Selection:
             return insn.writes
         return insn.writes - {self.architecture.flags}
 
-    def _next_comment(self, insn: Insn) -> str:
-        index = next(i for i, other in enumerate(self.code) if other is insn)
-        return self.code[index + 1].comment if index + 1 < len(self.code) else ""
-
     def _all_fixed(self) -> list[Fixed]:
-        conventions = [self.convention, *(o.convention for o in self.allocation.operations if o.convention)]
-        return [f for c in conventions for f in c.fixed]
+        conventions = {id(c): c for o in self.allocation.operations if (c := o.convention) is not None}
+        return [f for c in (self.convention, *conventions.values()) for f in c.fixed]
 
     def _conventions(self) -> list[Convention]:
         return [o.convention for o in self.allocation.operations if o.kind == "call" and o.convention is not None]
 
     def _lost_by_calls(self) -> set[Register]:
+        """What some call in this body does not leave in place."""
         lost: set[Register] = set()
         for operation in self.allocation.operations:
             if operation.kind in ("call", "asm"):
@@ -429,12 +428,7 @@ class _Selection:
                 lost |= set(operation.clobbers) - given
         return lost
 
-    def _kept_by(self, insn: Insn) -> set[Register]:
-        """The fixed registers that survive any of the calls in this body."""
-        fixed = {f.register for f in self._all_fixed()}
-        return fixed - self._lost_by_calls()
-
-    def _given_by(self, insn: Insn) -> set[Register]:
+    def _given_by_calls(self) -> set[Register]:
         """What every convention called here leaves in place."""
         sets = [{f.register for f in c.fixed} for c in self._conventions()]
         return set.intersection(*sets) if sets else set()
