@@ -154,8 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     as_json = "--json" in arguments or "--emit=json" in arguments or ("--emit", "json") in pairwise(arguments)
     outcome = _Outcome()
-    # Most of what a command makes lives to its end: to look for garbage as often as Python does takes a third of it.
-    gc.set_threshold(500_000)
     try:
         _run(arguments, outcome)
         sys.stdout.flush()
@@ -345,6 +343,7 @@ def _build(options: argparse.Namespace) -> int:
     from .outputs import build_outputs
     from .pipeline import compile_source
 
+    gc.disable()  # what a build makes lives to its end, and to look for garbage would take a third of it
     targets = _chosen(options)
     include = _include(options)
     compiled = _each(_sources(options.files), lambda source: compile_source(source, targets, include))
