@@ -163,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         return _explained(error, as_json)
+    finally:
+        gc.enable()  # which a build turns off
     return outcome.status
 
 
