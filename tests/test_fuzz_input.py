@@ -219,7 +219,7 @@ def conventions_of(name: str, *registers: str) -> st.SearchStrategy[str]:
         one_of("align", "area", "first_stack_argument", "red_zone"), one_of("0", "1", "4", "16", "64", "160")
     )
     fact = st.one_of(joined(facts, some), joined("thread", one_of(*registers)), numbers, joined(facts, "none"))
-    return joined("when", name, "{", several(fact, " ", 1, 3), "}")
+    return joined("when", name, "{", several(fact, " ", 0, 2), "}")
 
 
 of_386 = conventions_of("386", *words("eax ebx ecx edx esi edi ebp esp st0 xmm0 xmm1 xmm7 mxcsr"))

@@ -202,11 +202,7 @@ class Bench:
         for name, code in codes.items():
             self.entries[build.symbols[name]] = name
             self._place(code)
-        self.stubs = {
-            address: name
-            for name, address in build.symbols.items()
-            if address in plan.stubs
-        }
+        self.stubs = {address: name for name, address in build.symbols.items() if address in plan.stubs}
         self._fill_with_moves(plan.stubs, STUB_SPACING)
         self._fill_with_moves(plan.returns, RETURN_SPACING)
         self.observable = [
@@ -596,9 +592,7 @@ class Execute:
         """The register that a caller keeps its table of contents in, where there is one."""
         return self.architecture.toc
 
-    def _activate(
-        self, function: ir.Function, cfa: int, sp: int, return_address: int, resume: Waiting | None
-    ) -> None:
+    def _activate(self, function: ir.Function, cfa: int, sp: int, return_address: int, resume: Waiting | None) -> None:
         convention = function.convention
         outside = {}
         if convention.back_chain:

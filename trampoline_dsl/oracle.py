@@ -238,9 +238,7 @@ class Oracle:
         if enters_without_thread(self.build, function.convention) and self.world.thread_slot is None:
             self.thread = thread
 
-    def run_asm(
-        self, execution: Execution, node: ir.Asm, inputs: Mapping[Register, int]
-    ) -> Mapping[Register, int]:
+    def run_asm(self, execution: Execution, node: ir.Asm, inputs: Mapping[Register, int]) -> Mapping[Register, int]:
         assert self.asm is not None
         outcome = self.asm.run(node, inputs, self.memory, execution.sp)
         for address, byte in outcome.writes.items():
@@ -368,9 +366,7 @@ class Oracle:
 
     # -------------------------------------------------------------------------------------------------- events
 
-    def note(
-        self, kind: Literal["call", "jump"], function: str, callee: str, request: Request, sp: int
-    ) -> None:
+    def note(self, kind: Literal["call", "jump"], function: str, callee: str, request: Request, sp: int) -> None:
         execution, _, return_address = self.executions[-1]
         caller_pc = caller_sp = None
         if kind == "call" and self.build.program.functions[function].convention.return_slot != "none":

@@ -383,9 +383,7 @@ class _Selection:
         kept, given = everywhere - lost, self._given_by_calls()
         targets = {insn.target for insn in self.code if insn.target is not None}
         known: set[Register] = set(own)
-        written_somewhere = {
-            r for insn in self.code if insn.comment not in marks for r in self._written(insn)
-        } | lost
+        written_somewhere = {r for insn in self.code if insn.comment not in marks for r in self._written(insn)} | lost
         result: list[Insn] = []
         for index, insn in enumerate(self.code):
             if insn.label is not None and insn.label in targets:
