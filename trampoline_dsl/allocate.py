@@ -580,11 +580,12 @@ class _Colouring:
         if not value.short and all(r in self.forbidden[index] for r in candidates):
             return value
         near = [value]
+        useful = {r for r in candidates if r not in self.forbidden[index]}
         remaining = self.neighbours[index]
         while remaining:
             low = remaining & -remaining
             other = self.live.values[low.bit_length() - 1]
-            if other.floating == value.floating and other not in victims:
+            if other not in victims and self.colours.get(other) in useful:
                 near.append(other)
             remaining ^= low
         choices = [v for v in near if not v.temporary] or [v for v in near if not v.short]
