@@ -289,11 +289,29 @@ class Oracle:
             return program.functions[name].signature
         return program.externs.get(name) or self.anonymous[name]
 
+    def check_call(self, name: str, request: Request) -> None:
+        """A call through a pointer says itself what it passes, and by which convention; what is there has its own
+        mind. Raises Trouble if they differ."""
+        node = request.node
+        if isinstance(node.callee, str) or name in self.anonymous:
+            return
+        signature = self.signature(name)
+        passed = [(a.type.kind == "float", a.type.bits) for a in node.arguments]
+        taken = [(type_.kind == "float", type_.bits) for _, type_ in signature.parameters]
+        if passed != taken:
+            types = ", ".join(str(a.type) for a in node.arguments)
+            wanted = ", ".join(str(type_) for _, type_ in signature.parameters)
+            raise Trouble(f"the source calls {name}({wanted}) with ({types})", node.span)
+        if node.convention is not signature.convention:
+            message = f"the source calls {name} using {node.convention.name}, which is {signature.convention.name}"
+            raise Trouble(message, node.span)
+
     def outcome(self, name: str, request: Request, sp: int, return_address: int) -> int | None:
         """What a callee does, and its result."""
         self.calls += 1
         call = self.calls
         program = self.build.program
+        self.check_call(name, request)
         if name in program.functions:
             # The return address of a compiled caller is the machine's affair: a walk there is not compared.
             return self.function(program.functions[name], request.arguments, sp, return_address)
