@@ -203,7 +203,7 @@ class Program:
             arguments = [self._jumped(ending, v, types) for v in variables]
             body.append(f"    jump {jump.name}({', '.join(arguments)})")
         elif self.result and self.result in FLOATS and not self._floats(scope, self.result):
-            body += [f"    let last = call {self._source(self.result)}()", "    return last"]
+            body.append(f"    return call {self._source(self.result)}()")
         elif self.result:
             body.append(f"    return {self._value(scope, self.result)}")
         elif self.chance(0.5):
@@ -231,6 +231,8 @@ class Program:
         return lines
 
     def _statement(self, scope: Scope) -> list[str]:
+        if self.chance(0.02):
+            return self._asm(scope)
         choices = ["let"] * 6 + ["assign"] * 4 + ["call"] * 5 + ["store"] * 3 + ["slot"] * 2 + ["thread", "follow"]
         if scope.depth < 3:
             choices += ["if"] * 2 + ["while", "stack"]
@@ -296,6 +298,22 @@ class Program:
         variable = Variable(self.name("v"), "uptr")
         scope.variables.append(variable)
         return [f"let {variable.name} = {self.random.choice(('g as uptr', 'sp'))}"]
+
+    def _asm(self, scope: Scope) -> list[str]:
+        """A block for each target that moves a word from one register to another, and to a third one that it clobbers."""
+        variable = Variable(self.name("v"), self.random.choice(("uptr", "iptr", "u32", "i16", "u8")))
+        lines = [f"let {variable.name}: {variable.type} = 0"]
+        value = self._value(scope, "uptr")
+        for target in default_targets():
+            architecture = target.architecture
+            convention = target.conventions.get(self.convention, target.conventions["c"])
+            usable = [r for r in architecture.allocatable(convention) if r not in convention.reserved]
+            one, two, three = self.random.sample(usable, 3)
+            texts = " ".join(f'"{i.text}"' for r in (two, three) for i in architecture.move(r, one))
+            operands = f"in {one.name} = {value}  out {two.name} = {variable.name}  clobbers {three.name}"
+            lines.append(f"asm {target.name} {{ {operands}  {texts} }}")
+        scope.variables.append(variable)
+        return lines
 
     def _follow(self, scope: Scope) -> list[str]:
         node = self._node(scope)

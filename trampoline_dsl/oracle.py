@@ -121,11 +121,16 @@ class AsmOutcome(Protocol):
     @property
     def writes(self) -> Mapping[int, int]: ...
 
+    @property
+    def thread(self) -> int | None: ...
+
 
 class AsmRunner(Protocol):
-    """Runs an `asm` block: inputs by register, the memory, the stack pointer. Raises Trouble."""
+    """Runs an `asm` block: inputs by register, the memory, the stack pointer, g. Raises Trouble."""
 
-    def run(self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int) -> AsmOutcome: ...
+    def run(
+        self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int, thread: int
+    ) -> AsmOutcome: ...
 
 
 class Oracle:
@@ -240,7 +245,9 @@ class Oracle:
 
     def run_asm(self, execution: Execution, node: ir.Asm, inputs: Mapping[Register, int]) -> Mapping[Register, int]:
         assert self.asm is not None
-        outcome = self.asm.run(node, inputs, self.memory, execution.sp)
+        outcome = self.asm.run(node, inputs, self.memory, execution.sp, self.thread)
+        if outcome.thread is not None and self.world.thread_slot is None:
+            self.thread = outcome.thread
         for address, byte in outcome.writes.items():
             self.store(address, bytes((byte,)))
         return outcome.outputs

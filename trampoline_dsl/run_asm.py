@@ -22,10 +22,12 @@ BUDGET = 20_000  # instructions of one block; an iteration of a string instructi
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Values of the outputs by register, and the bytes that were written, by address."""
+    """Values of the outputs by register, the bytes that were written, by address, and what is in the register of the
+    thread's g, where it has one."""
 
     outputs: Mapping[Register, int]
     writes: Mapping[int, int]
+    thread: int | None
 
 
 class AsmMachine:
@@ -40,6 +42,8 @@ class AsmMachine:
         for convention in self.architecture.conventions.values():
             if isinstance(convention.thread, ThreadSlot):
                 self.machine.set_segment_base(convention.thread.segment, thread_base(self.plan))
+        threads = [c.thread for c in self.architecture.conventions.values() if isinstance(c.thread, Register)]
+        self.thread = threads[0] if threads else None
         self.initial = self.machine.save()
         self.written: set[int] = set()
         self.machine.on_write(lambda address, size, _value, _pc: self.written.update(range(address, address + size)))
@@ -48,7 +52,7 @@ class AsmMachine:
         self.as_double = single.as_double
         self.singles_left = isinstance(single.place, InRegister) and self.architecture.singles_left
 
-    def run(self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int) -> Outcome:
+    def run(self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int, thread: int) -> Outcome:
         """Raises Trouble where the block fails."""
         machine, start = self.machine, self.plan.code.base
         code = self._assembled(node)
@@ -57,6 +61,8 @@ class AsmMachine:
         for base, image in memory.images.items():
             machine.write(base, bytes(image))
         machine.sp = sp
+        if self.thread is not None:
+            machine.set(self.thread, thread)
         for register, value in node.inputs:
             for piece, bits in self._pieces(register, inputs[register], value.type):
                 machine.set(piece, bits)
@@ -65,7 +71,8 @@ class AsmMachine:
         if stop.reason != "reached":
             raise Trouble(f"the `asm` does not come to its end: {stop.detail or stop.reason}", node.span)
         outputs = {register: self._value(register, variable.type) for register, variable in node.outputs}
-        return Outcome(outputs, dict(self._changed(memory, sp)))
+        after = machine.get(self.thread) if self.thread is not None else None
+        return Outcome(outputs, dict(self._changed(memory, sp)), after)
 
     def _assembled(self, node: ir.Asm) -> bytes:
         texts = tuple(text for text, _ in node.lines)
