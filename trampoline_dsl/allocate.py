@@ -515,6 +515,12 @@ class _Colouring:
             for value, register in zip(operation.defs, operation.results, strict=True):
                 if value.floating:
                     self.forbidden[live.index[value]] |= set(operation.results) - {register}
+        if operation.kind in ("call", "tail_call"):
+            # The callee's address is still needed when the arguments are in place.
+            places = {r for r in operation.places if r is not None}
+            for value, place in zip(operation.uses, operation.places, strict=True):
+                if place is None and value.fixed is None:
+                    self.forbidden[live.index[value]] |= places
         if operation.kind in ("tail_call", "resume") and operation.uses:
             # The frame is given up before control leaves: what is needed then cannot be in a register being restored.
             restored = set(self.convention.kept)
