@@ -128,9 +128,7 @@ class AsmOutcome(Protocol):
 class AsmRunner(Protocol):
     """Runs an `asm` block: inputs by register, the memory, the stack pointer, g. Raises Trouble."""
 
-    def run(
-        self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int, thread: int
-    ) -> AsmOutcome: ...
+    def run(self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int, thread: int) -> AsmOutcome: ...
 
 
 class Oracle:

@@ -192,8 +192,9 @@ def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
 
 def _size(text: str, start: int, end: int) -> int:
     """Characters of a piece; comments and blanks are counted only as long as there are few."""
-    size = end - start
-    return size if size <= MAXIMUM_PIECE else len(re.sub(r"(?:#[^\n]*|\s)+", " ", text[start:end]))
+    if end - start <= MAXIMUM_PIECE:
+        return end - start
+    return len(re.sub(r"\s+", " ", re.sub(r"#[^\n]*", "", text[start:end])))
 
 
 @dataclass(frozen=True, slots=True)
