@@ -11,6 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from .records import dataclass as record
+
 
 @dataclass(frozen=True)
 class Source:
@@ -35,7 +37,7 @@ class Source:
         return self.text[start:end].rstrip("\r")
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Span:
     """Characters `start` up to, not including, `end` of a source."""
 

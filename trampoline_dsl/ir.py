@@ -7,11 +7,12 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from typing import Literal
 
 from .diagnostics import Span
+from .records import dataclass
 from .target import Convention, Register, Target, ValueType
 
 

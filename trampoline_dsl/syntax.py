@@ -5,9 +5,10 @@ Positions are no part of a node's meaning: `span` is left out of equality.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from .diagnostics import Source, Span
+from .records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

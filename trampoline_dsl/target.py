@@ -16,8 +16,10 @@ import enum
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal
+
+from .records import dataclass
 
 ByteOrder = Literal["little", "big"]
 FramePart = Literal["prologue", "body", "epilogue"]
