@@ -24,6 +24,7 @@ from .kept import kept_file
 
 MAXIMUM_NESTING = 200  # deeper than any program a person writes; keeps every later pass within Python's stack
 MAXIMUM_PIECE = 1 << 16  # characters of a declaration
+MAXIMUM_KEPT = 1 << 13  # characters of a declaration whose tree is kept
 MAXIMUM_ERRORS = 20  # a file that is not in this language at all is not listed to its end
 MAXIMUM_ERRORS_OF_PIECE = 10
 
@@ -187,7 +188,17 @@ def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
         message = f"this declaration has {size} characters, and {MAXIMUM_PIECE} are the most"
         span = Span(source, start, start + min(length, 100))
         raise InputError([Diagnostic("S006", message, span, notes=("split it into smaller pieces",))])
-    return _Builder(source, start).items(_parser().parse(source.text[start:end]))
+    return _Builder(source, start).items(_tree(source.text[start:end]))
+
+
+def _tree(text: str) -> Tree[Token]:
+    return _kept_tree(text) if len(text) <= MAXIMUM_KEPT else _parser().parse(text)
+
+
+@lru_cache(maxsize=128)
+def _kept_tree(text: str) -> Tree[Token]:
+    """A declaration that has not changed is not parsed again where others have, though it may have moved."""
+    return _parser().parse(text)
 
 
 def _size(text: str, start: int, end: int) -> int:
