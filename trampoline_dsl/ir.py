@@ -423,6 +423,7 @@ class Program:
     structs: Mapping[str, StructLayout]
     externs: Mapping[str, Signature]
     functions: Mapping[str, Function]
-    scenarios: tuple[Scenario, ...]
+    scenarios: Sequence[Scenario]
     own: tuple[str, ...]
     file: str
+    right: set[str] = field(default_factory=set, compare=False, repr=False)  # texts that have been found right before

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from . import ir
 from . import syntax as s
@@ -44,19 +46,23 @@ def alignment_of(size: int, kind: str, target: Target) -> int:
     return size
 
 
-def read_header(path: Path, report: Report, span: Span) -> Mapping[str, int] | None:
-    """The `#define name number` lines of a header; None, and a diagnostic, where it cannot be read. Other lines are
-    passed over."""
+def read_header(path: Path, report: Report, span: Span) -> str | None:
+    """The text of a header; None, and a diagnostic, where it cannot be read."""
     try:
-        source = read_source(path)
+        return read_source(path).text
     except InputError as error:
         reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
         report.error("H001", f"cannot read the header {path}: {reason}", span)
         return None
+
+
+@lru_cache(maxsize=64)
+def defines(header: str) -> Mapping[str, int]:
+    """The `#define name number` lines of a header. Other lines are passed over."""
     found = {}
-    for match in _DEFINE.finditer(source.text):
+    for match in _DEFINE.finditer(header):
         found[match[1]] = int(match[2], 0) if match[2][:2] in ("0x", "0X") else int(match[2])
-    return found
+    return MappingProxyType(found)
 
 
 # A number of more digits fits no machine word, and is passed over as other lines are.
@@ -82,7 +88,7 @@ class Layouts:
         self.declarations: dict[str, tuple[s.Struct, Path]] = {}
         self.done: dict[str, ir.StructLayout | None] = {}
         self.active: list[str] = []
-        self.headers: dict[Path, Mapping[str, int] | None] = {}
+        self.headers: dict[Path, str | None] = {}  # their texts
 
     def declare(self, struct: s.Struct, folder: Path) -> None:
         name = str(struct.name)
@@ -159,7 +165,8 @@ class Layouts:
                 break
         if path not in self.headers:
             self.headers[path] = read_header(path, self.report, declaration.header_span)
-        return self.headers[path]
+        header = self.headers[path]
+        return None if header is None else defines(header)
 
     def _lay_out(self, declaration: s.Struct, folder: Path) -> ir.StructLayout | None:
         name = str(declaration.name)

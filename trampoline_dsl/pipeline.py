@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -121,12 +121,35 @@ class Artifact:
         return f"{self.name} for {self.target.name}: {size}"
 
 
+class Artifacts(Mapping[str, Artifact]):
+    """The trampolines of a program by name. One that is imported, and has been compiled among the same declarations
+    before, is compiled again only when it is asked for."""
+
+    def __init__(self, program: ir.Program) -> None:
+        self.program = program
+        self._ordinals = {name: ordinal for ordinal, name in enumerate(program.functions)}
+        self._made: dict[str, Artifact] = {}
+
+    def __getitem__(self, name: str) -> Artifact:
+        made = self._made.get(name)
+        if made is None:
+            function = self.program.functions[name]
+            made = self._made[name] = compile_function(function, self.program.target, self._ordinals[name])
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.program.functions)
+
+    def __len__(self) -> int:
+        return len(self.program.functions)
+
+
 @dataclass(frozen=True)
 class Compiled:
     """Every trampoline of a file (and of what it imports), for one target."""
 
     program: ir.Program
-    artifacts: dict[str, Artifact]
+    artifacts: Mapping[str, Artifact]
 
     @property
     def target(self) -> Target:
@@ -185,11 +208,17 @@ def compile_function(function: ir.Function, target: Target, ordinal: int) -> Art
 def compile_module(module: Module, target: Target) -> Compiled:
     """Everything in a module, for one target. Raises InputError."""
     program = resolve(module, target)
-    artifacts = {}
+    artifacts = Artifacts(program)
     errors: list[Diagnostic] = []
-    for ordinal, function in enumerate(program.functions.values()):
+    own = set(program.own)
+    for function in program.functions.values():
+        imported = function.name not in own
+        if imported and function.span.text in program.right:
+            continue
         try:
-            artifacts[function.name] = compile_function(function, target, ordinal)
+            _ = artifacts[function.name]
+            if imported:
+                program.right.add(function.span.text)
         except InputError as error:
             errors += error.diagnostics
     if errors:

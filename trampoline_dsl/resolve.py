@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import assert_never
+from typing import assert_never, overload
 
 from . import ir
 from . import syntax as s
@@ -27,10 +27,61 @@ class Module:
     file: s.File
     files: tuple[s.File, ...]
     include: tuple[Path, ...] = ()  # folders where headers are looked for before those of the files
+    declarations: tuple[str, ...] = ()  # the texts of all that a body or a check of it can depend on, bodies left out
 
     @property
     def name(self) -> str:
         return self.file.source.name
+
+
+def _declarations(files: Iterable[s.File], include: Sequence[Path]) -> Iterable[str]:
+    yield from map(str, include)
+    for file in files:
+        yield file.source.name  # headers are looked for beside it
+        text = file.source.text
+        for item in file.items:
+            match item:
+                case s.Check() | s.Import():
+                    pass
+                case s.Trampoline(span=span, body=body):
+                    yield text[span.start : body.span.start]
+                case _:
+                    yield text[item.span.start : item.span.end]
+
+
+@lru_cache(maxsize=512)
+def found_right(target: Target, declarations: tuple[str, ...], headers: tuple[str | None, ...]) -> set[str]:
+    """The texts of checks and trampolines that have been found right among such declarations, to be added to: what is
+    not wanted of them need not be looked at again before it is. `headers` are the texts of those that were read."""
+    return set()
+
+
+class Scenarios(Sequence[ir.Scenario]):
+    """The checks of a program, resolved when they are first asked for: all have been found right before."""
+
+    def __init__(self, make: Callable[[], tuple[ir.Scenario, ...]]) -> None:
+        self._make: Callable[[], tuple[ir.Scenario, ...]] | None = make
+        self._made: tuple[ir.Scenario, ...] = ()
+
+    def _all(self) -> tuple[ir.Scenario, ...]:
+        if self._make is not None:
+            self._made, self._make = self._make(), None
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> ir.Scenario: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ir.Scenario]: ...
+
+    def __getitem__(self, index: int | slice) -> ir.Scenario | Sequence[ir.Scenario]:
+        return self._all()[index]
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
 
 
 def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
@@ -71,7 +122,7 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     root = visit(source, _real(Path(source.name)), 0)
     report.finish()
     assert root is not None  # a file that does not parse has been reported
-    return Module(root, tuple(files.values()), tuple(include))
+    return Module(root, tuple(files.values()), tuple(include), tuple(_declarations(files.values(), include)))
 
 
 def _real(path: Path) -> str:
@@ -258,16 +309,22 @@ def resolve(module: Module, target: Target) -> ir.Program:
     for trampoline, signature, untyped in bodies:
         resolver = BodyResolver(environment, Scope(), signature)
         functions[signature.name] = resolver.function(trampoline, signature, untyped)
-    scenarios = [_scenario(item, environment, functions) for item, _ in items if isinstance(item, s.Check)]
+    checks = [item for item, _ in items if isinstance(item, s.Check)]
+    right = found_right(target, module.declarations, tuple(layouts.headers.values()))
+    scenarios: Sequence[ir.Scenario]
+    if not report.diagnostics and all(check.span.text in right for check in checks):
+        scenarios = Scenarios(lambda: _scenarios(checks, environment, functions)) if checks else ()
+    else:
+        scenarios = _scenarios(checks, environment, functions)
+        if not report.diagnostics:
+            right.update(check.span.text for check in checks)
     own = tuple(str(i.name) for i in module.file.items if isinstance(i, s.Trampoline))
     if not own and not report.diagnostics:
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
     externs = {name: sig for name, sig in environment.signatures.items() if name not in functions}
-    return ir.Program(
-        target, structs, externs, functions, tuple(s for s in scenarios if s is not None), own, module.name
-    )
+    return ir.Program(target, structs, externs, functions, scenarios, own, module.name, right)
 
 
 def _declare_function(
@@ -336,6 +393,13 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
         item.name.span,
     )
     return signature, frozenset(untyped)
+
+
+def _scenarios(
+    checks: Iterable[s.Check], environment: Environment, functions: Mapping[str, ir.Function]
+) -> tuple[ir.Scenario, ...]:
+    found = [_scenario(check, environment, functions) for check in checks]
+    return tuple(scenario for scenario in found if scenario is not None)
 
 
 def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, ir.Function]) -> ir.Scenario | None:
