@@ -40,7 +40,18 @@ struct small { u: u16  v: i64  s: f32  t: u8 }
 struct node { next: ptr<node>  a: u8  b: i8  c: u16  d: i16  e: u32  f: i32  h: u64  k: i64  w: uptr  x: iptr
               y: f32  z: f64  p: ptr  inner: small  room: u64[12] }
 struct g { next: ptr<node>  a: u32 }
+extern lib.head: ptr<node>
+extern lib.first: node
 """
+GLOBALS = {
+    "u8": "lib.byte",
+    "i16": "lib.half",
+    "u32": "lib.count",
+    "i64": "lib.wide",
+    "uptr": "lib.word",
+    "f64": "lib.real",
+}
+STRUCTS += "".join(f"extern {name}: {type_}\n" for type_, name in GLOBALS.items())
 ROOM = 96  # bytes of `room`, which `mem` reads and writes
 
 
@@ -249,6 +260,9 @@ class Program:
         return [line]
 
     def _assign(self, scope: Scope) -> list[str]:
+        if self.chance(0.1):
+            type_ = self.random.choice([t for t in GLOBALS if t not in FLOATS])
+            return [f"{GLOBALS[type_]} = {self._value(scope, type_)}"]
         usable = [v for v in scope.variables if v.type in SCALARS and not v.name.startswith("i")]
         if not usable:
             return []
@@ -270,7 +284,9 @@ class Program:
         nodes = [v for v in scope.variables if v.type == "ptr<node>"]
         return self.random.choice(nodes) if nodes else None
 
-    def _path(self, node: Variable) -> str:
+    def _path(self, node: Variable, *, elsewhere: bool = True) -> str:
+        if elsewhere and self.chance(0.1):
+            return self.random.choice(("lib.head", "lib.first", "lib.head.next", "lib.first.next"))
         return node.name + ".next" * self.random.randrange(node.depth + 1)
 
     def _store(self, scope: Scope) -> list[str]:
@@ -290,7 +306,7 @@ class Program:
     def _memory(self, node: Variable, type_: str) -> str:
         offset = self.random.randrange(ROOM // SIZES[type_]) * SIZES[type_]
         # `room` starts at a multiple of four on 386, and loads there need not be aligned.
-        return f"mem<{type_}>({self._path(node)} + offsetof(node, room) + {offset})"
+        return f"mem<{type_}>({self._path(node, elsewhere=False)} + offsetof(node, room) + {offset})"
 
     def _thread(self, scope: Scope) -> list[str]:
         if self.chance(0.5):
@@ -423,7 +439,7 @@ class Program:
         return any(v.type == type_ for v in scope.variables) or self._node(scope) is not None
 
     def _value(self, scope: Scope, type_: str, depth: int = 0) -> str:
-        ways = []
+        ways = ["global"] if type_ in GLOBALS else []
         same = [v.name for v in scope.variables if v.type == type_]
         if not scope.on_stack:
             same += [v.name for v in scope.slots if v.type == type_]
@@ -455,6 +471,8 @@ class Program:
                 if fields:
                     return f"{self._path(node)}.{self.random.choice(fields)}"
                 return self._value(scope, type_, depth)
+            case "global":
+                return GLOBALS[type_]
             case "memory":
                 assert node is not None
                 return self._memory(node, type_)

@@ -242,8 +242,12 @@ class BodyResolver:
             case s.AddressOf(name=name, span=span):
                 if str(name) in self.environment.misdeclared:
                     return None
+                if str(name) in self.environment.variables:
+                    variable_ = self.environment.variables[str(name)]
+                    return None if variable_ is None else self._address_of_variable(variable_, span)
                 if str(name) not in self.environment.signatures:
-                    notes = suggestion(str(name), self.environment.signatures)
+                    known = [*self.environment.signatures, *self.environment.variables]
+                    notes = suggestion(str(name), known)
                     self.report.error("R022", f"there is no extern or trampoline `{name}`", name.span, notes=notes)
                     return None
                 return ir.SymbolAddress(str(name), self._scalar("ptr"), span)
@@ -295,6 +299,40 @@ class BodyResolver:
             return None
         return ir.Special("caller pc" if what == "caller pc" else "caller sp", self.word_type, span)
 
+    def _address_of_variable(self, variable: ir.ExternVariable, span: Span) -> ir.Expression:
+        struct = variable.type if isinstance(variable.type, str) else None
+        return ir.SymbolAddress(
+            variable.name, ir.Type("ptr", "pointer", 8 * self.environment.word, False, struct), span
+        )
+
+    def _extern_variable(self, name: s.Name) -> s.Name | None:
+        """The name of an extern variable, if a path begins with it, as its first part."""
+        if name.parts[0] in self.scope.variables:
+            return None
+        for end in range(len(name.parts), 0, -1):
+            if ".".join(name.parts[:end]) in self.environment.variables:
+                whole = ".".join(name.parts[:end])
+                span = Span(name.span.source, name.spans[0].start, name.spans[end - 1].end)
+                return s.Name((whole, *name.parts[end:]), (span, *name.spans[end:]), name.span)
+        return None
+
+    def _variable_place(self, name: s.Name) -> tuple[ir.Expression, int, ir.Type | str, bool] | None:
+        """What a path from an extern variable leads to: address, offset, type, and whether it is an array."""
+        variable = self.environment.variables[name.parts[0]]
+        if variable is None:
+            return None
+        address = self._address_of_variable(variable, name.spans[0])
+        if len(name.parts) == 1:
+            return address, 0, variable.type, variable.count is not None
+        if isinstance(variable.type, ir.Type) and variable.count is None:
+            address = ir.Load(address, 0, variable.type, name.spans[0])
+        elif variable.count is not None:
+            address = ir.Convert(address, self._scalar("ptr"), name.spans[0])
+        reached = self._reach(address, name.parts, name.spans)
+        if reached is None:
+            return None
+        return reached[0], reached[2], reached[1].type, reached[1].count is not None
+
     def thread_type(self) -> ir.Type:
         """`g` points to the struct called g, if there is one."""
         word = 8 * self.environment.word
@@ -319,6 +357,9 @@ class BodyResolver:
         elif str(node.name) in self.environment.constant_nodes:
             number = self.constant_named(str(node.name), node.span)
             return None if number is None else self._literal(number, expected or self.word_type, node.span)
+        elif (name := self._extern_variable(node.name)) is not None:
+            place = self._variable_place(name)
+            return None if place is None else self._loaded(node, *place)
         elif first == "g":
             value = self._thread(spans[0])
         elif first == "sp" and len(parts) == 1:
@@ -334,12 +375,17 @@ class BodyResolver:
         if reached is None:
             return None
         address, field_, offset = reached
-        if isinstance(field_.type, str) or field_.count is not None:
-            what = "a struct" if isinstance(field_.type, str) else "an array"
+        return self._loaded(node, address, offset, field_.type, field_.count is not None)
+
+    def _loaded(
+        self, node: s.Path, address: ir.Expression, offset: int, type_: ir.Type | str, array: bool
+    ) -> ir.Expression | None:
+        if isinstance(type_, str) or array:
+            what = "a struct" if isinstance(type_, str) else "an array"
             message = f"`{node.name}` is {what}, not a value"
             self.report.error("R040", message, node.span, notes=["name a field of it, or use `offsetof`"])
             return None
-        return ir.Load(address, offset, field_.type, node.span)
+        return ir.Load(address, offset, type_, node.span)
 
     def _unknown_name(self, name: s.Name) -> None:
         first = name.parts[0]
@@ -349,7 +395,7 @@ class BodyResolver:
             message = f"`{text}` is a function: `call {text}(...)` calls it and `&{text}` is its address"
             self.report.error("R041", message, name.span)
             return
-        notes = suggestion(first, known)
+        notes = suggestion(text, self.environment.variables) or suggestion(first, known)
         self.report.error("R041", f"there is nothing called `{first}` here", name.spans[0], notes=notes)
 
     def _thread(self, span: Span) -> ir.Expression | None:
@@ -730,6 +776,11 @@ class BodyResolver:
             if not self._may_use(variable, spans[0]):
                 return
             base = ir.Read(variable, spans[0])
+        elif (name := self._extern_variable(node.place.name)) is not None:
+            place = self._variable_place(name)
+            if place is not None:
+                yield from self._store(node, *place)
+            return
         elif first == "g":
             if len(parts) == 1:
                 thread = self._thread(spans[0])
@@ -751,12 +802,18 @@ class BodyResolver:
         if reached is None:
             return
         address, field_, offset = reached
-        if isinstance(field_.type, str) or field_.count is not None:
+        yield from self._store(node, address, offset, field_.type, field_.count is not None)
+
+    def _store(
+        self, node: s.Assign, address: ir.Expression, offset: int, type_: ir.Type | str, array: bool
+    ) -> Iterator[ir.Statement]:
+        assert isinstance(node.place, s.Path)
+        if isinstance(type_, str) or array:
             self.report.error("R040", f"`{node.place.name}` is not a value that can be set", node.place.span)
             return
-        value = self._right_side(node.value, field_.type, f"`{node.place.name}`")
+        value = self._right_side(node.value, type_, f"`{node.place.name}`")
         if value is not None:
-            yield ir.Store(address, offset, value, field_.type, node.span)
+            yield ir.Store(address, offset, value, type_, node.span)
 
     def _right_side(self, node: s.Expression, type_: ir.Type, what: str) -> ir.Expression | None:
         if isinstance(node, s.CallExpression):
@@ -874,7 +931,8 @@ class BodyResolver:
                 message = f"`{name}` has been declared: using {signatures[name].convention.name}"
                 self.report.error("R058", message, call.convention.span)
             return name, signatures[name], signatures[name].convention
-        if call.callee.parts[0] in self.scope.variables or call.callee.parts[0] == "g":
+        known = call.callee.parts[0] in self.scope.variables or call.callee.parts[0] == "g"
+        if known or self._extern_variable(call.callee) is not None:
             address = self._path(s.Path(call.callee, call.callee.span), None)
             if address is None:
                 return None

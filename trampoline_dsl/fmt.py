@@ -24,7 +24,7 @@ INDENT = 4  # columns
 WIDTH = 100  # columns that a block on one line may end in
 _WIDEST_COMMENT = 80  # columns before a trailing comment, at most, if the code leaves the choice
 
-_ITEMS = frozenset({"import", "constant", "struct", "extern", "convention", "trampoline", "check"})
+_ITEMS = frozenset({"import", "constant", "struct", "extern", "extern_variable", "convention", "trampoline", "check"})
 _LINES = frozenset(  # what has a line of its own
     {
         *("save", "frame", "let", "assign", "call_statement", "jump", "return", "resume", "if", "while", "break"),

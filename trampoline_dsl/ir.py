@@ -135,7 +135,7 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class SymbolAddress:
-    """Where a function is."""
+    """Where a function or an extern variable is."""
 
     symbol: str
     type: Type
@@ -369,6 +369,19 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternVariable:
+    """A variable that somebody else defines. `type` is a scalar, or the name of a struct; `count` elements if it is an
+    array. `size` and `alignment` in bytes."""
+
+    name: str
+    type: Type | str
+    count: int | None
+    size: int
+    alignment: int
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """One trampoline. `returns_never`: no path returns to the caller."""
 
@@ -426,4 +439,5 @@ class Program:
     scenarios: Sequence[Scenario]
     own: tuple[str, ...]
     file: str
+    variables: Mapping[str, ExternVariable] = field(default_factory=dict)
     right: set[str] = field(default_factory=set, compare=False, repr=False)  # texts that have been found right before

@@ -41,7 +41,7 @@ from .target import (
     Part,
     Register,
 )
-from .world import GARBAGE, RETURN_SPACING, STUB_SPACING, Build, Region, World, garbage
+from .world import GARBAGE, RETURN_SPACING, STUB_SPACING, Build, Region, World, garbage, name_of_variable
 
 BUDGET = 20_000  # instructions of one run, callees not counted
 
@@ -845,6 +845,9 @@ class Execute:
                 layout = self.build.program.structs.get(variable.type.struct)
                 if layout is not None and base <= address < base + max(layout.size, 1):
                     return f"{variable.name}.{_field_at(self.build.program, layout, address - base)}"
+        elsewhere = name_of_variable(self.build.program, self.world.symbols, address)
+        if elsewhere:
+            return elsewhere
         for region in self.build.plan.regions:
             if address in region:
                 return f"in {region.name}"

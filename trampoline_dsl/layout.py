@@ -33,6 +33,7 @@ def scalar(name: str, target: Target) -> ir.Type | None:
 
 
 LARGEST_STRUCT = 1 << 28  # bytes; every machine reaches that far from a base, if in several instructions
+LARGEST_VARIABLE = 1 << 16  # bytes of an extern variable: the judge fills all of them
 MAXIMUM_DEPTH = 40  # of structs in structs, and of constants that others are made of
 
 SCALARS = (*_INTEGERS, "uptr", "iptr", "ptr", "f32", "f64")
@@ -240,6 +241,25 @@ class Layouts:
         if header is not None:
             size = header.get(f"{name}__size", size)
         return ir.StructLayout(name, fields, size, alignment, declaration.name.span)
+
+    def extern_variable(self, node: s.ExternVariable) -> ir.ExternVariable | None:
+        """A variable that somebody else defines; None after a diagnostic."""
+        element = self._element(s.Field(str(node.name), node.type, None, node.type.span))
+        if element is None:
+            return None
+        type_, size, alignment = element
+        count = None
+        if node.type.count is not None:
+            count = self.constant(node.type.count)
+            if count is None:
+                return None
+            size *= count
+        if not 1 <= size <= LARGEST_VARIABLE:
+            message = f"a variable has 1 to {LARGEST_VARIABLE} bytes, and `{node.name}` would have {size}"
+            notes = ["declare a part of it: what is used by name, or whose address is taken"]
+            self.report.error("R070", message, node.type.span, notes=notes)
+            return None
+        return ir.ExternVariable(str(node.name), type_, count, size, alignment, node.name.span)
 
     def _element(self, node: s.Field) -> tuple[ir.Type | str, int, int] | None:
         """The type of one element of a field, its size and its alignment."""

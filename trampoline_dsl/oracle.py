@@ -284,7 +284,7 @@ class Oracle:
         if isinstance(callee, str):
             return callee
         for name, address in self.world.pointers.items():
-            if address == callee:
+            if address == callee and name not in self.build.program.variables:
                 return name
         raise Trouble(f"the source calls {callee:#x}, where nothing is", request.node.span)
 

@@ -569,6 +569,10 @@ class _Builder:
             self.span(tree),
         )
 
+    def _extern_variable(self, tree: Tree[Any]) -> s.ExternVariable:
+        name, type_ = tree.children
+        return s.ExternVariable(self.make(name), self.make(type_), self.span(tree))
+
     def _clobber(self, tree: Tree[Any]) -> s.Clobbers:
         targets, *registers = tree.children
         return s.Clobbers(self.make(targets), tuple(self.name(r) for r in registers), self.span(tree))

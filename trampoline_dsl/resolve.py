@@ -146,6 +146,7 @@ class Environment:
     constants_active: list[str] = field(default_factory=list)
     depth: int = 0  # of the constant expression that is being computed
     signatures: dict[str, ir.Signature] = field(default_factory=dict)
+    variables: dict[str, ir.ExternVariable | None] = field(default_factory=dict)  # None where a mistake has been told
     misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
     declared_conventions: dict[str, Span] = field(default_factory=dict)
 
@@ -281,7 +282,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
                 layouts.declare(item, folder)
             case s.ConventionDeclaration():
                 _declare_convention(item, environment)
-            case s.Extern() | s.Trampoline() | s.Import() | s.Check():
+            case s.Extern() | s.ExternVariable() | s.Trampoline() | s.Import() | s.Check():
                 pass
             case _:
                 assert_never(item)
@@ -291,7 +292,9 @@ def resolve(module: Module, target: Target) -> ir.Program:
         layouts.struct(name)
     bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = []
     for item, _ in items:
-        if isinstance(item, (s.Extern, s.Trampoline)):
+        if isinstance(item, s.ExternVariable):
+            _declare_variable(item, environment, names)
+        elif isinstance(item, (s.Extern, s.Trampoline)):
             signature, untyped = _signature(item, environment)
             if signature is None:
                 environment.misdeclared.add(str(item.name))
@@ -324,7 +327,24 @@ def resolve(module: Module, target: Target) -> ir.Program:
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
     externs = {name: sig for name, sig in environment.signatures.items() if name not in functions}
-    return ir.Program(target, structs, externs, functions, scenarios, own, module.name, right)
+    variables = {name: variable for name, variable in environment.variables.items() if variable is not None}
+    return ir.Program(target, structs, externs, functions, scenarios, own, module.name, variables, right)
+
+
+def _declare_variable(item: s.ExternVariable, environment: Environment, names: dict[str, Span]) -> None:
+    """Several files may declare the same variable, if all say the same of it."""
+    name = str(item.name)
+    variable = environment.layouts.extern_variable(item)
+    before = environment.variables.get(name)
+    if item.name.parts[0] in ("g", "sp"):
+        what = "the runtime's thread" if item.name.parts[0] == "g" else "the stack pointer"
+        environment.report.error("R002", f"`{item.name.parts[0]}` is {what}", item.name.span)
+    elif name not in environment.variables:
+        define(names, name, item.name.span, environment.report)
+    elif before is not None and variable is not None and before != variable:
+        message = f"`{name}` is declared twice, and not alike"
+        environment.report.error("R002", message, item.name.span, related=[(before.span, "first here")])
+    environment.variables.setdefault(name, variable)
 
 
 def _declare_function(

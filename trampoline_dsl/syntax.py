@@ -485,6 +485,15 @@ class Extern:
 
 
 @dataclass(frozen=True, slots=True)
+class ExternVariable:
+    """`extern runtime.iscgo: u8`."""
+
+    name: Name
+    type: TypeName
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ConventionFact:
     """`keeps rbx, rbp`, `align 16`, `thread r14`, `pops callee`."""
 
@@ -599,7 +608,7 @@ class Check:
     span: Span = field(compare=False)
 
 
-Item = Import | Constant | Struct | Extern | ConventionDeclaration | Trampoline | Check
+Item = Import | Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Trampoline | Check
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from .pipeline import Artifact, Compiled
 from .render import violation_lines
 from .target import InRegister, OnStack, Part, Register, Slot, ValueType
 from .verify import DEFAULT_RUNS, Session, Verdict
-from .world import Region, World
+from .world import Region, World, name_of_variable
 
 _PLAIN = 0x10000  # what is smaller is a number, whatever else has the same value
 _AT_ENTRY = " at entry"
@@ -312,7 +312,7 @@ class _Tracer(Watcher):
         if architecture.sp not in self.watched:
             self.watched.append(architecture.sp)
         plan = run.build.plan
-        self.regions = [plan.data, plan.thread, *plan.stacks]
+        self.regions = [plan.data, plan.thread, plan.variables, *plan.stacks]
 
     @property
     def depth(self) -> int:
@@ -512,7 +512,7 @@ class _Tracer(Watcher):
             return
         before = self.scripts[-1]
         plan = self.run.build.plan
-        shared = {plan.data.base, plan.thread.base}
+        shared = {plan.data.base, plan.thread.base, plan.variables.base}
         image, variables, thread = self._image(), self._variables(), self._thread()
         changes = self._differences({b: d for b, d in before.memory.items() if b in shared}, image)
         changes = [Change(c.place.strip("[]"), c.value, c.meaning, c.address, c.size) for c in changes]
@@ -600,8 +600,19 @@ class _Names:
         for parameter, value in zip(run.function.parameters, world.arguments, strict=True):
             if parameter.type.kind == "pointer":
                 self._object(value, parameter.name, parameter.type.struct, _DEEPEST)
+        for global_ in self.program.variables.values():
+            self._extern_variable(global_)
         if world.own_thread and run.scenario is None:
             self._object(self._thread_at_start(), "g", "g", _DEEPEST)
+
+    def _extern_variable(self, variable: ir.ExternVariable) -> None:
+        address = self.world.symbols[variable.name]
+        layout = self.program.structs.get(variable.type) if isinstance(variable.type, str) else None
+        if layout is not None and variable.count is None:
+            self.objects[address] = (variable.name, layout)
+            self._follow(layout, address, variable.name, _DEEPEST)
+        elif isinstance(variable.type, ir.Type) and variable.count is None and variable.type.struct:
+            self._object(self._word_at(address), variable.name, variable.type.struct, _DEEPEST)
 
     def _thread_at_start(self) -> int:
         slot = self.world.thread_slot
@@ -719,7 +730,7 @@ class _Names:
         for base, (name, layout) in self.objects.items():
             if base <= address < base + layout.size:
                 return f"{name}.{self._path(layout, address - base)}"
-        return ""
+        return name_of_variable(self.program, self.world.symbols, address)
 
     def _path(self, layout: ir.StructLayout, offset: int) -> str:
         for field_ in layout.fields.values():

@@ -69,6 +69,7 @@ class Plan:
     thread: Region
     stacks: tuple[Region, ...]
     edges: tuple[Region, Region]
+    variables: Region  # that somebody else defines
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -82,10 +83,11 @@ class Plan:
             self.thread,
             *self.stacks,
             *self.edges,
+            self.variables,
         )
 
 
-def plan(architecture: Architecture, code_size: int, deepest_frame: int) -> Plan:
+def plan(architecture: Architecture, code_size: int, deepest_frame: int, variables: int = 0) -> Plan:
     wide = architecture.word == 8
     code_high, data_high = (1 << 32, 5 << 32) if wide else (0, 0)
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
@@ -106,6 +108,8 @@ def plan(architecture: Architecture, code_size: int, deepest_frame: int) -> Plan
             Region("data at a round address", 7 << 32 if wide else 7 << 16, 0x1000),
             Region("data far down", 6 << 16 if wide else 6 << 12, 0x1000),
         ),
+        # As near to the code as a linker puts them.
+        Region("extern variables", code + 0x60_8000, (variables + 0x1FFF) // 0x1000 * 0x1000),
     )
 
 
@@ -216,8 +220,10 @@ def prepare(
     """Give every callee an address. `code`: offsets of the compiled trampolines; `anonymous`: callees that are reached
     through pointers only."""
     architecture = program.target.architecture
-    layout = plan(architecture, code_size, deepest_frame)
+    places, variables_size = _variable_places(program)
+    layout = plan(architecture, code_size, deepest_frame, variables_size)
     symbols: dict[str, int] = {".TOC.": layout.toc.base + 0x800}
+    symbols |= {name: layout.variables.base + place for name, place in places.items()}
     for name, offset in code.items():
         symbols[name] = layout.code.base + offset
     for index, name in enumerate([n for n in program.externs if n not in symbols] + list(anonymous)):
@@ -232,6 +238,31 @@ def prepare(
     return Build(program, layout, symbols, pointers)
 
 
+def _variable_places(program: ir.Program) -> tuple[dict[str, int], int]:
+    """Where the extern variables are, in bytes from the start of their region; and where the last one ends. What lies
+    between them belongs to nobody."""
+    places: dict[str, int] = {}
+    end = 0
+    for variable in program.variables.values():
+        # On s390x symbols are even, for addresses are made by halfwords (ELF ABI s390x, "Fundamental types").
+        alignment = max(variable.alignment, 2)
+        start = (end + 24 + alignment - 1) // alignment * alignment
+        if start % (2 * alignment) == 0:
+            start += alignment  # aligned to no more than it has to be
+        places[variable.name] = start
+        end = start + variable.size
+    return places, end
+
+
+def name_of_variable(program: ir.Program, symbols: Mapping[str, int], address: int) -> str:
+    """The extern variable that a byte belongs to, and how many bytes from its start; "" if to none."""
+    for variable in program.variables.values():
+        offset = address - symbols[variable.name]
+        if 0 <= offset < variable.size:
+            return f"{variable.name}+{offset}" if offset else variable.name
+    return ""
+
+
 def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None, seed: int) -> World:
     """The world of one run. Raises Trouble if the check's own set-up goes wrong."""
     architecture, layout = build.architecture, build.plan
@@ -243,6 +274,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         region.base: garbage(random_, region.size, word, kind)
         for region in (layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks, *layout.edges)
     }
+    if build.program.variables:
+        images[layout.variables.base] = garbage(random_, layout.variables.size, word, kind)
     memory = Bytes(images)
     for name, pointer in build.pointers.items():
         if pointer != build.symbols[name]:
@@ -278,6 +311,7 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         _set_up(scenario, function, world, host, objects)
     else:
         world.arguments = [objects.argument(p, function) for p in function.parameters]
+        objects.fill_variables()
         if _uses_thread(function):
             host.set_thread(objects.pointer_to(_thread_struct(build)))
     world.images = {base: bytes(image) for base, image in memory.images.items()}
@@ -333,6 +367,7 @@ def _set_up(scenario: ir.Scenario, function: ir.Function, world: World, host: Gi
         world.stack_tops[variable.name] = (top - alignment * host.random.randrange(16)) // alignment * alignment
     for argument, parameter in zip(scenario.arguments, function.parameters, strict=True):
         world.variables[argument] = objects.argument(parameter, function)
+    objects.fill_variables()
     execution = Execution(host, world.variables)
     for variable, value in scenario.variables:
         world.variables[variable] = execution.value(value) if value is not None else host.any(variable.type.bits)
@@ -394,6 +429,25 @@ class _Objects:
             used = anonymous_callee(parameter, function)
             if used is not None:
                 return self.world.pointers[used]
+        return self.value(type_)
+
+    def fill_variables(self) -> None:
+        """Give the extern variables values of their types."""
+        order = self.build.architecture.order
+        for variable in self.build.program.variables.values():
+            address = self.build.symbols[variable.name]
+            if isinstance(variable.type, str):
+                if variable.count is None and variable.type in self.build.program.structs:
+                    self._fill(self.build.program.structs[variable.type], address, 3)
+            elif variable.count is None:
+                callees = [n for n in self.world.pointers if n.startswith(f"*{variable.name}:")]
+                value = self.world.pointers[callees[0]] if callees else self.value(variable.type)
+                value &= (1 << variable.type.bits) - 1
+                self.memory.store(address, value.to_bytes(variable.size, order))
+
+    def value(self, type_: ir.Type) -> int:
+        """A value of a type: of those where mistakes show, or any."""
+        if type_.kind == "pointer":
             return self.pointer_to(type_.struct) if type_.struct or self.random.randrange(4) else 0
         low = -(1 << (type_.bits - 1)) if type_.signed else 0
         high = (1 << (type_.bits - 1)) - 1 if type_.signed else (1 << type_.bits) - 1
@@ -425,14 +479,26 @@ def anonymous_callee(parameter: ir.Variable, function: ir.Function) -> str | Non
     return None
 
 
+def _behind_variable(node: ir.Call | ir.TailCall) -> str | None:
+    """The name of the callee that stands behind an extern variable which is called through."""
+    match node.callee:
+        case ir.Load(address=ir.SymbolAddress(symbol=symbol), offset=0):
+            return f"*{symbol}:{node.convention.name}"
+    return None
+
+
 def anonymous_callees(program: ir.Program) -> dict[str, ir.Signature]:
-    """Signatures of the callees behind pointer parameters, from how they are called."""
+    """Signatures of the callees behind pointer parameters and extern variables, from how they are called."""
     found: dict[str, ir.Signature] = {}
     for function in program.functions.values():
         for node in walk(function.body):
-            if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, ir.Read):
-                name = anonymous_callee(node.callee.variable, function)
-                if name is not None and node.callee.variable.kind == "parameter":
+            if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, (ir.Read, ir.Load)):
+                parameter = node.callee.variable if isinstance(node.callee, ir.Read) else None
+                if parameter is None:
+                    name = _behind_variable(node)
+                else:
+                    name = anonymous_callee(parameter, function) if parameter.kind == "parameter" else None
+                if name is not None:
                     parameters = tuple((f"argument {i}", a.type) for i, a in enumerate(node.arguments))
                     result = node.result if isinstance(node, ir.Call) else function.result
                     found[name] = ir.Signature(name, parameters, result, node.convention, None, node.span)
