@@ -316,7 +316,7 @@ class Program:
         return [f"let {variable.name} = {self.random.choice(('g as uptr', 'sp'))}"]
 
     def _asm(self, scope: Scope) -> list[str]:
-        """A block for each target that moves a word from one register to another, and to a third one that it clobbers."""
+        """A block for each target that moves a word from one register to another, and to a third that it clobbers."""
         variable = Variable(self.name("v"), self.random.choice(("uptr", "iptr", "u32", "i16", "u8")))
         lines = [f"let {variable.name}: {variable.type} = 0"]
         value = self._value(scope, "uptr")
