@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from .diagnostics import Diagnostic, InputError
 from .lir import ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, STORES, Body, Home, Operation, VirtualRegister
-from .target import Architecture, Register
+from .target import Architecture, Register, allocatable, float_allocatable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,16 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
     """Choose a register or a home for every value of a body. `body.homes` grows by what is spilled."""
     operations = _store_zeros(_share_thread_loads(body), architecture)
     operations = _hoist_outgoing(operations)
-    operations = _remove_dead(operations)
+    operations, live = _remove_dead(operations)
     incoming = {
         o.defs[0]: o.home
         for o in operations
         if o.kind == "home_load" and o.home is not None and o.home.incoming is not None
     }
-    operations = _spill(body, operations, incoming, architecture)
+    if incoming:
+        operations, live = _remove_dead(_spill(body, operations, incoming, architecture))
     while True:
-        operations = _remove_dead(operations)
-        colouring = _Colouring(body, operations, architecture)
+        colouring = _Colouring(body, operations, architecture, live)
         victims = colouring.run()
         if not victims:
             kept = [o for o in operations if not (o.kind == "move" and _same(o, colouring.colours))]
@@ -50,7 +50,7 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         for some in (first, set(victims) - first):
             if some:
                 homes = {v: _home_of(v, body, operations, architecture) for v in victims if v in some}
-                operations = _spill(body, operations, homes, architecture, share=some is first)
+                operations, live = _remove_dead(_spill(body, operations, homes, architecture, share=some is first))
                 break
 
 
@@ -198,27 +198,35 @@ class _Liveness:
         return total
 
     def _solve(self) -> None:
+        bits, after = self.bits, self.after
         labels = {o.label: i for i, o in enumerate(self.operations) if o.kind == "label"}
         before = [0] * (len(self.operations) + 1)
-        gen = [self.bits(o.uses) for o in self.operations]
-        kill = [~self.bits(o.defs) for o in self.operations]
+        steps = []  # backwards: where, what is read, what is not set, whether the next one follows, where it may go
+        again = False
+        for i in range(len(self.operations) - 1, -1, -1):
+            operation = self.operations[i]
+            kind = operation.kind
+            uses = bits(operation.uses) if operation.uses else 0
+            others = ~bits(operation.defs) if operation.defs else -1
+            goes = labels[operation.label] if kind in ("branch", "jump") else -1
+            again |= 0 <= goes <= i  # what is live at its beginning is known only when all of a loop has been seen
+            steps.append((i, uses, others, kind not in NO_FALL_THROUGH, goes))
         changed = True
         while changed:
             changed = False
-            for i in range(len(self.operations) - 1, -1, -1):
-                operation = self.operations[i]
-                out = 0 if operation.kind in NO_FALL_THROUGH else before[i + 1]
-                if operation.kind in ("branch", "jump"):
-                    out |= before[labels[operation.label]]
-                self.after[i] = out
-                new = gen[i] | (out & kill[i])
+            for i, uses, others, falls, goes in steps:
+                out = before[i + 1] if falls else 0
+                if goes >= 0:
+                    out |= before[goes]
+                after[i] = out
+                new = uses | (out & others)
                 if new != before[i]:
                     before[i] = new
-                    changed = True
+                    changed = again
 
 
-def _remove_dead(operations: Sequence[Operation]) -> list[Operation]:
-    """Without operations whose results nobody reads, and without what cannot be reached."""
+def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], _Liveness]:
+    """Without operations whose results nobody reads, and without what cannot be reached; what is live in the rest."""
     current = list(operations)
     while True:
         current = _reachable(current)
@@ -226,14 +234,16 @@ def _remove_dead(operations: Sequence[Operation]) -> list[Operation]:
         stored = {o.home for o in current if o.kind == "home_load"}
         kept = []
         for operation, after in zip(current, live.after, strict=True):
-            unread = not live.bits(operation.defs) & after and all(d.fixed is None for d in operation.defs)
-            if operation.kind in REMOVABLE and unread:
-                continue
-            if operation.kind == "home_store" and operation.home not in stored and _private(operation.home):
+            kind = operation.kind
+            if kind in REMOVABLE:
+                defs = operation.defs
+                if not live.bits(defs) & after and all(d.fixed is None for d in defs):
+                    continue
+            elif kind == "home_store" and operation.home not in stored and _private(operation.home):
                 continue
             kept.append(operation)
         if len(kept) == len(current):
-            return kept
+            return current, live
         current = kept
 
 
@@ -356,8 +366,8 @@ def _agree(
 
 
 def _all_lost(architecture: Architecture, clobbers: frozenset[Register], value: VirtualRegister, body: Body) -> bool:
-    usable = (architecture.float_allocatable if value.floating else architecture.allocatable)(body.convention)
-    return all(register in clobbers for register in usable)
+    usable = (float_allocatable if value.floating else allocatable)(architecture, body.convention)
+    return clobbers.issuperset(usable)
 
 
 def _renewed(body: Body, value: VirtualRegister, share: bool) -> VirtualRegister:
@@ -418,27 +428,29 @@ def _home_store(
 class _Colouring:
     """One attempt to give every value a register. `run` returns the values to spill if that fails."""
 
-    def __init__(self, body: Body, operations: Sequence[Operation], architecture: Architecture) -> None:
+    def __init__(
+        self, body: Body, operations: Sequence[Operation], architecture: Architecture, live: _Liveness
+    ) -> None:
         self.body = body
         self.operations = operations
         self.architecture = architecture
         self.convention = body.convention
-        self.live = _Liveness(operations)
+        self.live = live
         self.colours: dict[VirtualRegister, Register] = {}
         count = len(self.live.values)
         self.neighbours = [0] * count
         self.forbidden: list[set[Register]] = [set() for _ in range(count)]
         self.preferred: list[list[Register]] = [[] for _ in range(count)]
         self.partners: list[list[VirtualRegister]] = [[] for _ in range(count)]
-        self.length = [0] * count
 
     def run(self) -> list[VirtualRegister]:
         self._constraints()
         victims: list[VirtualRegister] = []
         tied = self._tied()
-        integer = tuple(r for r in self.architecture.allocatable(self.convention) if r not in tied)
-        floating = self.architecture.float_allocatable(self.convention)
-        costs = {r for r in (*integer, *floating) if self.convention.keeps(r) & ~self.body.lost.get(r, 0)}
+        integer = tuple(r for r in allocatable(self.architecture, self.convention) if r not in tied)
+        floating = float_allocatable(self.architecture, self.convention)
+        lost = self.body.lost
+        costs = {r for r, mask in self.convention.kept.items() if mask & ~lost.get(r, 0)}
         used: set[Register] = set()
         for index, value in enumerate(self.live.values):
             candidates = floating if value.floating else integer
@@ -456,14 +468,15 @@ class _Colouring:
                     continue
             wanted = self._wanted(index)
             # A register that the caller wants back costs a save and a restore, unless it is paid for already.
-            best = min(free, key=lambda r: (r in costs and r not in used, -wanted.get(r, 0)))
+            cheap = [r for r in free if r not in costs or r in used] or free
+            best = max(cheap, key=lambda r: wanted.get(r, 0)) if wanted else cheap[0]
             self.colours[value] = best
             used.add(best)
         return victims
 
     def _free(self, index: int, candidates: Sequence[Register]) -> list[Register]:
-        taken = self._taken(index)
-        return [r for r in candidates if r not in taken and r not in self.forbidden[index]]
+        taken = self._taken(index) | self.forbidden[index]
+        return [r for r in candidates if r not in taken]
 
     def _tied(self) -> set[Register]:
         """Registers with a meaning of their own in this body: the thread's, where the body or a callee needs it."""
@@ -477,11 +490,6 @@ class _Colouring:
             after = live.after[position]
             self._interfere(operation, after)
             self._attract(operation)
-            remaining = after
-            while remaining:
-                low = remaining & -remaining
-                self.length[low.bit_length() - 1] += 1
-                remaining ^= low
 
     def _interfere(self, operation: Operation, after: int) -> None:
         live = self.live
@@ -502,8 +510,8 @@ class _Colouring:
             if operation.kind == "move" and operation.uses[0].fixed is None:
                 others &= ~(1 << live.index[operation.uses[0]])
             self._connect(index, others)
-        lost = set(operation.clobbers)
         if operation.kind in ("call", "asm"):
+            lost = set(operation.clobbers)
             lost |= {r for r in operation.places if r is not None} | set(operation.results)
             through = after & ~defined
             while through:
@@ -602,4 +610,9 @@ class _Colouring:
             notes = ("an `asm` block or a convention ties too many of them",)
             span = next((o.span for o in self.operations if value in o.defs or value in o.uses), self.body.span)
             raise InputError([Diagnostic("L001", message, span, notes=notes)])
-        return max(choices, key=lambda v: (self.length[self.live.index[v]], -self.live.index[v]))
+        index_of = self.live.index
+        return max(choices, key=lambda v: (self._length(index_of[v]), -index_of[v]))
+
+    def _length(self, index: int) -> int:
+        """Behind how many operations a value is live."""
+        return sum(after >> index & 1 for after in self.live.after)

@@ -10,7 +10,7 @@ from . import ir
 from . import syntax as s
 from .diagnostics import Report, Span, listed, suggestion
 from .layout import MAXIMUM_DEPTH, scalar
-from .target import Bank, Convention, Register
+from .target import Bank, Convention, Register, allocatable, float_allocatable
 
 if TYPE_CHECKING:
     from .resolve import Environment
@@ -1127,7 +1127,7 @@ class BodyResolver:
             self.report.error("R063", message, span)
             return None
         if not clobber and convention is not None:
-            usable = (*architecture.allocatable(convention), *architecture.float_allocatable(convention))
+            usable = (*allocatable(architecture, convention), *float_allocatable(architecture, convention))
             if register not in usable:
                 message = f"{register.name} cannot hold a value in {convention.name} code"
                 notes = ["usable here: " + listed((r.name for r in usable), 40)]

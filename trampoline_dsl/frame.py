@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError
+from .instructions import instructions_of
 from .lir import Body, Context, Home
 from .target import Architecture, Bank, Frame, FrameRequest, Register, Slot
 
@@ -33,7 +34,7 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     own = [h for h in homes if h.context == 0]
     free = body.calls and body.bottom_free and all(h.offset >= architecture.word for h in own)
     request = FrameRequest(body.convention, bottom, saves, link, alignment, free)
-    frame = architecture.layout(request)
+    frame = instructions_of(architecture).layout(request)
     slots = [replace(s, offset=s.offset + frame.size) if s.offset < 0 else s for s in slots]
     return replace(frame, body_slots=tuple(sorted(slots, key=lambda s: (s.stack, s.offset))))
 

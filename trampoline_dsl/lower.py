@@ -24,6 +24,7 @@ from .target import (
     Part,
     Register,
     ThreadSlot,
+    float_allocatable,
 )
 
 _NEGATED: dict[Condition, Condition] = {
@@ -118,7 +119,7 @@ class _Lowering:
         self.calls = False
         self.bottom_free = True
         self.loops: list[tuple[str, str]] = []
-        self.floats = bool(architecture.float_allocatable(self.convention))
+        self.floats = bool(float_allocatable(architecture, self.convention))
 
     def _thread_place(self) -> Register | ThreadSlot | None:
         if self.convention.thread is not None:
@@ -859,7 +860,7 @@ class _Lowering:
 
     def _has_to_be_taken(self, location: Location) -> bool:
         """Whether a result arrives where no value can stay: it is moved away even if nobody wants it (x87)."""
-        usable = self.architecture.float_allocatable(self.convention)
+        usable = float_allocatable(self.architecture, self.convention)
         return any(
             isinstance(p.place, InRegister) and p.place.register.bank is Bank.FLOAT and p.place.register not in usable
             for p in location
@@ -971,7 +972,7 @@ class _Lowering:
 
     def _halves(self, registers: Iterable[Register]) -> set[Register]:
         """Registers whose values extend into one of these: a double in two registers goes by the first one's name."""
-        usable = self.architecture.float_allocatable(self.convention)
+        usable = float_allocatable(self.architecture, self.convention)
         odd = {r.number - 1 for r in registers if r.bank is Bank.FLOAT and r.bits < 64 and r not in usable}
         return {r for r in usable if r.number in odd}
 

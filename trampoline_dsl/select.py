@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError, Span
+from .instructions import instructions_of
 from .lir import Body, Home, Operation, VirtualRegister
-from .target import Architecture, Bank, Convention, Fixed, Frame, FramePart, Insn, Register, ThreadSlot
+from .target import (
+    Architecture,
+    Bank,
+    Convention,
+    Fixed,
+    Frame,
+    FramePart,
+    Insn,
+    Register,
+    ThreadSlot,
+    allocatable,
+    float_allocatable,
+)
 
 Move = tuple[Register, Register, int]  # destination, source, bits of a float
 
@@ -49,17 +63,17 @@ class _Selection:
         self.allocation = allocation
         self.frame = frame
         self.architecture = architecture
+        self.make = instructions_of(architecture)
         self.parameters = parameters
         self.prefix = prefix
         self.convention = body.convention
         self.code: list[Insn] = []
-        self.established: list[tuple[int, Fixed]] = []  # positions in the code
         self.calls: dict[int, Convention] = {}
         self.context = 0  # of the operation at hand
 
     def run(self) -> tuple[Insn, ...]:
         architecture = self.architecture
-        self.emit(architecture.prologue(self.frame), self.body.span, "prologue")
+        self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
         for operation in self.allocation.operations:
             self.operation(operation)
         self._drop_needless_establishing()
@@ -108,7 +122,7 @@ class _Selection:
         self.emit(self._body(operation, defs, uses), operation.span)
 
     def _body(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
-        arch, sp = self.architecture, self.sp
+        make, sp = self.make, self.sp
         floating = bool(operation.defs and operation.defs[0].floating) or bool(
             operation.uses and operation.uses[0].floating
         )
@@ -118,9 +132,9 @@ class _Selection:
             case "move":
                 yield from self._move(defs[0], uses[0], operation.defs[0].bits)
             case "constant":
-                yield from arch.constant(defs[0], operation.value)
+                yield from make.constant(defs[0], operation.value)
             case "symbol":
-                yield from arch.symbol_address(defs[0], operation.symbol)
+                yield from make.symbol_address(defs[0], operation.symbol)
             case "load":
                 yield from self._load(floating, defs[0], uses[0], operation.value, operation)
             case "store":
@@ -144,23 +158,23 @@ class _Selection:
             case "binary":
                 assert operation.operator is not None
                 b: Register | int = operation.value if operation.immediate else uses[1]
-                yield from arch.binary(operation.operator, defs[0], uses[0], b)
+                yield from make.binary(operation.operator, defs[0], uses[0], b)
             case "extend":
-                yield from arch.extend(defs[0], uses[0], operation.bits, operation.signed)
+                yield from make.extend(defs[0], uses[0], operation.bits, operation.signed)
             case "thread_load":
-                yield from arch.thread_load(defs[0], self._thread_slot())
+                yield from make.thread_load(defs[0], self._thread_slot())
             case "thread_store":
-                yield from arch.thread_store(uses[0], self._thread_slot())
+                yield from make.thread_store(uses[0], self._thread_slot())
             case "entry_sp":
-                yield from arch.binary("add", defs[0], sp, self.frame.size)
+                yield from make.binary("add", defs[0], sp, self.frame.size)
             case "pushed_pc":
-                yield from arch.load(defs[0], sp, self._pushed_place(), 8 * arch.word, False)
+                yield from make.load(defs[0], sp, self._pushed_place(), 8 * self.architecture.word, False)
             case "branch":
                 assert operation.condition is not None
                 right: Register | int = operation.value if operation.immediate else uses[1]
-                yield from arch.compare_branch(operation.condition, uses[0], right, self.label(operation.label))
+                yield from make.compare_branch(operation.condition, uses[0], right, self.label(operation.label))
             case "jump":
-                yield from arch.jump(self.label(operation.label))
+                yield from make.jump(self.label(operation.label))
             case "call":
                 yield from self._call(operation, defs, uses)
             case "resume":
@@ -170,7 +184,7 @@ class _Selection:
             case "leave_stack":
                 home = self.body.contexts[operation.context].saved_sp
                 assert home is not None
-                yield from arch.load(sp, sp, home.offset, 8 * arch.word, False)
+                yield from make.load(sp, sp, home.offset, 8 * self.architecture.word, False)
             case "asm":
                 yield from self._asm(operation, defs, uses)
             case _:
@@ -178,15 +192,15 @@ class _Selection:
 
     def _load(self, floating: bool, d: Register, base: Register, offset: int, operation: Operation) -> Iterator[Insn]:
         if floating:
-            yield from self.architecture.float_load(d, base, offset, operation.bits)
+            yield from self.make.float_load(d, base, offset, operation.bits)
         else:
-            yield from self.architecture.load(d, base, offset, operation.bits, operation.signed)
+            yield from self.make.load(d, base, offset, operation.bits, operation.signed)
 
     def _store(self, floating: bool, s: Register, base: Register, offset: int, operation: Operation) -> Iterator[Insn]:
         if floating:
-            yield from self.architecture.float_store(s, base, offset, operation.bits)
+            yield from self.make.float_store(s, base, offset, operation.bits)
         else:
-            yield from self.architecture.store(s, base, offset, operation.bits)
+            yield from self.make.store(s, base, offset, operation.bits)
 
     def _thread_slot(self) -> ThreadSlot:
         for convention in (self.convention, *self.architecture.conventions.values()):
@@ -201,40 +215,37 @@ class _Selection:
 
     def _enter_stack(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
         """The stack pointer moves first and whole: nothing is ever stored below it."""
-        arch = self.architecture
+        make, word = self.make, self.architecture.word
         home = self.body.contexts[operation.value].saved_sp
         assert home is not None
-        yield from arch.move(defs[0], self.sp)
-        yield from arch.binary("add", self.sp, uses[0], -self.frame.size & ((1 << 8 * arch.word) - 1))
-        yield from arch.store(defs[0], self.sp, home.offset, 8 * arch.word)
+        yield from make.move(defs[0], self.sp)
+        yield from make.binary("add", self.sp, uses[0], -self.frame.size & ((1 << 8 * word) - 1))
+        yield from make.store(defs[0], self.sp, home.offset, 8 * word)
         if len(uses) > 1:
-            yield from arch.store(uses[1], self.sp, self._pushed_place(), 8 * arch.word)
+            yield from make.store(uses[1], self.sp, self._pushed_place(), 8 * word)
 
     def _resume(self, uses: list[Register]) -> Iterator[Insn]:
         for fixed in self.convention.fixed:
-            for insn in self.architecture.establish(fixed):
-                yield replace(insn, comment=f"establish {fixed.register.name}")
-        yield from self.architecture.move(self.sp, uses[0])
+            yield from self.make.establish(fixed)
+        yield from self.make.move(self.sp, uses[0])
         # A program counter is the address of code, where a function pointer may point to something else.
-        yield from self.architecture.jump_register(uses[1], self.convention.derive(descriptors=False))
+        yield from self.make.jump_register(uses[1], self.convention.derive(descriptors=False))
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
     def _call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
-        arch, convention = self.architecture, operation.convention
+        make, convention = self.make, operation.convention
         assert convention is not None
         address = yield from self._marshal(operation, uses, convention)
         for fixed in convention.fixed:
-            for insn in arch.establish(fixed):
-                self.established.append((id(fixed), fixed))
-                yield replace(insn, comment=f"establish {fixed.register.name}")
+            yield from make.establish(fixed)
         if address is None:
-            yield from arch.call(operation.symbol, convention)
+            yield from make.call(operation.symbol, convention)
         else:
-            yield from arch.call_register(address, convention)
+            yield from make.call_register(address, convention)
         popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
         if popped > 0:
-            yield from arch.binary("sub", arch.sp, arch.sp, popped)
+            yield from make.binary("sub", self.sp, self.sp, popped)
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
 
     def _results(self, operation: Operation) -> list[Move]:
@@ -259,7 +270,7 @@ class _Selection:
         if address is not None:
             wanted = convention.call_through
             if wanted is None and address in taken:
-                usable = self.architecture.allocatable(self.convention)
+                usable = allocatable(self.architecture, self.convention)
                 choices = [*convention.scratch, *(r for r in usable if r in operation.clobbers)]
                 sources = set(uses)
                 wanted = next(r for r in choices if r not in taken and r not in sources and r.bank is Bank.INTEGER)
@@ -283,7 +294,7 @@ class _Selection:
                 continue
             if in_memory is not None:
                 d, bits = in_memory
-                yield from self.architecture.float_load(d, self.sp, self.exchange.offset, bits)
+                yield from self.make.float_load(d, self.sp, self.exchange.offset, bits)
                 in_memory = None
                 continue
             # Only cycles are left. One value steps aside.
@@ -294,12 +305,12 @@ class _Selection:
                 pending[d] = (aside, bits)
             elif s.bank is Bank.INTEGER:
                 for one, other in ((d, s), (s, d), (d, s)):
-                    yield from self.architecture.binary("xor", one, one, other)
+                    yield from self.make.binary("xor", one, one, other)
                 del pending[d]
                 pending = {d2: (s if s2 is d else s2, b) for d2, (s2, b) in pending.items()}
                 pending = {d2: (s2, b) for d2, (s2, b) in pending.items() if d2 is not s2}
             else:
-                yield from self.architecture.float_store(s, self.sp, self.exchange.offset, bits)
+                yield from self.make.float_store(s, self.sp, self.exchange.offset, bits)
                 del pending[d]
                 in_memory = (d, bits)
 
@@ -313,28 +324,26 @@ class _Selection:
 
     def _volatile(self) -> frozenset[Register]:
         """What may be overwritten at entry and on the way out: nobody wants it back."""
-        arch, convention = self.architecture, self.convention
-        usable = (*arch.allocatable(convention), *arch.float_allocatable(convention))
-        return frozenset((*convention.scratch, *(r for r in usable if not convention.keeps(r))))
+        return _volatile(self.architecture, self.convention)
 
     def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register | None:
         arch = self.architecture
         integer = like.bank is Bank.INTEGER
-        usable = arch.allocatable(self.convention) if integer else arch.float_allocatable(self.convention)
+        usable = allocatable(arch, self.convention) if integer else float_allocatable(arch, self.convention)
         scratch = [r for r in self.convention.scratch if (r.bank is Bank.INTEGER) == integer]
         candidates = [*scratch, *(r for r in usable if r in free)]
         return next((register for register in candidates if register not in busy), None)
 
     def _move(self, d: Register, s: Register, bits: int) -> Iterator[Insn]:
         if d.bank is Bank.INTEGER:
-            yield from self.architecture.move(d, s)
+            yield from self.make.move(d, s)
         else:
-            yield from self.architecture.float_move(d, s, bits)
+            yield from self.make.float_move(d, s, bits)
 
     # --------------------------------------------------------------------------------------------------------- leaving
 
     def _leave(self, operation: Operation, uses: list[Register]) -> None:
-        arch = self.architecture
+        make = self.make
         address: Register | None = None
         if operation.kind == "tail_call":
             assert operation.convention is not None
@@ -349,18 +358,17 @@ class _Selection:
             moves = self.parallel(self._operands(operation), self._volatile())
             self.emit(moves, operation.span)
         for fixed in self.convention.fixed:
-            code = [replace(insn, comment=f"establish {fixed.register.name}") for insn in arch.establish(fixed)]
-            self.emit(code, operation.span, "epilogue")
-        self.emit(arch.epilogue(self.frame), operation.span, "epilogue")
+            self.emit(_made(make.establish, fixed), operation.span, "epilogue")
+        self.emit(_made(make.epilogue, self.frame), operation.span, "epilogue")
         if operation.kind == "return":
             pop = self.parameters if self.convention.callee_pops else 0
-            self.emit(arch.leave(self.frame, pop), operation.span, "epilogue")
+            self.emit(_made(make.leave, self.frame, pop), operation.span, "epilogue")
         elif address is not None:
             assert operation.convention is not None
-            self.emit(arch.jump_register(address, operation.convention), operation.span, "epilogue")
+            self.emit(_made(make.jump_register, address, operation.convention), operation.span, "epilogue")
         else:
             assert operation.convention is not None
-            self.emit(arch.tail_call(operation.symbol, operation.convention), operation.span, "epilogue")
+            self.emit(_made(make.tail_call, operation.symbol, operation.convention), operation.span, "epilogue")
 
     def _run(self, generator: Generator[Insn, None, Register | None], span: Span | None) -> Register | None:
         """Emit what a generator yields, and give what it returns."""
@@ -445,6 +453,17 @@ class _Selection:
                 user_text=True,
             )
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+
+
+def _made(make: Callable[..., Iterable[Insn]], *operands: object) -> Iterator[Insn]:
+    """Instructions, made when they are asked for: `emit` tells what the machine cannot do."""
+    yield from make(*operands)
+
+
+@lru_cache(maxsize=1024)
+def _volatile(architecture: Architecture, convention: Convention) -> frozenset[Register]:
+    usable = (*allocatable(architecture, convention), *float_allocatable(architecture, convention))
+    return frozenset((*convention.scratch, *(r for r in usable if not convention.keeps(r))))
 
 
 def with_clobbers(operation: Operation, clobbers: frozenset[Register]) -> Operation:

@@ -17,6 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
+from functools import lru_cache
 from typing import Literal
 
 from .records import dataclass
@@ -195,13 +196,18 @@ class Convention:
 
     def place(self, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
         """Where each argument and the result of such a signature travels."""
-        return self.assign(self, arguments, result)
+        return _placed(self, tuple(arguments), result)
 
     def keeps(self, register: Register) -> int:
         return self.kept.get(register, 0)
 
     def derive(self, **changes: object) -> Convention:
         return replace(self, **changes)  # type: ignore[arg-type]  # names are checked by the language's resolver
+
+
+@lru_cache(maxsize=4096)
+def _placed(convention: Convention, arguments: tuple[ValueType, ...], result: ValueType | None) -> Assignment:
+    return convention.assign(convention, arguments, result)
 
 
 # ----------------------------------------------------------------------------------------------------- instructions
@@ -516,6 +522,18 @@ class Architecture(ABC):
     def trailer(self) -> Iterable[str]:
         """Lines after the last function: the note that the stack need not be executable."""
         return ('.section .note.GNU-stack,"",%progbits',)
+
+
+@lru_cache(maxsize=1024)
+def allocatable(architecture: Architecture, convention: Convention) -> tuple[Register, ...]:
+    """The integer registers that values may live in, best first; kept for each convention."""
+    return architecture.allocatable(convention)
+
+
+@lru_cache(maxsize=1024)
+def float_allocatable(architecture: Architecture, convention: Convention) -> tuple[Register, ...]:
+    """The floating point registers that values may live in, best first; kept for each convention."""
+    return architecture.float_allocatable(convention)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,77 @@
+"""The instructions that an architecture makes, kept: what is made of the same operands is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from .target import Architecture, Code, Fixed, Frame, FrameRequest, Insn
+
+_MOST_KEPT = 20_000  # of one method of one architecture
+
+
+class Instructions:
+    """What makes instructions in an architecture's interface, by the same names."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture  # held on to, so that no other one gets its identity
+        self.move = _kept(architecture.move)
+        self.constant = _kept(architecture.constant)
+        self.symbol_address = _kept(architecture.symbol_address)
+        self.load = _kept(architecture.load)
+        self.store = _kept(architecture.store)
+        self.float_move = _kept(architecture.float_move)
+        self.float_load = _kept(architecture.float_load)
+        self.float_store = _kept(architecture.float_store)
+        self.binary = _kept(architecture.binary)
+        self.extend = _kept(architecture.extend)
+        self.compare_branch = _kept(architecture.compare_branch)
+        self.jump = _kept(architecture.jump)
+        self.call = _kept(architecture.call)
+        self.call_register = _kept(architecture.call_register)
+        self.tail_call = _kept(architecture.tail_call)
+        self.jump_register = _kept(architecture.jump_register)
+        self.establish = _kept(self._establish)
+        self.thread_load = _kept(architecture.thread_load)
+        self.thread_store = _kept(architecture.thread_store)
+        self._frames: dict[FrameRequest, Frame] = {}
+        self._prologue = _kept(lambda request: architecture.prologue(self._frames[request]))
+        self._epilogue = _kept(lambda request: architecture.epilogue(self._frames[request]))
+        self._leave = _kept(lambda request, pop: architecture.leave(self._frames[request], pop))
+
+    def _establish(self, fixed: Fixed) -> Iterator[Insn]:
+        for insn in self.architecture.establish(fixed):
+            yield replace(insn, comment=f"establish {fixed.register.name}")
+
+    # What an architecture lays out, and how a frame is entered and left, follows from what is requested of it; the
+    # body's own slots are none of its business.
+
+    def layout(self, request: FrameRequest) -> Frame:
+        frame = self._frames.get(request)
+        if frame is None:
+            if len(self._frames) >= _MOST_KEPT:
+                self._frames.clear()
+            frame = self._frames[request] = self.architecture.layout(request)
+        return frame
+
+    def prologue(self, frame: Frame) -> Sequence[Insn]:
+        self._frames.setdefault(frame.request, frame)
+        return self._prologue(frame.request)
+
+    def epilogue(self, frame: Frame) -> Sequence[Insn]:
+        self._frames.setdefault(frame.request, frame)
+        return self._epilogue(frame.request)
+
+    def leave(self, frame: Frame, pop: int) -> Sequence[Insn]:
+        self._frames.setdefault(frame.request, frame)
+        return self._leave(frame.request, pop)
+
+
+def _kept(make: Callable[..., Code]) -> Callable[..., tuple[Insn, ...]]:
+    return lru_cache(maxsize=_MOST_KEPT)(lambda *operands: tuple(make(*operands)))
+
+
+@lru_cache(maxsize=64)
+def instructions_of(architecture: Architecture) -> Instructions:
+    return Instructions(architecture)
