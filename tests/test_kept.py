@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from lark import Tree, UnexpectedInput
 
+from trampoline_dsl import parse
+from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.kept import kept_file
+from trampoline_dsl.pipeline import compile_source
+from trampoline_dsl.targets import find_target
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PROGRAM = """
 from trampoline_dsl.diagnostics import Source
@@ -62,3 +71,80 @@ def test_nothing_is_kept_where_there_is_no_folder(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert kept_file("grammar", "one") is None
+
+
+def texts() -> Iterator[str]:
+    for path in sorted(ROOT.glob("**/*.tramp")):
+        try:
+            source = read_source(path)
+            yield from (source.text[start:end] for start, end in parse._pieces(source))
+        except InputError:
+            pass  # no text at all, or nested too deeply
+
+
+def alike(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tree):
+        what = ("type", "value", "start_pos", "end_pos")
+        return one == other and all(getattr(one, a, None) == getattr(other, a, None) for a in what)
+    places = [None if tree.meta.empty else (tree.meta.start_pos, tree.meta.end_pos) for tree in (one, other)]
+    same = one.data == other.data and places[0] == places[1] and len(one.children) == len(other.children)
+    return same and all(map(alike, one.children, other.children))
+
+
+def test_the_quick_loop_makes_the_trees_that_lark_makes() -> None:
+    right = wrong = 0
+    for text in texts():
+        quick = parse._driver().parse(text)
+        try:
+            tree = parse._parser().parse(text)
+        except UnexpectedInput:
+            assert quick is None, text
+            wrong += 1
+            continue
+        assert alike(tree, quick), text
+        right += 1
+    assert right > 300
+    assert wrong > 20
+
+
+IMPORTED = "extern f(a: u32) using c\ntrampoline inner(a: u32) using c { call f(a) }\n"
+MAIN = """
+import "inner.tramp"
+struct s from "s.h" { a: u32 }
+trampoline outer(p: ptr<s>) using c { call inner(p.a) }
+check outer {
+    new object: s
+    given { object.a = 1 }
+    on f(a) { expect a == 1 }
+}
+"""
+
+
+def built(folder: Path, text: str) -> str:
+    """The codes of what is wrong with a program; where nothing is, its trampolines and those that it checks."""
+    target = find_target("linux/arm64")
+    try:
+        compiled = compile_source(Source(str(folder / "main.tramp"), text), [target])[target.name]
+    except InputError as error:
+        return " ".join(d.code for d in error.diagnostics)
+    compiled.assemble()
+    return " ".join([*compiled.artifacts, *(s.trampoline for s in compiled.program.scenarios)])
+
+
+def test_what_was_right_is_found_wrong_when_what_it_depends_on_has_changed(tmp_path: Path) -> None:
+    inner, header = tmp_path / "inner.tramp", tmp_path / "s.h"
+    inner.write_text(IMPORTED)
+    header.write_text("#define s_a 8\n")
+    for _ in range(2):
+        assert built(tmp_path, MAIN) == "inner outer outer"
+    assert built(tmp_path, MAIN.replace("object.a = 1", "object.b = 1")) == "R033"
+    assert built(tmp_path, MAIN.replace("call inner(p.a)", "call inner(p.b)")) == "R033"
+    inner.write_text(IMPORTED.replace("call f(a)", "call f(b)"))
+    assert built(tmp_path, MAIN) == "R041"
+    inner.write_text("extern f(a: u32, b: u32) using c\ntrampoline inner(a: u32) using c { call f(a, a) }\n")
+    assert built(tmp_path, MAIN) == "R059", "the check's `on` names one parameter"
+    inner.write_text(IMPORTED)
+    header.write_text("#define s_b 8\n")
+    assert built(tmp_path, MAIN) == "H002"
+    header.write_text("#define s_a 8\n")
+    assert built(tmp_path, MAIN) == "inner outer outer"

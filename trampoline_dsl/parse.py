@@ -17,6 +17,8 @@ from typing import Any
 import lark
 from lark import Token, Tree
 from lark.lexer import PatternRE, PatternStr, TerminalDef
+from lark.parse_tree_builder import ExpandSingleChild
+from lark.parsers.lalr_analysis import Shift
 
 from . import syntax as s
 from .diagnostics import Diagnostic, InputError, Source, Span, suggestion
@@ -192,13 +194,122 @@ def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
 
 
 def _tree(text: str) -> Tree[Token]:
-    return _kept_tree(text) if len(text) <= MAXIMUM_KEPT else _parser().parse(text)
+    return _kept_tree(text) if len(text) <= MAXIMUM_KEPT else _parsed(text)
 
 
 @lru_cache(maxsize=128)
 def _kept_tree(text: str) -> Tree[Token]:
     """A declaration that has not changed is not parsed again where others have, though it may have moved."""
-    return _parser().parse(text)
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Tree[Token]:
+    tree = _driver().parse(text)
+    return tree if tree is not None else _parser().parse(text)  # which says what is wrong
+
+
+@lru_cache(maxsize=1)
+def _driver() -> _Driver:
+    return _Driver(_parser())
+
+
+_BLANK = re.compile(r"(?:[ \t\r\n\f]+|#[^\n]*)+")
+
+
+class _Driver:
+    """Lark's tables, scanners and tree builders, in a loop that does only what right text needs: lines and columns are
+    not counted, and a rule that stands for its only part makes nothing. The trees are Lark's; of positions they have
+    `start_pos` and `end_pos`."""
+
+    def __init__(self, parser: lark.Lark) -> None:
+        frontend: Any = parser.parser
+        automaton = frontend.parser.parser
+        self.lexers = frontend.lexer.lexers
+        self.callbacks = automaton.callbacks
+        self.states = automaton.parse_table.states
+        self.begin = automaton.parse_table.start_states["start"]
+        self.end = automaton.parse_table.end_states["start"]
+        # By identity: the tables hold on to their rules.
+        self.rules: dict[int, tuple[int, str, bool, Callable[[list[Any]], Any]]] = {}
+
+    def _rule(self, rule: Any) -> tuple[int, str, bool, Callable[[list[Any]], Any]]:
+        """How many parts it has, its name, whether it may stand for its only part, and what makes a tree of it."""
+        build = self.callbacks[rule].node_builder  # without what counts lines
+        made = (len(rule.expansion), rule.origin.name, isinstance(build, ExpandSingleChild), build)
+        return self.rules.setdefault(id(rule), made)
+
+    def parse(self, text: str) -> Tree[Token] | None:
+        """The tree of a text; None where it has a mistake."""
+        states, lexers, rules = self.states, self.lexers, self.rules
+        stack = [self.begin]
+        values: list[Any] = []
+        starts: list[int] = []  # of each value, what was inlined into it included; -1 if it has no text
+        ends: list[int] = []
+        position, size = 0, len(text)
+        token: Token | None
+        while True:
+            state = stack[-1]
+            blank = _BLANK.match(text, position)
+            if blank is not None:
+                position = blank.end()
+            if position < size:
+                lexer = lexers[state]
+                for scanner in lexer.scanner._mres:
+                    match = scanner.match(text, position)
+                    if match is not None:
+                        break
+                else:
+                    return None
+                kind: str = match.lastgroup
+                token = str.__new__(Token, match.group())
+                token.type, token.value = kind, match.group()
+                token.start_pos, token.end_pos = position, match.end()
+                if kind in lexer.callback:  # another terminal has this very text
+                    token = lexer.callback[kind](token)
+                    kind = token.type
+            else:
+                kind, token = "$END", None
+            while True:
+                action = states[state].get(kind)
+                if action is None:
+                    return None
+                shift, goal = action
+                if shift is Shift:
+                    break
+                rule = rules.get(id(goal)) or self._rule(goal)
+                count, origin, single, build = rule
+                if single and count == 1:
+                    stack.pop()
+                else:
+                    start = end = -1
+                    children: list[Any] = []
+                    if count:
+                        children = values[-count:]
+                        start = next((one for one in starts[-count:] if one >= 0), -1)
+                        end = next((one for one in reversed(ends[-count:]) if one >= 0), -1)
+                        del stack[-count:], values[-count:], starts[-count:], ends[-count:]
+                    value = build(children)
+                    if isinstance(value, Token):
+                        start, end = value.start_pos or 0, value.end_pos or 0
+                    elif start >= 0:
+                        meta = value.meta
+                        if meta.empty:
+                            meta.start_pos, meta.end_pos, meta.empty = start, end, False
+                    values.append(value)
+                    starts.append(start)
+                    ends.append(end)
+                state = states[stack[-1]][origin][1]
+                stack.append(state)
+                if token is None and state == self.end:
+                    made: Tree[Token] = values[-1]
+                    return made
+            if token is None:
+                return None
+            stack.append(goal)
+            values.append(token)
+            starts.append(position)
+            position = match.end()
+            ends.append(position)
 
 
 def _size(text: str, start: int, end: int) -> int:
