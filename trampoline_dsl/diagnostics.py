@@ -244,7 +244,9 @@ def read_source(path: str | Path, *, limit: int = MAXIMUM_SIZE) -> Source:
 
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)
+            data = file.read(1 << 16)
+            if len(data) == 1 << 16:  # room for the limit itself is costly
+                data += file.read(limit + 1 - len(data))
     except OSError as error:
         raise fail("F001", f"cannot read this file: {error.strerror or error}") from None
     except ValueError as error:

@@ -19,7 +19,11 @@ _INTEGERS = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (
 
 def scalar(name: str, target: Target) -> ir.Type | None:
     """The scalar type called `name` on this target."""
-    word = 8 * target.architecture.word
+    return _scalar(name, 8 * target.architecture.word)
+
+
+@lru_cache(maxsize=1024)
+def _scalar(name: str, word: int) -> ir.Type | None:
     if name in _INTEGERS:
         bits, signed = _INTEGERS[name]
         return ir.Type(name, "int", bits, signed)
@@ -70,6 +74,11 @@ def defines(header: str) -> Mapping[str, int]:
 _DEFINE = re.compile(
     r"^[ \t]*#[ \t]*define[ \t]+(\w{1,200})[ \t]+\(?(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\)?(?![\w.])", re.MULTILINE
 )
+
+
+@lru_cache(maxsize=1024)
+def _header_path(folder: Path, text: str) -> Path:
+    return folder / text
 
 
 class Layouts:
@@ -158,7 +167,7 @@ class Layouts:
         if declaration.header is None or declaration.header_span is None:
             return None
         text = declaration.header.replace("{arch}", self.target.architecture.name).replace("{os}", self.target.os)
-        path = folder / text
+        path = _header_path(folder, text)
         for other in self.include:
             # A folder of the command line stands for another version of what the headers describe.
             if (other / path.name).is_file():

@@ -93,6 +93,29 @@ def clobbers_of(lost: Mapping[Register, int]) -> frozenset[Register]:
     return frozenset(r for r, mask in lost.items() if mask & ((1 << 64) - 1))
 
 
+@lru_cache(maxsize=1024)
+def _lost_by_call(
+    convention: Convention,
+    architecture: Architecture,
+    only: frozenset[Register] | None,
+    results: tuple[Register, ...],
+) -> Mapping[Register, int]:
+    """`lost_bits`, and all of the registers with the result."""
+    lost = dict(lost_bits(convention, architecture, only))
+    lost.update((register, (1 << register.bits) - 1) for register in results)
+    return MappingProxyType(lost)
+
+
+@lru_cache(maxsize=1024)
+def _clobbers_of_call(
+    convention: Convention,
+    architecture: Architecture,
+    only: frozenset[Register] | None,
+    results: tuple[Register, ...],
+) -> frozenset[Register]:
+    return clobbers_of(_lost_by_call(convention, architecture, only, results))
+
+
 class _Lowering:
     def __init__(self, function: ir.Function, architecture: Architecture) -> None:
         self.function = function
@@ -115,11 +138,13 @@ class _Lowering:
         )
         self.span: Span | None = function.span
         self.lost: dict[Register, int] = {}
+        self.lost_by_calls: list[Mapping[Register, int]] = []  # of those that `lost` has
         self.alignment = 1
         self.calls = False
         self.bottom_free = True
         self.loops: list[tuple[str, str]] = []
-        self.floats = bool(float_allocatable(architecture, self.convention))
+        self.usable_floats = float_allocatable(architecture, self.convention)
+        self.floats = bool(self.usable_floats)
 
     def _thread_place(self) -> Register | ThreadSlot | None:
         if self.convention.thread is not None:
@@ -233,7 +258,7 @@ class _Lowering:
         self.operations = operations
 
     def _assignment(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> Assignment:
-        return convention.place([t.value_type for t in types], result.value_type if result else None)
+        return convention.place(tuple([t.value_type for t in types]), result.value_type if result else None)
 
     def _enter(self) -> None:
         parameters = self.function.parameters
@@ -318,6 +343,8 @@ class _Lowering:
 
     def _parts(self, values: Values, location: Location) -> list[tuple[Part, VirtualRegister]]:
         if len(location) == len(values):
+            if len(values) == 1:
+                return [(location[0], values[0])]
             return [(part, value) for part, value in zip(sorted(location, key=lambda p: p.low), values, strict=True)]
         assert len(location) == 1  # one run of memory for two words
         part = location[0]
@@ -808,14 +835,15 @@ class _Lowering:
         self.calls = True
         if self.context == 0:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
-        lost = dict(lost_bits(convention, self.architecture, node.clobbers))
         # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
-        for part in assignment.result:
-            if isinstance(part.place, InRegister):
-                lost[part.place.register] = (1 << part.place.register.bits) - 1
-        self._lose(lost)
-        own = {f.register: f for f in self.convention.fixed}
-        self._lose({f.register: f.mask for f in convention.fixed if own.get(f.register) != f})
+        results_in = tuple(part.place.register for part in assignment.result if isinstance(part.place, InRegister))
+        lost = _lost_by_call(convention, self.architecture, node.clobbers, results_in)
+        if all(lost is not one for one in self.lost_by_calls):
+            self._lose(lost)
+            self.lost_by_calls.append(lost)
+        if convention is not self.convention:
+            own = {f.register: f for f in self.convention.fixed}
+            self._lose({f.register: f.mask for f in convention.fixed if own.get(f.register) != f})
         defs: list[VirtualRegister] = []
         results: list[Register] = []
         after: list[Operation] = []
@@ -834,7 +862,7 @@ class _Lowering:
             symbol=node.callee if isinstance(node.callee, str) else "",
             places=tuple(places),
             results=tuple(results),
-            clobbers=clobbers_of(lost),
+            clobbers=_clobbers_of_call(convention, self.architecture, node.clobbers, results_in),
             convention=convention,
             value=assignment.stack_bytes,
         )
@@ -983,25 +1011,41 @@ def _hint(node: ir.Expression) -> str:
     return text if len(text) <= 24 and "\n" not in text else "value"
 
 
+_NO_PARTS = ("span", "convention", "type", "result")
+
+
+_PARTS: dict[object, tuple[str, ...]] = {kind: () for kind in (Span, ir.Variable, Convention, Register)}
+
+
+def _parts_of(node: object) -> tuple[str, ...]:
+    """The fields of a node in which other nodes may be."""
+    kind = type(node)
+    parts = _PARTS.get(kind)
+    if parts is None:
+        fields = getattr(kind, "__dataclass_fields__", ())
+        parts = _PARTS[kind] = tuple(name for name in fields if name not in _NO_PARTS)
+    return parts
+
+
 def _variables(body: Sequence[ir.Statement]) -> tuple[set[ir.Variable], set[ir.Variable]]:
     """The variables that a list of statements reads, and those that it sets."""
     used: set[ir.Variable] = set()
     assigned: set[ir.Variable] = set()
 
     def walk(node: object) -> None:
-        if isinstance(node, ir.Read):
-            used.add(node.variable)
-        elif isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None:
-            assigned.add(node.variable)
-        elif isinstance(node, ir.Asm):
-            assigned.update(variable for _, variable in node.outputs)
         if isinstance(node, tuple):
             for child in node:
                 walk(child)
-        elif hasattr(node, "__dataclass_fields__") and not isinstance(node, (Span, ir.Variable, Convention, Register)):
-            for name in node.__dataclass_fields__:
-                if name not in ("span", "convention"):
-                    walk(getattr(node, name))
+            return
+        if isinstance(node, ir.Read):
+            used.add(node.variable)
+            return
+        if isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None:
+            assigned.add(node.variable)
+        elif isinstance(node, ir.Asm):
+            assigned.update(variable for _, variable in node.outputs)
+        for name in _parts_of(node):
+            walk(getattr(node, name))
 
     walk(tuple(body))
     return used, assigned

@@ -125,6 +125,11 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     return Module(root, tuple(files.values()), tuple(include), tuple(_declarations(files.values(), include)))
 
 
+@lru_cache(maxsize=1024)
+def _folder(file: str) -> Path:
+    return Path(file).parent
+
+
 def _real(path: Path) -> str:
     """By which name a file is known, whatever it is called; its own name where that cannot be found out."""
     try:
@@ -177,6 +182,8 @@ class Environment:
         """Whether a convention has places for such arguments and such a result: a user's own may have too few."""
         try:
             assignment = convention.place([t.value_type for t in arguments], result.value_type if result else None)
+            if not assignment.result:
+                return True
         except IndexError:
             message = f"{convention.name} has no place for this result on {self.target.name}: {result}"
             self.report.error("R026", message, span, notes=["name more registers as `results` or `float_results`"])
@@ -268,7 +275,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
     report = Report()
     environment = _environment(target, report, module.include)
     layouts = environment.layouts
-    folders = [Path(file.source.name).parent for file in module.files]
+    folders = [_folder(file.source.name) for file in module.files]
     items = [(item, folder) for file, folder in zip(module.files, folders, strict=True) for item in file.items]
 
     names: dict[str, Span] = {}
