@@ -1014,7 +1014,7 @@ def _hint(node: ir.Expression) -> str:
 _NO_PARTS = ("span", "convention", "type", "result")
 
 
-_PARTS: dict[object, tuple[str, ...]] = {kind: () for kind in (Span, ir.Variable, Convention, Register)}
+_PARTS: dict[object, tuple[str, ...]] = dict.fromkeys((Span, ir.Variable, Convention, Register), ())
 
 
 def _parts_of(node: object) -> tuple[str, ...]:
