@@ -20,6 +20,7 @@ from trampoline_dsl.target import (
     Code,
     Convention,
     Engines,
+    Fixed,
     Fixup,
     InRegister,
     Insn,
@@ -33,6 +34,7 @@ from trampoline_dsl.target import (
     spelled,
 )
 
+from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 from .x86 import (
     CONTROL_BITS,
     FORWARD,
@@ -148,6 +150,26 @@ GO0 = C.derive(
     },
 )
 
+GOREGS = GO0.derive(
+    name="goregs",
+    title=REGISTERS,
+    source=REGISTERS_SOURCE,
+    integer_arguments=(rax, rbx, rcx, rdi, rsi, r8, r9, r10, r11),
+    float_arguments=_xmm64[:15],
+    integer_results=(rax, rbx, rcx, rdi, rsi, r8, r9, r10, r11),
+    float_results=_xmm64[:15],
+    assign=assign_goregs,
+    fixed=(FORWARD, Fixed(_xmm64[15], (1 << 128) - 1, 0, "Go's compiled code uses xmm15 as the number zero")),
+    reserved={r14: "holds g, the runtime's thread", _xmm64[15]: "holds zero"},
+    thread_copy=r14,
+    notes=dict(GO0.notes)
+    | {
+        "thread": "g is in r14 and in the thread-local word at fs:-8, which go0 has it in",
+        "xmm15": "zero at calls and returns: abi-internal.md, amd64",
+        "rdx": "the closure's context, in calls of closures",
+    },
+)
+
 
 class Amd64(X86):
     name = "amd64"
@@ -164,7 +186,7 @@ class Amd64(X86):
     integers = (rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15)
     accumulator, counter, frame_pointer, sp = rax, rcx, rbp, rsp
     registers = by_name((*integers, *_xmm64, eflags, mxcsr, fpcw))
-    conventions = MappingProxyType({"c": C, "go0": GO0})
+    conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
     # x86-64 psABI 4.4.1. A call through a PLT and one past it differ in the linker only.
     fixups = MappingProxyType(
         {

@@ -62,6 +62,8 @@ from trampoline_dsl.target import (
     spelled,
 )
 
+from .go import NO_REGISTERS
+
 WORD = 4
 WHOLE = (1 << 32) - 1
 Variant = Literal["", "softfp", "soft"]
@@ -423,7 +425,8 @@ class Arm(Architecture):
             for register in (*_CORE, *(_VFP if vfp else ()))
             for name in (register.name, *register.aliases)
         }
-        self.conventions = {"c": _c(variant), "go0": _go0(variant)}
+        go0 = _go0(variant)
+        self.conventions = {"c": _c(variant), "go0": go0, "goregs": go0.derive(name="goregs", title=NO_REGISTERS)}
         machine = ("armv7-a", "vfpv3") if self.v7 else ("armv5te", "softvfp")
         abi = variant or "hard"
         self.gnu_as = (

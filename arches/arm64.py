@@ -60,6 +60,8 @@ from trampoline_dsl.target import (
     spelled,
 )
 
+from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
+
 WORD = 8
 WHOLE = (1 << 64) - 1
 
@@ -222,7 +224,19 @@ GO0 = Convention(
     },
 )
 
-_CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0}
+GOREGS = GO0.derive(
+    name="goregs",
+    title=REGISTERS,
+    source=REGISTERS_SOURCE,
+    integer_arguments=X[0:16],
+    float_arguments=V[0:16],
+    integer_results=X[0:16],
+    float_results=V[0:16],
+    assign=assign_goregs,
+    notes=dict(GO0.notes) | {"x26": "the closure's context, in calls of closures"},
+)
+
+_CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0, "goregs": GOREGS}
 
 # -------------------------------------------------------------------------------------------------- instruction pieces
 

@@ -34,6 +34,7 @@ from trampoline_dsl.target import (
     spelled,
 )
 
+from .go import NO_REGISTERS
 from .x86 import (
     CONTROL_BITS,
     FORWARD,
@@ -147,6 +148,8 @@ GO0 = C.derive(
     },
 )
 
+GOREGS = GO0.derive(name="goregs", title=NO_REGISTERS)
+
 
 class I386(X86):
     name = "386"
@@ -163,7 +166,7 @@ class I386(X86):
     integers = (eax, ecx, edx, ebx, esp, ebp, esi, edi)
     accumulator, counter, frame_pointer, sp = eax, ecx, ebp, esp
     registers = by_name((*integers, *_xmm32, st0, eflags, mxcsr, fpcw))
-    conventions = MappingProxyType({"c": C, "go0": GO0})
+    conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
     # The addend is in the field, unlike on amd64. i386 psABI, chapter 4, "Relocation".
     fixups = MappingProxyType(
         {

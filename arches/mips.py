@@ -61,6 +61,8 @@ from trampoline_dsl.target import (
     spelled,
 )
 
+from .go import NO_REGISTERS
+
 # --------------------------------------------------------------------------------------------------------- registers
 
 _NAMES = {
@@ -1164,6 +1166,11 @@ def _engines(word: int, order: ByteOrder) -> Engines:
     )
 
 
+def _go_conventions(word: int, order: ByteOrder, soft: bool) -> tuple[Convention, Convention]:
+    go0 = _convention_go0(word, order, soft)
+    return go0, go0.derive(name="goregs", title=NO_REGISTERS)
+
+
 def _o32_machine(name: str, order: ByteOrder, soft: bool) -> Architecture:
     tool = "mips-linux-gnu-as" if order == "big" else "mipsel-linux-gnu-as"
     return O32(
@@ -1171,7 +1178,7 @@ def _o32_machine(name: str, order: ByteOrder, soft: bool) -> Architecture:
         4,
         order,
         soft,
-        (_c_o32(order, soft), _convention_go0(4, order, soft)),
+        (_c_o32(order, soft), *_go_conventions(4, order, soft)),
         _engines(4, order),
         (tool, "-march=mips32", "-mabi=32", "-EB" if order == "big" else "-EL"),
         # Doubles in memory are moved by halves, through odd registers: the code is for FR=0. It links with FPXX code.
@@ -1186,7 +1193,7 @@ def _n64_machine(name: str, order: ByteOrder, soft: bool) -> Architecture:
         8,
         order,
         soft,
-        (_c_n64(soft), _convention_go0(8, order, soft)),
+        (_c_n64(soft), *_go_conventions(8, order, soft)),
         _engines(8, order),
         (tool, "-march=mips3", "-mabi=64", "-EB" if order == "big" else "-EL"),
         (".module softfloat",) if soft else (),

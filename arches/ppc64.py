@@ -72,6 +72,8 @@ from trampoline_dsl.target import (
     spelled,
 )
 
+from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
+
 WORD = 8
 WHOLE = (1 << 64) - 1
 
@@ -282,6 +284,19 @@ GO0 = Convention(
     },
 )
 
+_GO_INTEGERS = (*R[3:11], *R[14:18])
+GOREGS = GO0.derive(
+    name="goregs",
+    title=REGISTERS,
+    source=REGISTERS_SOURCE,
+    integer_arguments=_GO_INTEGERS,
+    float_arguments=F[1:13],
+    integer_results=_GO_INTEGERS,
+    float_results=F[1:13],
+    assign=partial(assign_goregs, as_double=True),
+    notes=dict(GO0.notes) | {"r11": "the closure's context, in calls of closures"},
+)
+
 # --------------------------------------------------------------------------------------------------- instruction pieces
 
 
@@ -394,7 +409,7 @@ class Ppc64(Architecture):
             "CS_ARCH_PPC",
             ("CS_MODE_64", f"CS_MODE_{letters}_ENDIAN"),
         )
-        self.conventions: Mapping[str, Convention] = {"c": c_convention(version, order), "go0": GO0}
+        self.conventions: Mapping[str, Convention] = {"c": c_convention(version, order), "go0": GO0, "goregs": GOREGS}
         assembler = "powerpc64le-linux-gnu-as" if order == "little" else "powerpc64-linux-gnu-as"
         self.gnu_as = (assembler, "-a64", f"-m{order}", "-mpower8")
         self.header = (".machine power8", f".abiversion {version}")

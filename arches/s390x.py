@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
@@ -59,6 +60,8 @@ from trampoline_dsl.target import (
     ValueType,
     spelled,
 )
+
+from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 
 WORD = 8
 WHOLE = (1 << 64) - 1
@@ -222,7 +225,20 @@ GO0 = Convention(
     },
 )
 
-_CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0}
+GOREGS = GO0.derive(
+    name="goregs",
+    title=f"{REGISTERS}, since Go 1.26",
+    source=REGISTERS_SOURCE,
+    integer_arguments=R[2:10],
+    float_arguments=F,
+    integer_results=R[2:10],
+    float_results=F,
+    assign=partial(assign_goregs, left=True),
+    notes=dict(GO0.notes)
+    | {"since": "up to Go 1.25 it is go0 under another name", "r12": "the closure's context, in calls of closures"},
+)
+
+_CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0, "goregs": GOREGS}
 
 # --------------------------------------------------------------------------------------------------- instruction pieces
 

@@ -29,7 +29,8 @@ OWNERS = {
     "rich": {"render"},
     "pytest": {"pytest_plugin"},
 }
-BASES = {"amd64": {"x86"}, "i386": {"x86"}}  # what a family's modules share
+BASES = {"amd64": {"x86", "go"}, "i386": {"x86", "go"}, **{n: {"go"} for n in ("arm", "arm64", "mips", "ppc64", "s390x")}}
+# what a family's modules share
 REGISTRY = "targets"
 # In Unicorn's words: cpus says where Unicorn keeps each register.
 SPEAKS_UNICORN = {"cpus"}

@@ -42,7 +42,8 @@ def _lines(convention: Convention, target: Target) -> Iterator[str]:
     thread = convention.thread
     if thread is not None:
         where = f"{thread.segment}:{thread.offset}" if isinstance(thread, ThreadSlot) else thread.name
-        yield from _row("g, the runtime's thread", where)
+        copy = f", and in {convention.thread_copy.name}" if convention.thread_copy is not None else ""
+        yield from _row("g, the runtime's thread", where + copy)
     yield ""
     yield "kept by the callee, for its caller"
     for bank in Bank:

@@ -583,6 +583,7 @@ class Execute:
         if convention.back_chain:
             machine.write(cfa, (cfa + 0x100).to_bytes(self.word, self.order))
         self._fix(values, convention, entry)
+        self._copy_thread(values, convention)
         machine.set_many(values)
         machine.sp = sp
         self._activate(function, cfa, sp, return_address, resume)
@@ -866,6 +867,19 @@ class Execute:
                 found=found,
             )
 
+    def _check_thread_copy(self, what: str, convention: Convention) -> None:
+        register = convention.thread_copy
+        if register is None:
+            return
+        found, want = self.machine.get(register), _MachineHost(self).get_thread()
+        if found != want:
+            message = f"{what} with {register.name} not the g that is in the thread's slot"
+            self._violate("args", message, register=register.name, expected=want, found=found)
+
+    def _copy_thread(self, values: dict[Register, int], convention: Convention) -> None:
+        if convention.thread_copy is not None:
+            values[convention.thread_copy] = _MachineHost(self).get_thread()
+
     def _check_call(self, name: str, signature: ir.Signature, kinds: tuple[str, ...]) -> Arrival:
         """Everything that holds at the moment when a callee is entered."""
         convention = signature.convention
@@ -906,6 +920,7 @@ class Execute:
         self._check_stacks(f"calls {name}", convention, ())
         if convention.thread is not None:
             self._check_thread(event)
+        self._check_thread_copy(f"calls {name}", convention)
         self._compare_memory(event)
         self._compare_pinned(name, event)
         self.calls += 1
@@ -1197,6 +1212,7 @@ class Execute:
                 convention.return_address, 0
             )
         self._fix(values, convention, self.build.symbols[arrival.name])
+        self._copy_thread(values, convention)
         if self.bench.stacks:
             machine.empty_x87()
         machine.set_many(values)
@@ -1355,6 +1371,7 @@ class Execute:
             self._check_value("the result", event.result, result_type, location, activation.cfa)
         if not enters_without_thread(self.build, convention):
             self._check_thread(event)
+        self._check_thread_copy("returns", convention)
         for place, data in activation.outside.items():
             found = machine.read(place, self.word)
             if found != data:

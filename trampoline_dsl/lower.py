@@ -211,7 +211,7 @@ class _Lowering:
         self.block(self.function.body)
         if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume"):
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
-            self.add("return", places=())
+            self._return(ir.Return(None, self.span))
         self._provide_toc()
         return Body(
             self.function.name,
@@ -823,6 +823,7 @@ class _Lowering:
         if callee is not None:
             uses.append(callee[0])
             places.append(None)
+        self._copy_thread(convention, uses, places)
         context = self.contexts[self.context]
         if self.convention.return_slot == "bottom" and (self.context == 0 or context.pushes):
             self._leave_bottom_alone(convention, assignment, node.span)
@@ -874,6 +875,13 @@ class _Lowering:
                 for d, value in zip(self._variable(node.variable), values, strict=True):
                     self.add("move", (d,), (value,))
 
+    def _copy_thread(self, convention: Convention, uses: list[VirtualRegister], places: list[Register | None]) -> None:
+        """Where a convention wants g in a register beside its slot, it travels like an argument."""
+        if convention.thread_copy is not None:
+            type_ = ir.Type("uptr", "int", self.word_bits)
+            uses += self.evaluate(ir.Thread(type_, self.span or self.function.span))
+            places.append(convention.thread_copy)
+
     def _leave_bottom_alone(self, callee: Convention, assignment: Assignment, span: Span) -> None:
         """The word at sp is the return address here: nobody's argument, nor in an area that a callee is given."""
         given = callee.area
@@ -910,6 +918,7 @@ class _Lowering:
         if callee is not None:
             uses.append(callee)
             places.append(None)
+        self._copy_thread(convention, uses, places)
         self.add(
             "tail_call",
             (),
@@ -927,6 +936,7 @@ class _Lowering:
             assignment = self._assignment(self.convention, types, self.function.result)
             values = self.evaluate(node.value)
             self._deliver(values, self.function.result, assignment.result, uses, places, "incoming_store")
+        self._copy_thread(self.convention, uses, places)
         self.add("return", (), tuple(uses), places=tuple(places))
 
     # ------------------------------------------------------------------------------------------------- stacks and asm

@@ -457,13 +457,22 @@ def _declare_convention(item: s.ConventionDeclaration, environment: Environment)
         environment.report.error("R002", f"convention `{name}` is declared twice", item.name.span, related=related)
         return
     environment.declared_conventions[name] = item.name.span
-    base = environment.convention(item.like)
+    facts = tuple(_facts(item.facts, environment))
+    bases = [fact for fact in facts if str(fact.what) == "like"]
+    if any(len(fact.names) != 1 for fact in bases):
+        environment.report.error("R024", "`like` names one convention", bases[0].span, notes=["`like c`"])
+        return
+    if len(bases) > 1:
+        related = [(bases[0].span, "first here")]
+        environment.report.error("R024", "`like` is said twice for one target", bases[1].span, related=related)
+        return
+    base = environment.convention(bases[0].names[0] if bases else item.like)
     if base is None:
         return
     changes: dict[str, object] = {"name": name, "title": f"{name}, like {base.name}", "source": str(item.span)}
     kept = dict(base.kept)
     reserved = dict(base.reserved)
-    for fact in _facts(item.facts, environment):
+    for fact in facts:
         _apply_fact(fact, base, changes, kept, reserved, environment)
     conflicts = list(_conflicts(base, changes, kept, reserved, environment.target))
     for message in conflicts:
@@ -531,7 +540,7 @@ _NUMBER_FACTS = {
     "area": "area",
     "first_stack_argument": "first_stack_argument",
 }
-_FACTS = (*_REGISTER_FACTS, *_NUMBER_FACTS, "keeps", "loses", "reserves", "thread", "pops")
+_FACTS = (*_REGISTER_FACTS, *_NUMBER_FACTS, "keeps", "loses", "reserves", "thread", "pops", "like")
 
 
 def _apply_fact(
@@ -544,6 +553,8 @@ def _apply_fact(
 ) -> None:
     report = environment.report
     what = str(fact.what)
+    if what == "like":
+        return  # says what all the others are changes of
     if what not in _FACTS:
         notes = [*suggestion(what, _FACTS), "there are " + " ".join(_FACTS)]
         if what in environment.target.architecture.registers:

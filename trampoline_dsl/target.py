@@ -182,6 +182,7 @@ class Convention:
     linker_may_write: tuple[Register, ...]  # between the call and the callee's first instruction
     notes: Mapping[str, str] = field(default_factory=dict)
     environment: Register | None = None  # gets the third word of the descriptor that a callee is entered through
+    thread_copy: Register | None = None  # holds what is in the `thread` slot too, at every call and every return
 
     def __post_init__(self) -> None:
         for register, mask in self.kept.items():
