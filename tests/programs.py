@@ -146,7 +146,7 @@ class Program:
         return self.random.choice((None, *SCALARS))
 
     def _extern(self) -> None:
-        convention = self.random.choice(("c", "c", "go0", "mine"))
+        convention = self.random.choice(("c", "c", "go0", "goregs", "mine"))
         callee = Callee(self.name("ext"), self._types(self.random.choice((4, 12))), self._result(), convention)
         self._declare(callee)
 
@@ -175,7 +175,7 @@ class Program:
         return callee.name
 
     def _trampoline(self, name: str) -> None:
-        self.convention = self.random.choice(("c", "c", "go0", "mine"))
+        self.convention = self.random.choice(("c", "c", "go0", "goregs", "mine"))
         self.result = self._result()
         variables = [Variable(f"p{i}", t) for i, t in enumerate(self._types(self.random.choice((4, 12))))]
         self.pointers: list[str] = []

@@ -34,10 +34,6 @@ BASES = {  # what families share
     "i386": {"x86", "go"},
     **dict.fromkeys(("arm", "arm64", "mips", "ppc64", "s390x"), {"go"}),
 }
-    "i386": {"x86", "go"},
-    **{n: {"go"} for n in ("arm", "arm64", "mips", "ppc64", "s390x")},
-}
-# what a family's modules share
 REGISTRY = "targets"
 # In Unicorn's words: cpus says where Unicorn keeps each register.
 SPEAKS_UNICORN = {"cpus"}
