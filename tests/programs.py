@@ -15,6 +15,7 @@ from trampoline_dsl.targets import default_targets
 INTEGERS = ("u8", "i8", "u16", "i16", "u32", "i32", "u64", "i64", "uptr", "iptr")
 FLOATS = ("f32", "f64")
 SCALARS = (*INTEGERS, "ptr", *FLOATS)
+GO = ("go0", "goregs")
 FIELDS = {
     "a": "u8",
     "b": "i8",
@@ -374,7 +375,7 @@ class Program:
         inner.on_stack += 1
         inner.loops = 0
         pushing = ""
-        if self.convention == "go0" and self.chance(0.5):
+        if self.convention in GO and self.chance(0.5):
             pushing = f" pushing pc {self._value(scope, 'uptr')}"
             inner.pushed = True
         else:
@@ -386,10 +387,10 @@ class Program:
         pointer = self.pointers.pop() if self.pointers and self.chance(0.3) else None
         if pointer is not None:
             types = [t for t in self._types(8) if t not in FLOATS or self._floats(scope, t)]
-            callee = Callee(pointer, types, self._result(), self.random.choice(("c", "go0", "mine")))
+            callee = Callee(pointer, types, self._result(), self.random.choice(("c", "go0", "goregs", "mine")))
         else:
             callee = self.random.choice(self.callees)
-        if self.convention == "go0" and callee.convention != "go0" and (scope.pushed or not scope.on_stack):
+        if self.convention in GO and callee.convention not in GO and (scope.pushed or not scope.on_stack):
             # Its stack is aligned to a word only, and holds the return address where some callees have an area.
             inner = scope.inner()
             inner.on_stack += 1

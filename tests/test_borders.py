@@ -32,7 +32,7 @@ OWNERS = {
 BASES = {  # what families share
     "amd64": {"x86", "go"},
     "i386": {"x86", "go"},
-    **dict.fromkeys(("arm", "arm64", "mips", "ppc64", "s390x"), {"go"}),
+    **{family: {"go"} for family in ("arm", "arm64", "mips", "ppc64", "s390x")},
 }
 REGISTRY = "targets"
 # In Unicorn's words: cpus says where Unicorn keeps each register.

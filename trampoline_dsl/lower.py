@@ -99,10 +99,17 @@ def _lost_by_call(
     architecture: Architecture,
     only: frozenset[Register] | None,
     results: tuple[Register, ...],
+    caller: Convention,
 ) -> Mapping[Register, int]:
-    """`lost_bits`, and all of the registers with the result."""
+    """`lost_bits`, all of the registers with the result, and what the callee wants to hold a known value, which holds
+    none of the caller's, unless its callers want the same of it."""
     lost = dict(lost_bits(convention, architecture, only))
     lost.update((register, (1 << register.bits) - 1) for register in results)
+    if convention is not caller:
+        own = {f.register: f for f in caller.fixed}
+        for fixed in convention.fixed:
+            if own.get(fixed.register) != fixed:
+                lost[fixed.register] = lost.get(fixed.register, 0) | fixed.mask
     return MappingProxyType(lost)
 
 
@@ -112,8 +119,9 @@ def _clobbers_of_call(
     architecture: Architecture,
     only: frozenset[Register] | None,
     results: tuple[Register, ...],
+    caller: Convention,
 ) -> frozenset[Register]:
-    return clobbers_of(_lost_by_call(convention, architecture, only, results))
+    return clobbers_of(_lost_by_call(convention, architecture, only, results, caller))
 
 
 class _Lowering:
@@ -838,13 +846,10 @@ class _Lowering:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
         # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
         results_in = tuple(part.place.register for part in assignment.result if isinstance(part.place, InRegister))
-        lost = _lost_by_call(convention, self.architecture, node.clobbers, results_in)
+        lost = _lost_by_call(convention, self.architecture, node.clobbers, results_in, self.convention)
         if all(lost is not one for one in self.lost_by_calls):
             self._lose(lost)
             self.lost_by_calls.append(lost)
-        if convention is not self.convention:
-            own = {f.register: f for f in self.convention.fixed}
-            self._lose({f.register: f.mask for f in convention.fixed if own.get(f.register) != f})
         defs: list[VirtualRegister] = []
         results: list[Register] = []
         after: list[Operation] = []
@@ -863,7 +868,9 @@ class _Lowering:
             symbol=node.callee if isinstance(node.callee, str) else "",
             places=tuple(places),
             results=tuple(results),
-            clobbers=_clobbers_of_call(convention, self.architecture, node.clobbers, results_in),
+            clobbers=_clobbers_of_call(
+                convention, self.architecture, node.clobbers, results_in, self.convention
+            ),
             convention=convention,
             value=assignment.stack_bytes,
         )
