@@ -32,6 +32,8 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
     operations = _store_zeros(_share_thread_loads(body), architecture)
     operations = _hoist_outgoing(operations)
     operations, live = _remove_dead(operations)
+    bits = _bits_that_matter(operations, 8 * architecture.word)
+    operations = _drop_widening(operations, bits)
     incoming = {
         o.defs[0]: o.home
         for o in operations
@@ -49,15 +51,23 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         first = {v for v in victims if not v.temporary}
         for some in (first, set(victims) - first):
             if some:
-                homes = {v: _home_of(v, body, operations, architecture) for v in victims if v in some}
+                homes = {v: _home_of(v, body, operations, architecture, bits) for v in victims if v in some}
                 operations, live = _remove_dead(_spill(body, operations, homes, architecture, share=some is first))
                 break
 
 
-def _home_of(value: VirtualRegister, body: Body, operations: Sequence[Operation], architecture: Architecture) -> Home:
+def _home_of(
+    value: VirtualRegister,
+    body: Body,
+    operations: Sequence[Operation],
+    architecture: Architecture,
+    bits: Mapping[VirtualRegister, int],
+) -> Home:
     """A new home, on the innermost stack from which all that is done with the value can be reached."""
     context = _innermost_common(body, {o.context for o in operations if value in o.defs or value in o.uses})
     size = value.bits // 8 if value.floating else architecture.word
+    if not value.floating and 0 < bits.get(value, 64) <= 32:
+        size = 4
     home = Home(value.name, size, context, "lives across a call")
     body.homes.append(home)
     return home
@@ -124,6 +134,48 @@ def _store_zeros(operations: Sequence[Operation], architecture: Architecture) ->
     zero = VirtualRegister(0, "zero", fixed=architecture.zero)
     return [
         o.with_registers(o.defs, (zero, *o.uses[1:])) if o.kind in STORES and o.uses[0] in zeros else o
+        for o in operations
+    ]
+
+
+_LOW_BITS = frozenset({"add", "sub", "mul", "and", "or", "xor"})  # the low bits of these come from low bits alone
+
+
+def _bits_that_matter(operations: Sequence[Operation], word: int) -> dict[VirtualRegister, int]:
+    """How many of the low bits of each integer somebody looks at."""
+    matter: dict[VirtualRegister, int] = {}
+
+    def wanted(operation: Operation, index: int) -> int:
+        kind = operation.kind
+        if (kind in STORES and index == 0) or kind == "extend":
+            return operation.bits
+        if kind in ("call", "tail_call", "return"):
+            place = operation.places[index]
+            return (operation.narrow or {}).get(place, word) if place is not None else word
+        result = operation.defs[0] if operation.defs else None
+        passes_on = kind == "move" or (kind == "binary" and operation.operator in _LOW_BITS)
+        if passes_on and result is not None and result.fixed is None and not result.floating:
+            return matter.get(result, 0)
+        return word
+
+    changed = True
+    while changed:
+        changed = False
+        for operation in reversed(operations):
+            for index, value in enumerate(operation.uses):
+                bits = wanted(operation, index)
+                if bits > matter.get(value, 0):
+                    matter[value] = bits
+                    changed = True
+    return matter
+
+
+def _drop_widening(operations: Sequence[Operation], bits: Mapping[VirtualRegister, int]) -> list[Operation]:
+    """Values are held widened by their types. Where nobody looks at the upper bits, they may be anything."""
+    return [
+        Operation("move", o.defs, o.uses, context=o.context, span=o.span)
+        if o.kind == "extend" and 0 < bits.get(o.defs[0], 0) <= o.bits and o.defs[0].fixed is None
+        else o
         for o in operations
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,7 +102,8 @@ class Operation:
     """One operation. `value` is an offset or an immediate (`immediate` says that it is the second operand).
 
     `places` gives, for each of `uses` (calls, jumps, returns, asm), the register it has to be in, None for the
-    callee's address; `results` does so for `defs`. `clobbers` are the registers that may come back changed.
+    callee's address; `results` does so for `defs`. `clobbers` are the registers that may come back changed. `narrow`:
+    the low bits that matter of what goes to a place, where nothing is promised of the others.
     """
 
     kind: Kind
@@ -124,6 +125,7 @@ class Operation:
     convention: Convention | None = None
     text: tuple[str, ...] = ()
     span: Span | None = None
+    narrow: Mapping[Register, int] | None = None
 
     def with_registers(self, defs: tuple[VirtualRegister, ...], uses: tuple[VirtualRegister, ...]) -> Operation:
         return Operation(
@@ -146,6 +148,7 @@ class Operation:
             self.convention,
             self.text,
             self.span,
+            self.narrow,
         )
 
 

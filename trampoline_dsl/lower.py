@@ -868,11 +868,10 @@ class _Lowering:
             symbol=node.callee if isinstance(node.callee, str) else "",
             places=tuple(places),
             results=tuple(results),
-            clobbers=_clobbers_of_call(
-                convention, self.architecture, node.clobbers, results_in, self.convention
-            ),
+            clobbers=_clobbers_of_call(convention, self.architecture, node.clobbers, results_in, self.convention),
             convention=convention,
             value=assignment.stack_bytes,
+            narrow=self._narrow(assignment.arguments),
         )
         self.operations += after
         if node.variable is not None and node.result is not None:
@@ -933,18 +932,30 @@ class _Lowering:
             symbol=node.callee if isinstance(node.callee, str) else "",
             places=tuple(places),
             convention=convention,
+            narrow=self._narrow(assignment.arguments),
         )
+
+    def _narrow(self, locations: Iterable[Location]) -> dict[Register, int]:
+        """The bits that matter in the registers of integers above which nothing is promised."""
+        return {
+            part.place.register: part.bits
+            for location in locations
+            for part in location
+            if isinstance(part.place, InRegister) and part.bits < self.word_bits and not part.extend_to
+        }
 
     def _return(self, node: ir.Return) -> None:
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
+        narrow: dict[Register, int] = {}
         if node.value is not None and self.function.result is not None:
             types = [p.type for p in self.function.parameters]
             assignment = self._assignment(self.convention, types, self.function.result)
             values = self.evaluate(node.value)
             self._deliver(values, self.function.result, assignment.result, uses, places, "incoming_store")
+            narrow = self._narrow((assignment.result,))
         self._copy_thread(self.convention, uses, places)
-        self.add("return", (), tuple(uses), places=tuple(places))
+        self.add("return", (), tuple(uses), places=tuple(places), narrow=narrow)
 
     # ------------------------------------------------------------------------------------------------- stacks and asm
 
