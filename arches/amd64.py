@@ -28,6 +28,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Target,
     ThreadSlot,
     ValueType,
@@ -171,6 +172,25 @@ GOREGS = GO0.derive(
 )
 
 
+# arch/x86/kernel/signal_64.c: struct rt_sigframe is the return address, ucontext (304 bytes) and siginfo (128). What
+# xsave stores is above it: 512 bytes, or 836 with AVX, or 2700 with AVX-512. fpu__clear_user_states: a handler starts
+# with the floating point state of a new process.
+SIGNALS = SignalFrame(
+    "arch/x86/kernel/signal_64.c, x64_setup_rt_frame and rt_sigreturn",
+    size=8 + 304 + 128,
+    info=8 + 304,
+    context=8,
+    alignment=16,
+    misalignment=8,
+    state=(512, 836, 2700),
+    untouched=128,
+    number=15,
+    restored=8,
+    restorer="needed",
+    values={rax: 0, mxcsr: 0x1F80, fpcw: 0x37F, **dict.fromkeys(_xmm64, 0)},
+)
+
+
 class Amd64(X86):
     name = "amd64"
     word = 8
@@ -187,6 +207,7 @@ class Amd64(X86):
     accumulator, counter, frame_pointer, sp = rax, rcx, rbp, rsp
     registers = by_name((*integers, *_xmm64, eflags, mxcsr, fpcw))
     conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
+    signals = SIGNALS
     # x86-64 psABI 4.4.1. A call through a PLT and one past it differ in the linker only.
     fixups = MappingProxyType(
         {

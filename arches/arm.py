@@ -55,6 +55,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Slot,
     Target,
     ThreadSlot,
@@ -392,6 +393,18 @@ def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
 # --------------------------------------------------------------------------------------------------------- the machine
 
 
+# arch/arm/kernel/signal.c: struct rt_sigframe is siginfo (128 bytes), ucontext (744) and four words of code.
+SIGNALS = SignalFrame(
+    "arch/arm/kernel/signal.c, setup_rt_frame and sys_rt_sigreturn",
+    size=128 + 744 + 16,
+    info=0,
+    context=128,
+    alignment=8,
+    number=173,
+    restorer="taken",
+)
+
+
 class Arm(Architecture):
     """ARM state, little-endian."""
 
@@ -405,6 +418,7 @@ class Arm(Architecture):
     two_address = False
     comment = "@"
     function_alignment = 4
+    signals = SIGNALS
 
     def __init__(self, variant: Variant) -> None:
         vfp = variant != "soft"

@@ -53,6 +53,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Slot,
     Target,
     ThreadSlot,
@@ -353,6 +354,20 @@ _PAIR_REACH = 504
 _SINGLE_REACH = 0x7000
 
 
+# arch/arm64/kernel/signal.c: struct rt_sigframe is siginfo (128 bytes) and ucontext (4560); a frame record is above it,
+# which x29 points to.
+SIGNALS = SignalFrame(
+    "arch/arm64/kernel/signal.c, setup_rt_frame and sys_rt_sigreturn",
+    size=128 + 4560,
+    info=0,
+    context=128,
+    alignment=16,
+    number=139,
+    restorer="taken",
+    record=(X[29], X[30]),
+)
+
+
 class Arm64(Architecture):
     """AArch64 state, little-endian."""
 
@@ -374,6 +389,7 @@ class Arm64(Architecture):
     zero = ZERO
     flags = NZCV
     conventions = _CONVENTIONS
+    signals = SIGNALS
     fixups = _FIXUPS
     two_address = False
     gnu_as = ("aarch64-linux-gnu-as", "-march=armv8-a")

@@ -28,6 +28,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Target,
     ThreadSlot,
     ValueType,
@@ -151,6 +152,23 @@ GO0 = C.derive(
 GOREGS = GO0.derive(name="goregs", title=NO_REGISTERS)
 
 
+# arch/x86/kernel/signal_32.c: struct rt_sigframe_ia32 is the return address, three words of arguments, siginfo (128
+# bytes), ucontext (116) and eight bytes of code; what fnsave (112) and xsave store is above it, as on amd64.
+SIGNALS = SignalFrame(
+    "arch/x86/kernel/signal_32.c, ia32_setup_rt_frame and rt_sigreturn",
+    size=16 + 128 + 116 + 8,
+    info=16,
+    context=16 + 128,
+    alignment=16,
+    misalignment=4,
+    state=(112 + 512, 112 + 836, 112 + 2700),
+    number=173,
+    restored=4,
+    restorer="taken",
+    values={mxcsr: 0x1F80, fpcw: 0x37F, **dict.fromkeys(_xmm32, 0)},
+)
+
+
 class I386(X86):
     name = "386"
     word = 4
@@ -167,6 +185,7 @@ class I386(X86):
     accumulator, counter, frame_pointer, sp = eax, ecx, ebp, esp
     registers = by_name((*integers, *_xmm32, st0, eflags, mxcsr, fpcw))
     conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
+    signals = SIGNALS
     # The addend is in the field, unlike on amd64. i386 psABI, chapter 4, "Relocation".
     fixups = MappingProxyType(
         {

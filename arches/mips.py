@@ -54,6 +54,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Slot,
     Target,
     ThreadSlot,
@@ -408,6 +409,22 @@ _LOADS = {
 _STORES = {8: "sb", 16: "sh", 32: "sw", 64: "sd"}
 
 
+def _signals(word: int) -> SignalFrame:
+    """arch/mips/kernel/signal.c: struct rt_sigframe is four words for the arguments' homes and two for alignment (of 32
+    bits on n64 too), siginfo (128 bytes) and ucontext (632, or 656). The FPU emulator uses the 32 bytes above it."""
+    return SignalFrame(
+        "arch/mips/kernel/signal.c, setup_rt_frame and sys_rt_sigreturn",
+        size=24 + 128 + (656 if word == 8 else 632),
+        info=24,
+        context=24 + 128,
+        alignment=16 if word == 8 else 8,
+        untouched=32,
+        number=5211 if word == 8 else 4193,
+        restorer="none",
+        entered_in=(_INTEGERS[word][25],),
+    )
+
+
 class Mips(Architecture):
     """What o32 and n64 machines have in common."""
 
@@ -446,6 +463,7 @@ class Mips(Architecture):
         self.zero, self.at = self.integers[:2]
         self.t9, self.gp, self.sp, self.ra = (self.integers[n] for n in (25, 28, 29, 31))
         self.hi, self.lo = _HI[word], _LO[word]
+        self.signals = _signals(word)
         # zero is no place for a value, so it is not among the registers.
         known = (*self.integers[1:], self.hi, self.lo, *(() if soft else (*self.floats, _FCSR)))
         self.registers = {name: register for register in known for name in (register.name, *register.aliases)}

@@ -65,6 +65,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Slot,
     Target,
     ThreadSlot,
@@ -381,6 +382,27 @@ _FIXUPS: Mapping[str, Fixup] = {
 }
 
 
+def _signals(version: Literal[1, 2]) -> SignalFrame:
+    """arch/powerpc/kernel/signal_64.c: struct rt_sigframe is two ucontexts of 1696 bytes (the second for transactional
+    memory), 16 unused bytes, 24 of code, two pointers, siginfo (128) and, at its top, the 512 bytes that are left to
+    the interrupted function; rounded up to 16. The handler gets a frame of 128 bytes below it, which the kernel's own
+    code takes down again. Under ELFv1 the handler's address is that of a descriptor, and r2 comes from there."""
+    return SignalFrame(
+        "arch/powerpc/kernel/signal_64.c, handle_rt_signal64 and sys_rt_sigreturn",
+        size=4096 - 512,
+        info=2 * 1696 + 16 + 24 + 16,
+        context=0,
+        alignment=16,
+        untouched=512,
+        entry=-128,
+        chain=-128,
+        number=172,
+        restorer="none",
+        values={FPSCR: 0},
+        entered_in=() if version == 1 else (R12,),
+    )
+
+
 class Ppc64(Architecture):
     """Power ISA, 64-bit mode, in one byte order and under one version of the ELF ABI."""
 
@@ -410,6 +432,7 @@ class Ppc64(Architecture):
             ("CS_MODE_64", f"CS_MODE_{letters}_ENDIAN"),
         )
         self.conventions: Mapping[str, Convention] = {"c": c_convention(version, order), "go0": GO0, "goregs": GOREGS}
+        self.signals = _signals(version)
         assembler = "powerpc64le-linux-gnu-as" if order == "little" else "powerpc64-linux-gnu-as"
         self.gnu_as = (assembler, "-a64", f"-m{order}", "-mpower8")
         self.header = (".machine power8", f".abiversion {version}")

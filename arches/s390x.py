@@ -54,6 +54,7 @@ from trampoline_dsl.target import (
     Part,
     Register,
     Relocation,
+    SignalFrame,
     Slot,
     Target,
     ThreadSlot,
@@ -310,6 +311,20 @@ CONTROL_SLOT = 4  # bytes: the FPC register, the program mask, an access registe
 LARGEST_FRAME = LONG_REACH - 160  # so that one displacement reaches the caller's save area from r15
 
 
+# arch/s390/kernel/signal.c: struct rt_sigframe is a register save area (160 bytes), two bytes of code, siginfo (128)
+# and ucontext (1024 with the vector registers).
+SIGNALS = SignalFrame(
+    "arch/s390/kernel/signal.c, setup_rt_frame and rt_sigreturn",
+    size=168 + 128 + 1024,
+    info=168,
+    context=168 + 128,
+    alignment=8,
+    number=173,
+    restorer="taken",
+    chain=0,
+)
+
+
 class S390x(Architecture):
     """z/Architecture, 64-bit mode."""
 
@@ -331,6 +346,7 @@ class S390x(Architecture):
     zero = ZERO
     flags = CC
     conventions = _CONVENTIONS
+    signals = SIGNALS
     fixups = _FIXUPS
     two_address = False
     singles_left = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -1184,7 +1184,7 @@ class BodyResolver:
             item.span,
         )
 
-    def scenario(self, item: s.Check, function: ir.Function) -> ir.Scenario:
+    def scenario(self, item: s.Check, function: ir.Function, functions: Mapping[str, ir.Function]) -> ir.Scenario:
         """A check. Its objects, stacks and variables come first, whatever their order among the other items."""
         self.scope.check = True
         self.signature = None
@@ -1206,6 +1206,7 @@ class BodyResolver:
         given: list[ir.Statement] = []
         finally_: list[ir.Statement] = []
         handlers: dict[str, ir.Handler] = {}
+        signals: list[ir.Signals] = []
         for node in items:
             match node:
                 case s.CheckGiven(body=body):
@@ -1218,6 +1219,12 @@ class BodyResolver:
                         self.report.error("R002", f"`on {handler.callee}` stands here twice", node.callee.span)
                     elif handler is not None:
                         handlers[handler.callee] = handler
+                case s.CheckSignals():
+                    found = self._signals(node, functions, stacks)
+                    if found is not None and found in signals:
+                        self.report.error("R002", "these signals stand here twice", node.span)
+                    elif found is not None:
+                        signals.append(found)
         return ir.Scenario(
             function.name,
             item.title,
@@ -1229,7 +1236,71 @@ class BodyResolver:
             handlers,
             tuple(finally_),
             item.trampoline.span,
+            tuple(signals),
         )
+
+    def _signals(
+        self, node: s.CheckSignals, functions: Mapping[str, ir.Function], stacks: Sequence[ir.Variable]
+    ) -> ir.Signals | None:
+        """`signals f return through g at s`, if the target's system does that."""
+        target = self.environment.target
+        kernel = target.architecture.signals
+        if target.os != "linux" or kernel is None:
+            self.report.error("R092", f"how {target.os} delivers signals is not known here", node.span)
+            return None
+        handler = self._entered_by_system(node.handler, functions)
+        restorer = None if node.restorer is None else self._entered_by_system(node.restorer, functions)
+        if handler is None or (restorer is None and node.restorer is not None):
+            return None
+        if not self._takes_signals(handler, node.handler):
+            return None
+        if restorer is not None and (restorer.parameters or restorer.result is not None):
+            message = f"`{restorer.name}` is returned to, not called: it has no parameters and no result"
+            self.report.error("R091", message, node.handler.span, related=[(restorer.span, "declared here")])
+            return None
+        if node.restorer is not None and kernel.restorer == "none":
+            message = f"{target.name} returns from handlers by the kernel's own code"
+            notes = [f"for it alone: `when {target.architecture.name} {{ signals {handler.name} }}`"]
+            self.report.error("R092", message, node.restorer.span, notes=notes)
+            return None
+        if node.restorer is None and kernel.restorer == "needed":
+            message = f"{target.name} has no code of its own to return from a handler"
+            notes = [f"name what makes the system call: `signals {handler.name} return through ...`"]
+            self.report.error("R092", message, node.handler.span, notes=notes)
+            return None
+        stack = next((v for v in stacks if v.name == str(node.stack)), None)
+        if stack is None and node.stack is not None:
+            notes = suggestion(str(node.stack), [v.name for v in stacks]) or [f"declare it: `stack {node.stack}`"]
+            self.report.error("R093", f"this check has no stack `{node.stack}`", node.stack.span, notes=notes)
+            return None
+        return ir.Signals(handler.name, restorer.name if restorer is not None else None, stack, node.span)
+
+    def _entered_by_system(self, name: s.Name, functions: Mapping[str, ir.Function]) -> ir.Function | None:
+        text = str(name)
+        if text in functions:
+            return functions[text]
+        if text in self.environment.signatures:
+            message = f"`{text}` is an extern, and what the system enters here is a trampoline"
+            self.report.error("R090", message, name.span, notes=["import the file that has it"])
+        elif text not in self.environment.misdeclared:
+            notes = suggestion(text, functions)
+            self.report.error("R090", f"there is no trampoline `{text}`", name.span, notes=notes)
+        return None
+
+    def _takes_signals(self, handler: ir.Function, name: s.Name) -> bool:
+        """Whether a handler finds its arguments where Linux puts them: sigaction(2), SA_SIGINFO."""
+        types = [v.type for v in handler.parameters]
+        word = self.environment.word * 8
+        right = [t.bits for t in types] == [32, word, word] and all(t.kind != "float" for t in types)
+        system = self.environment.target.conventions["c"]
+        values = [t.value_type for t in types]
+        if right and handler.result is None and handler.convention.place(values, None) == system.place(values, None):
+            return True
+        message = (
+            f"a handler of signals takes (signal: u32, info: ptr, context: ptr) using c; `{handler.name}` does not"
+        )
+        self.report.error("R091", message, name.span, related=[(handler.span, "declared here")])
+        return False
 
     def _check_items(self, items: Sequence[s.CheckItem]) -> Iterator[s.CheckItem]:
         for item in items:

@@ -29,7 +29,8 @@ _LINES = frozenset(  # what has a line of its own
     {
         *("save", "frame", "let", "assign", "call_statement", "jump", "return", "resume", "if", "while", "break"),
         *("continue", "on_stack", "when", "asm", "expect", "convention_when", "clobber"),
-        *("check_new", "check_stack", "check_var", "check_given", "check_on", "check_finally", "check_when"),
+        *("check_new", "check_stack", "check_var", "check_given", "check_on", "check_signals", "check_finally"),
+        "check_when",
     }
 )
 _WORDS = frozenset(  # what may share a line

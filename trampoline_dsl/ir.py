@@ -410,6 +410,18 @@ class Handler:
     span: Span = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Signals (on Windows: exceptions) come before every instruction. `handler` and `restorer` are trampolines; `stack`
+    is the alternate stack; None where the kernel returns by code of its own, and where the handler runs on the
+    interrupted stack."""
+
+    handler: str
+    restorer: str | None
+    stack: Variable | None
+    span: Span = field(compare=False)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
     """A check of one trampoline: the world it runs in, what its callees do, what holds at the end. Compared by
@@ -425,6 +437,7 @@ class Scenario:
     handlers: Mapping[str, Handler]
     finally_: tuple[Statement, ...]
     span: Span = field(compare=False)
+    signals: tuple[Signals, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,6 +179,18 @@ class Watcher:
         """A trampoline has returned."""
 
 
+class Interruptions:
+    """What comes between two instructions of a run, and leaves everything as it was. `deliver` has those there are."""
+
+    def due(self, run: Execute, address: int) -> bool:
+        """Whether to interrupt the run before the instruction at `address`, which is no delay slot's."""
+        raise NotImplementedError
+
+    def happen(self, run: Execute, address: int) -> None:
+        """The machine is at rest before that instruction. Violations go to the run."""
+        raise NotImplementedError
+
+
 class _End(Exception):
     """The run is over: it was wrong beyond repair, or it has ended as it should."""
 
@@ -365,6 +377,8 @@ class Execute:
         self.garbage = self._garbage(1 << 16) if scramble else b""
         self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
         self.watcher: Watcher | None = None
+        self.interruptions: Interruptions | None = None
+        self.interrupted: int | None = None  # the instruction that waits for what comes before it
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -382,14 +396,29 @@ class Execute:
             self._litter(region)
         if self.world.thread_slot is not None:
             self._set_segment()
+        thread: int | None = self.world.thread
+        if enters_without_thread(self.build, self.function.convention) and self.thread_register is not None:
+            thread = draw(self.world.seed, "thread at entry", 8 * self.word)
+        self._registers_at_entry(self.function.convention, None)
+        entry = self._begin(self.function, tuple(self.world.arguments), self.world.sp, thread, None)
+        self._go_through(entry)
+        if self.finished:
+            self._compare_everything()
+
+    def _go_through(self, entry: int) -> None:
+        """Execute from here to the end, as it may be."""
+        bench, machine = self.bench, self.machine
         bench.run = self
         try:
-            thread: int | None = self.world.thread
-            if enters_without_thread(self.build, self.function.convention) and self.thread_register is not None:
-                thread = draw(self.world.seed, "thread at entry", 8 * self.word)
-            self._registers_at_entry(self.function.convention, None)
-            entry = self._begin(self.function, tuple(self.world.arguments), self.world.sp, thread, None)
             stop = machine.run(entry, self.budget, 0)
+            while self.interrupted is not None and self.interruptions is not None:
+                state = machine.save()
+                self.interruptions.happen(self, self.interrupted)
+                if self.violations:
+                    return
+                bench.run = self
+                machine.restore(state)
+                stop = machine.run(self.interrupted, self.budget, 0)
             if not self.finished:
                 self._stopped(stop)
         except _End:
@@ -398,8 +427,6 @@ class Execute:
             self._violate("effect", trouble.message)
         finally:
             bench.run = None
-        if self.finished:
-            self._compare_everything()
 
     def _set_segment(self) -> None:
         for convention in self.architecture.conventions.values():
@@ -643,6 +670,9 @@ class Execute:
 
     def step(self, address: int) -> None:
         """Before every instruction of the code."""
+        if self.interrupted is not None:
+            self.interrupted = None  # it goes on
+            return
         if self.watcher is not None:
             self.watcher.settled()
         executed = self.executed
@@ -687,6 +717,14 @@ class Execute:
                 self.machine.write(region.base, data)
         if self.watcher is not None:
             self.watcher.instruction(address)
+        if self.interruptions is not None and not self._in_delay_slot() and self.interruptions.due(self, address):
+            self.interrupted = address
+            self.machine.stop()
+
+    def _in_delay_slot(self) -> bool:
+        """Whether the instruction that is about to be executed stands behind one that takes it along."""
+        place = self._locate(self.executed[-2]) if len(self.executed) > 1 else None
+        return place is not None and place[0].instructions[place[1]].delay_slot
 
     def _stack_at(self, sp: int, activation: Activation) -> Region | None:
         """The stack that sp is on, if it is one that the trampoline may be on, and below what belongs to others."""

@@ -35,7 +35,7 @@ _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
     *("on", "when", "asm", "expect"),
 )
-_CHECK_WORDS = ("new", "var", "given", "finally")
+_CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
 _BRACKETS = re.compile(r"#[^\n]*|\"[^\"\n]*\"|[(){}]")
 _NUMBER = re.compile(r"0[xX]_*[0-9A-Fa-f][0-9A-Fa-f_]*|0[bB]_*[01][01_]*|[0-9][0-9_]*")
@@ -750,6 +750,11 @@ class _Builder:
     def _check_on(self, tree: Tree[Any]) -> s.CheckOn:
         callee, names, body = tree.children
         return s.CheckOn(self.make(callee), self.maybe(names) or (), self.make(body), self.span(tree))
+
+    def _check_signals(self, tree: Tree[Any]) -> s.CheckSignals:
+        handler, restorer, stack = tree.children
+        name = self.name(stack) if stack is not None else None
+        return s.CheckSignals(self.make(handler), self.maybe(restorer), name, self.span(tree))
 
     def _check_finally(self, tree: Tree[Any]) -> s.CheckFinally:
         return s.CheckFinally(self.make(tree.children[0]), self.span(tree))

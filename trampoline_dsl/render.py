@@ -57,6 +57,9 @@ def print_report(report: Report, stream: TextIO) -> None:
         table.add_column(name, justify="center")
     table.add_column("paths", justify="right")
     table.add_column("runs", justify="right")
+    delivered = any(v.deliveries for v in report.verdicts)
+    if delivered:
+        table.add_column("deliveries", justify="right")
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
     ascii_only = "utf" not in encoding
     before = ""
@@ -67,6 +70,8 @@ def print_report(report: Report, stream: TextIO) -> None:
             mark, style = _MARKS[_state(verdict, name)]
             cells.append(Text(_ASCII[mark] if ascii_only else mark, style=style))
         cells += [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
+        if delivered:
+            cells.append(str(verdict.deliveries or ""))
         table.add_row(*cells)
     out.print(table)
     out.print()
@@ -107,11 +112,13 @@ def summary(report: Report) -> str:
     """One line: how many verdicts, and the seed that repeats them."""
     good = sum(v.good for v in report.verdicts)
     runs = sum(v.runs for v in report.verdicts)
+    deliveries = sum(v.deliveries for v in report.verdicts)
+    counted = f"{runs} runs, {deliveries} deliveries" if deliveries else f"{runs} runs"
     trampolines = len({(v.file, v.trampoline) for v in report.verdicts})
     targets = len({v.target for v in report.verdicts})
     return (
         f"{good} of {len(report.verdicts)} hold: {trampolines} trampoline{'s' * (trampolines != 1)} on {targets}"
-        f" target{'s' * (targets != 1)}, {runs} runs, seed {report.seed}"
+        f" target{'s' * (targets != 1)}, {counted}, seed {report.seed}"
     )
 
 

@@ -432,7 +432,7 @@ def _scenarios(
 def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, ir.Function]) -> ir.Scenario | None:
     name = str(item.trampoline)
     if name in functions:
-        return BodyResolver(environment, Scope(), None).scenario(item, functions[name])
+        return BodyResolver(environment, Scope(), None).scenario(item, functions[name], functions)
     if name in environment.signatures:
         message = f"`{name}` is an extern, and what is checked is a trampoline"
         notes = ["say what it does in the check of a trampoline that calls it: `on " + name + "(...) { }`"]

@@ -595,7 +595,17 @@ class CheckWhen:
     span: Span = field(compare=False)
 
 
-CheckItem = CheckNew | CheckStack | CheckVariable | CheckGiven | CheckOn | CheckFinally | CheckWhen
+@dataclass(frozen=True, slots=True)
+class CheckSignals:
+    """`signals f return through g at s`, in a check."""
+
+    handler: Name
+    restorer: Name | None
+    stack: Name | None
+    span: Span = field(compare=False)
+
+
+CheckItem = CheckNew | CheckStack | CheckVariable | CheckGiven | CheckOn | CheckSignals | CheckFinally | CheckWhen
 
 
 @dataclass(frozen=True, slots=True)

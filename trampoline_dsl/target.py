@@ -351,6 +351,43 @@ class Frame:
     body_slots: tuple[Slot, ...] = ()
 
 
+# ----------------------------------------------------------------------------------------------------------- signals
+
+
+@dataclass(frozen=True, slots=True)
+class SignalFrame:
+    """What Linux does to an interrupted thread so that it goes on in a signal handler, and how it takes that back.
+    Offsets are in bytes from the start of the kernel's frame (struct rt_sigframe).
+
+    `size`: bytes of the frame. `state`: bytes of floating point and vector state between it and the interrupted stack
+    pointer; one of these, as the CPU has it. The frame starts `misalignment` bytes below a multiple of `alignment`;
+    `untouched` bytes below the interrupted stack pointer are left as they are. `info` and `context`: where siginfo and
+    ucontext are. The handler is entered with the stack pointer `entry` above the start, its own address in the
+    registers of `entered_in`, and those of `values` as they say; the others are as they were. `chain`: where a word
+    points to what was the stack pointer. `record`: registers that are stored in a frame record above the frame, which
+    the first of them then points to. `number`: of the system call rt_sigreturn, made with the stack pointer `restored`
+    above the start. `restorer`: whether the handler returns to where the program says ("needed": always; "taken": if
+    it says so), or always to the kernel's own code ("none").
+    """
+
+    source: str
+    size: int
+    info: int
+    context: int
+    alignment: int
+    number: int
+    restorer: Literal["needed", "taken", "none"]
+    misalignment: int = 0
+    state: tuple[int, ...] = (0,)
+    untouched: int = 0
+    entry: int = 0
+    restored: int = 0
+    chain: int | None = None
+    values: Mapping[Register, int] = field(default_factory=dict)
+    entered_in: tuple[Register, ...] = ()
+    record: tuple[Register, ...] = ()
+
+
 # -------------------------------------------------------------------------------------------------------- interfaces
 
 Condition = Literal["eq", "ne", "lt", "le", "gt", "ge", "ult", "ule", "ugt", "uge"]
@@ -407,6 +444,7 @@ class Architecture(ABC):
     toc: Register | None = None  # holds the table of contents, where there is one; symbols are found through it
     zero: Register | None = None  # what `store` takes to store zero, if that needs no register; nothing else takes it
     singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one
+    signals: SignalFrame | None = None  # of Linux on this machine
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
 
     # -- which registers values may live in, best first

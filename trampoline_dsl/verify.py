@@ -8,9 +8,10 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from . import ir
+from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
 from .interpret import Trouble
-from .judge import OBLIGATIONS, Bench, Code, Execute, Violation
+from .judge import OBLIGATIONS, Bench, Code, Execute, Interruptions, Violation
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled
 from .run_asm import AsmMachine
@@ -18,6 +19,7 @@ from .target import Register
 from .world import SEED_STEP, Build, World, anonymous_callees, make_world, prepare, walk
 
 DEFAULT_RUNS = 16
+_WORLDS_WITH_SIGNALS = 1  # of each check that delivers signals; in each, one run for each way of delivering
 MOST_VIOLATIONS = 12  # of one trampoline on one target; more of them say nothing new
 
 State = Literal["held", "violated", "not run", "not applicable"]
@@ -34,7 +36,7 @@ class Finding:
 @dataclass(frozen=True)
 class Verdict:
     """One trampoline on one target. `paths_total` counts the ways out of every conditional branch (1 if there is
-    none), `paths_run` those that were taken; `runs` counts executions."""
+    none), `paths_run` those that were taken; `runs` counts executions, `deliveries` the signals in further ones."""
 
     trampoline: str
     file: str
@@ -47,6 +49,7 @@ class Verdict:
     frame: int = 0
     bytes: int = 0
     instructions: int = 0
+    deliveries: int = 0
 
     @property
     def good(self) -> bool:
@@ -62,6 +65,7 @@ class Verdict:
             "reasons": {name: finding.reason for name, finding in self.obligations.items() if finding.reason},
             "paths": {"total": self.paths_total, "run": self.paths_run},
             "runs": self.runs,
+            **({"deliveries": self.deliveries} if self.deliveries else {}),
             "violations": [v.as_json() for v in self.violations],
         }
 
@@ -139,6 +143,7 @@ class Session:
         self.frames = {name: code.frame for name, code in self.codes.items()}
         has_asm = any(isinstance(n, ir.Asm) for f in compiled.program.functions.values() for n in walk(f.body))
         self.asm = AsmMachine(self.build) if has_asm else None
+        self.players = Players(self.frames, self.anonymous, self.asm)
 
     def replace(self, code: Code) -> None:
         """Other machine code for one of the functions, with a frame of the same size."""
@@ -181,8 +186,43 @@ class Session:
                 obligation = "reads" if again.violations else "below"
                 found = self._explained(hostile, function, scenario, world, trace, 2 * number + 1, True)
                 record.violate([_attributed(v, obligation) for v in found])
+            elif scenario is not None and number < _WORLDS_WITH_SIGNALS:
+                for signals in scenario.signals:
+                    count, found = self.with_signals(function, scenario, world, trace, 2 * number + 1, signals)
+                    record.deliveries += count
+                    record.violate(found)
             if len(record.violations) >= MOST_VIOLATIONS:
                 return
+
+    def with_signals(
+        self,
+        function: ir.Function,
+        scenario: ir.Scenario,
+        world: World,
+        trace: Trace,
+        garbage: int,
+        signals: ir.Signals,
+    ) -> tuple[int, list[Violation]]:
+        """A run that is right without signals, with one before every instruction: how many there were, and what they
+        show. What a handler does wrong is its own; where the run itself goes wrong, one instruction needed what was
+        below the stack pointer."""
+
+        def execute(deliveries: Deliveries) -> Execute:
+            return self.execute(function, scenario, world, trace, garbage, scramble=False, interruptions=deliveries)
+
+        deliveries = Deliveries(self.players, signals)
+        run = execute(deliveries)
+        if deliveries.found or not run.violations:
+            return deliveries.count, run.violations[:MOST_VIOLATIONS]
+        where = "every instruction"
+        for number, address in enumerate(deliveries.places):
+            alone = execute(Deliveries(self.players, signals, number))
+            if alone.violations:
+                run, where = alone, interrupted_at(alone, address)
+                break
+        return deliveries.count, [
+            replace(v, obligation="below", message=f"with a signal before {where}: {v.message}") for v in run.violations
+        ]
 
     def expected(self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int) -> tuple[World, Trace]:
         """A world, and what the source does in it. Raises Trouble."""
@@ -201,8 +241,10 @@ class Session:
         scramble: bool,
         follow: Register | None = None,
         spare: Literal["", "below", "area"] = "",
+        interruptions: Interruptions | None = None,
     ) -> Execute:
         run = Execute(self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare)
+        run.interruptions = interruptions
         run.run()
         return run
 
@@ -295,6 +337,7 @@ class _Record:
     session: Session
     function: ir.Function
     runs: int = 0
+    deliveries: int = 0
     outcomes: set[tuple[int, int]] = field(default_factory=set)
     visited: set[int] = field(default_factory=set)
     violations: dict[tuple[object, ...], Violation] = field(default_factory=dict)
@@ -384,6 +427,7 @@ class _Record:
             artifact.frame.size,
             len(code.code),
             artifact.instruction_count,
+            self.deliveries,
         )
 
     def _text_at(self, address: int) -> str:
