@@ -388,9 +388,10 @@ class _Mips(Family):
         an opcode that says the rest. Those with an index register (COP1X) are not among them."""
         order = machine.architecture.order
         word = int.from_bytes(machine.read(address, 4), order)
-        opcode, register = word >> 26, str(word >> 16 & 31)
+        opcode = word >> 26
         if opcode not in _MIPS_LOADS and opcode not in _MIPS_STORES:
             return
+        register = str(word >> 16 & 31)
         offset = (word & 0xFFFF ^ 0x8000) - 0x8000
         mask = (1 << (64 if self._long else 32)) - 1
         place = machine.peek(str(word >> 21 & 31)) + offset & mask

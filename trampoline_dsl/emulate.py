@@ -27,6 +27,7 @@ Integers are whole registers; bit 0 is the least significant one, whatever the b
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ __all__ = ["Hook", "Machine", "MachineError", "Snapshot", "Stop"]
 
 _TRANSLATION_BUFFER = 16 << 20  # bytes; Unicorn's own choice reserves 1 GiB of address space for each machine
 _PAGE = 0x1000
+_MOST_ADDRESSES = 1 << 16  # of which is remembered who is called there
+_mem_read, _mem_write, _reg_read = uclib.uc_mem_read, uclib.uc_mem_write, uclib.uc_reg_read
 _FORGET_TRANSLATION = unicorn_const.UC_CTL_IO_WRITE << 30 | 2 << 26 | unicorn_const.UC_CTL_TB_REMOVE_CACHE
 
 InstructionCallback = Callable[[int, int], None]  # address, bytes
@@ -148,6 +151,14 @@ class _Transfer:
         self._writable = [layout.writable[name] for name in names]
         self._rest = [layout.rest[name] for name in names]
         self._masks = [(1 << layout.bits[name]) - 1 for name in names]
+        # Whatever has more than one piece, or is cut out of something wider, takes all of its 16 bytes.
+        self._wide = [
+            slot
+            for slot, place in enumerate(places)
+            if place.shift or place.x87 or place.image or len(place.pieces) != 1 or layout.bits[names[slot]] > 64
+        ]
+        wide = set(self._wide)
+        self._format = struct.Struct("<" + "".join("16s" if slot in wide else "Q8x" for slot in range(len(names))))
 
     def read(self) -> list[int]:
         machine = self._machine
@@ -156,8 +167,9 @@ class _Transfer:
             image = machine.image()
             for slot, offset, size in self._images:
                 ctypes.memmove(self._base + slot, image + offset, size)
-        raw = self._buffer.raw
-        values = [int.from_bytes(raw[at : at + 16], "little") for at in range(0, 16 * self._count, 16)]
+        values: list[int] = list(self._format.unpack_from(self._buffer))
+        for slot in self._wide:
+            values[slot] = int.from_bytes(values[slot], "little")  # type: ignore[arg-type]  # bytes, so far
         for slot, _number, shift in self._fields:
             values[slot] >>= shift
         for slot in self._x87:
@@ -167,8 +179,13 @@ class _Transfer:
     def write(self, values: Iterable[int]) -> None:
         machine = self._machine
         whole = [value & mask | rest for value, mask, rest in zip(values, self._writable, self._rest, strict=True)]
-        data = b"".join([value.to_bytes(16, "little") for value in whole])
-        ctypes.memmove(self._base, data, len(data))
+        if self._wide:
+            parts: list[Any] = list(whole)
+            for slot in self._wide:
+                parts[slot] = whole[slot].to_bytes(16, "little")
+            self._format.pack_into(self._buffer, 0, *parts)
+        else:
+            self._format.pack_into(self._buffer, 0, *whole)
         _check(uclib.uc_reg_write_batch(machine.handle, self._write_numbers, self._write_pointers, self._write_count))
         for slot, number, shift in self._fields:
             machine.put_field(number, shift, self._writable[slot], whole[slot])
@@ -229,9 +246,12 @@ class Machine:
         self._constants: ModuleType = _CONSTANTS[self._family.prefix]
         self._numbers: dict[str, int] = {}
         self._pc_number = self.number(self._family.pc)
-        self._cell = ctypes.create_string_buffer(16)
+        self._cell = (ctypes.c_uint64 * 2)()
         self._transfers: dict[tuple[str, ...], _Transfer] = {}
         self._everywhere: list[tuple[int, int, InstructionCallback]] = []
+        self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere`
+        self._translated: set[int] = set()  # numbers of pages that may have been
+        self._buffers: dict[int, Any] = {}
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
         self._reads: list[ReadCallback] = []
@@ -262,6 +282,8 @@ class Machine:
         [sp_piece] = self._layout.places[self.architecture.sp.name].pieces
         self._sp_number = self.number(sp_piece)
         self._sp_mask = (1 << self.architecture.sp.bits) - 1
+        self._sp_cell = ctypes.c_uint64()  # of its own: what is not read of it stays zero
+        self._sp_place = ctypes.c_void_p(ctypes.addressof(self._sp_cell))
         self._add_hooks()
 
     # -- memory
@@ -286,18 +308,25 @@ class Machine:
             raise MachineError(f"cannot unmap {size:#x} bytes at {base:#x}: {error}") from None
 
     def read(self, address: int, size: int) -> bytes:
-        data = ctypes.create_string_buffer(size)
-        if uclib.uc_mem_read(self.handle, address, data, size):
+        data = self._buffers.get(size)
+        if data is None:
+            data = ctypes.create_string_buffer(size)
+            if size <= _PAGE:
+                self._buffers[size] = data
+        if _mem_read(self.handle, address, data, size):
             raise MachineError(f"cannot read {size} bytes at {address:#x}: not all of them are mapped")
-        return data.raw
+        found: bytes = data.raw
+        return found
 
     def write(self, address: int, data: bytes) -> None:
         """Store `data`, whatever the protection. Code that was there is forgotten, but a callback that changes the
         basic block which is running changes only what runs after it."""
         if not data:
             return
-        if uclib.uc_mem_write(self.handle, address, data, len(data)):
+        if _mem_write(self.handle, address, data, len(data)):
             raise MachineError(f"cannot write {len(data)} bytes at {address:#x}: not all of them are mapped")
+        if self._translated.isdisjoint(range(address // _PAGE, (address + len(data) - 1) // _PAGE + 1)):
+            return
         begin, end = ctypes.c_uint64(address), ctypes.c_uint64(address + len(data))
         # What `ctl_remove_cache` does, in half the time.
         _check(uclib.uc_ctl(self.handle, _FORGET_TRANSLATION, begin, end))
@@ -359,7 +388,10 @@ class Machine:
 
     @property
     def sp(self) -> int:
-        return self._peek_number(self._sp_number) & self._sp_mask
+        if _reg_read(self.handle, self._sp_number, self._sp_place):
+            raise MachineError("sp cannot be read")
+        value: int = self._sp_cell.value
+        return value & self._sp_mask
 
     @sp.setter
     def sp(self, address: int) -> None:
@@ -471,9 +503,11 @@ class Machine:
         entry = (begin, end, callback)
         # A list that is being walked must not change: it is replaced.
         self._everywhere = [*self._everywhere, entry]
+        self._ranges = {}
 
         def drop() -> None:
             self._everywhere = [other for other in self._everywhere if other is not entry]
+            self._ranges = {}
 
         return Hook(drop)
 
@@ -638,9 +672,11 @@ class Machine:
         return transfer
 
     def _peek_number(self, number: int) -> int:
-        ctypes.memset(self._cell, 0, 16)
-        _check(uclib.uc_reg_read(self.handle, number, self._cell))
-        return int.from_bytes(self._cell.raw, "little")
+        cell = self._cell
+        cell[0] = cell[1] = 0
+        _check(_reg_read(self.handle, number, cell))
+        value: int = cell[1] << 64 | cell[0]
+        return value
 
     def _put_number(self, number: int, value: int) -> None:
         ctypes.memmove(self._cell, value.to_bytes(16, "little"), 16)
@@ -708,6 +744,9 @@ class Machine:
 
     def _on_code(self, _engine: object, address: int, size: int, _key: object) -> None:
         try:
+            callbacks = self._ranges.get(address)
+            if callbacks is None:
+                callbacks = self._begin_at(address)
             if self._booting or self._outcome is not None or self._error is not None:
                 return
             if self._executed == self._budget:
@@ -716,11 +755,10 @@ class Machine:
             self._executed += 1
             self._last = address
             self._moved = False
-            for begin, end, callback in self._everywhere:
-                if begin <= address <= end:
-                    callback(address, size)
-                    if self._moved or self._outcome is not None:
-                        return
+            for callback in callbacks:
+                callback(address, size)
+                if self._moved or self._outcome is not None:
+                    return
             if address in self._at:
                 for callback in tuple(self._at[address]):
                     callback(address, size)
@@ -730,6 +768,16 @@ class Machine:
                 self._tell(address)
         except BaseException as error:
             self._caught(error)
+
+    def _begin_at(self, address: int) -> tuple[InstructionCallback, ...]:
+        """Who is called for an address, which is executed for the first time: a translation from there on goes no
+        further than into the next page."""
+        page = address // _PAGE
+        self._translated |= {page - 1, page, page + 1}
+        if len(self._ranges) >= _MOST_ADDRESSES:
+            self._ranges = {}
+        found = self._ranges[address] = tuple([c for begin, end, c in self._everywhere if begin <= address <= end])
+        return found
 
     def _tell(self, address: int) -> None:
         """Call those who watch memory, for the instruction that comes next."""

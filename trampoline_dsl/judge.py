@@ -9,8 +9,9 @@ instructions, the listing.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from . import ir
@@ -222,6 +223,10 @@ class Bench:
         ]
         self.stacks = self.machine.stacks
         self.masks = {r: self._garbage_mask(r) for r in self.observable if r not in self.stacks}
+        self._at_entry: dict[Convention, list[tuple[Register, int, int, int]]] = {}
+        self._after_call: dict[
+            tuple[Convention, frozenset[Register] | None], list[tuple[Register, int, int | None]]
+        ] = {}
         # What no convention of the machine lets anybody use (the platform's, the kernel's) is nobody's to change.
         common = [set(c.reserved) for c in self.architecture.conventions.values()]
         self.reserved = frozenset(set.intersection(*common) - {self.architecture.sp}) if common else frozenset()
@@ -282,6 +287,40 @@ class Bench:
             for some in kept:
                 mask &= some
         return mask
+
+    def at_entry(self, convention: Convention) -> list[tuple[Register, int, int, int]]:
+        """The registers that a caller fills: their bits, those of them that may hold anything, those that are kept."""
+        found = self._at_entry.get(convention)
+        if found is None:
+            masks = self.masks.items()
+            found = [(r, r.bits, mask, convention.keeps(r)) for r, mask in masks if mask]
+            self._at_entry[convention] = found
+        return found
+
+    def after_call(
+        self, convention: Convention, clobbers: frozenset[Register] | None
+    ) -> list[tuple[Register, int, int | None]]:
+        """What a callee leaves in each register: its bits, and those of them that stay; None where all do."""
+        found = self._after_call.get((convention, clobbers))
+        if found is not None:
+            return found
+        always = set(convention.linker_may_write)
+        if self.architecture.flags is not None:
+            always.add(self.architecture.flags)
+        if convention.return_address is not None:
+            always.add(convention.return_address)
+        found = []
+        for register, mask in self.masks.items():
+            if register is self.architecture.sp:
+                continue
+            spared = clobbers is not None and register not in clobbers and register not in always
+            if register in self.reserved or spared:
+                found.append((register, register.bits, None))
+            else:
+                keep = convention.keeps(register) if clobbers is None else 0
+                found.append((register, register.bits, keep | ~mask))
+        self._after_call[convention, clobbers] = found
+        return found
 
     def _fill_with_moves(self, region: Region, spacing: int) -> None:
         """Something decodable where the judge answers: it is never executed."""
@@ -345,7 +384,6 @@ class Execute:
         self.scenario = scenario
         self.anonymous = anonymous
         self.random = random.Random(f"{world.seed} garbage {number}")
-        self.any_random = random.Random(f"{world.seed} any")
         self.scramble = scramble
         self.follow = follow
         self.spare = spare
@@ -428,6 +466,10 @@ class Execute:
         finally:
             bench.run = None
 
+    @cached_property
+    def any_random(self) -> random.Random:
+        return random.Random(f"{self.world.seed} any")
+
     def _set_segment(self) -> None:
         for convention in self.architecture.conventions.values():
             segment = getattr(convention.thread, "segment", None)
@@ -448,11 +490,11 @@ class Execute:
 
     def _garbage_bits(self, bits: int) -> int:
         """What an undefined register may hold, of this run's kind."""
-        if self.kind == "random":
-            return self.random.getrandbits(bits)
-        if self.kind == "zeros":
+        kind = self.kind
+        if kind == "zeros":
             return 0
-        return self.random.choice((0, (1 << bits) - 1, self.random.getrandbits(bits)))
+        value = self.random.getrandbits(bits)
+        return value if kind == "random" else self.random.choice((0, (1 << bits) - 1, value))
 
     def _stopped(self, stop: Stop) -> None:
         if self._resumes(stop.pc):
@@ -551,12 +593,16 @@ class Execute:
 
     def _random_registers(self, convention: Convention) -> dict[Register, int]:
         """Something different in each register that the caller wants back, garbage in the others."""
-        random_bits = self.random.getrandbits
+        random_bits, garbage_bits = self.random.getrandbits, self._drawn
         return {
-            r: (random_bits(r.bits) if convention.keeps(r) else self._garbage_bits(r.bits)) & mask
-            for r, mask in self.bench.masks.items()
-            if mask
+            r: (random_bits(bits) if kept else garbage_bits(bits)) & mask
+            for r, bits, mask, kept in self.bench.at_entry(convention)
         }
+
+    @property
+    def _drawn(self) -> Callable[[int], int]:
+        """What `_garbage_bits` does, without asking for the kind each time."""
+        return self.random.getrandbits if self.kind == "random" else self._garbage_bits
 
     def _registers_at_entry(self, convention: Convention, keep: Mapping[Register, int] | None) -> None:
         values = self._random_registers(convention)
@@ -683,7 +729,7 @@ class Execute:
         elif address == activation.return_address and len(self.activations) > 1 and activation.resume is None:
             self._leave(address)
             activation = self.activations[-1]
-        elif self._has_returned():
+        elif executed and executed[-1] in self.bench.leaving and self._has_returned():
             self._returns_astray(address)
             self._end()
         self.moved = False
@@ -691,9 +737,10 @@ class Execute:
         if self.follow is not None:
             self.last_values.append((address, self.machine.get(self.follow)))
         sp = self.machine.sp
-        if self.last_place is None or self.last_place[0] != sp or self.last_place[1] is not activation:
-            self.last_place = (sp, activation, self._stack_at(sp, activation))
-        region = self.last_place[2]
+        place = self.last_place
+        if place is None or place[0] != sp or place[1] is not activation:
+            place = self.last_place = (sp, activation, self._stack_at(sp, activation))
+        region = place[2]
         if region is None and not self.out_of_bounds:
             self._violate(
                 "bounds",
@@ -1273,28 +1320,13 @@ class Execute:
 
     def _clobbered(self, signature: ir.Signature, registers: Mapping[Register, int]) -> dict[Register, int]:
         """New values for what the callee does not keep; what it keeps is as it was, bit by bit."""
-        convention = signature.convention
         values: dict[Register, int] = {}
-        always = set(convention.linker_may_write)
-        if self.architecture.flags is not None:
-            always.add(self.architecture.flags)
-        if convention.return_address is not None:
-            always.add(convention.return_address)
-        for register, mask in self.bench.masks.items():
-            if register is self.architecture.sp:
-                continue
-            if register in self.bench.reserved:
+        garbage_bits = self._drawn
+        for register, bits, keep in self.bench.after_call(signature.convention, signature.clobbers):
+            if keep is None:
                 values[register] = registers[register]
-                continue
-            if signature.clobbers is not None:
-                if register not in signature.clobbers and register not in always:
-                    values[register] = registers[register]
-                    continue
-                keep = 0
             else:
-                keep = convention.keeps(register)
-            keep |= ~mask
-            values[register] = self._garbage_bits(register.bits) & ~keep | registers[register] & keep
+                values[register] = garbage_bits(bits) & ~keep | registers[register] & keep
         return values
 
     def _scribble(self, arrival: Arrival, stack_bytes: int, pushed: int) -> None:

@@ -65,6 +65,7 @@ class Trace:
     result: int | None = None
 
 
+@lru_cache(maxsize=1024)
 def draw(seed: int, what: str, bits: int) -> int:
     """A value that both worlds agree on, by its name."""
     return random.Random(f"{seed} {what}").getrandbits(bits)

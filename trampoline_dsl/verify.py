@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -347,13 +348,14 @@ class _Record:
         self.runs += 1
         executed = run.executed
         self.visited.update(executed)
-        branches = self._branches()
+        branches = self._branches
         for index, address in enumerate(executed):
             if address in branches:
                 following = index + (2 if branches[address] else 1)
                 if following < len(executed):
                     self.outcomes.add((address, executed[following]))
 
+    @cached_property
     def _branches(self) -> dict[int, bool]:
         """Addresses of this trampoline's conditional branches, and whether they have a delay slot."""
         code = self.session.codes[self.function.name]
@@ -385,7 +387,7 @@ class _Record:
     def verdict(self, artifact: Artifact) -> Verdict:
         code = self.session.codes[self.function.name]
         base = self.session.build.symbols[self.function.name]
-        branches = self._branches()
+        branches = self._branches
         total = 2 * len(branches) or 1
         never = [
             insn.text

@@ -6,8 +6,9 @@ The reference interpreter and the machine code start from the same world; each h
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from . import ir
 from .interpret import Execution, Trouble
@@ -31,12 +32,15 @@ def garbage(random_: random.Random, size: int, word: int, kind: str) -> bytes:
     if kind == "zeros":
         return bytes(size)
     noise = random_.randbytes(199 * word)
-    others = (bytes(word), b"\xff" * word)
-    words = [
-        others[turn % 3] if turn % 3 < 2 else noise[index * word : (index + 1) * word]
-        for index, turn in enumerate(random_.randbytes(199))
-    ]
-    return (b"".join(words) * (size // (199 * word) + 1))[:size]
+    turns = random_.randbytes(199)
+    # A word of each third turn: zeros, ones, noise.
+    ones = b"".join(map((bytes(word), b"\xff" * word, bytes(word)).__getitem__, turns.translate(_THIRD)))
+    mask = b"".join(map((bytes(word), bytes(word), b"\xff" * word).__getitem__, turns.translate(_THIRD)))
+    words = int.from_bytes(noise, "big") & int.from_bytes(mask, "big") | int.from_bytes(ones, "big")
+    return (words.to_bytes(199 * word, "big") * (size // (199 * word) + 1))[:size]
+
+
+_THIRD = bytes(turn % 3 for turn in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,8 +342,28 @@ def _thread_struct(build: Build) -> str | None:
     return "g" if "g" in build.program.structs else None
 
 
-def walk(node: object) -> list[object]:
+class _Same:
+    """Something known by its identity, and held on to."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: object) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.it is self.it
+
+
+def walk(node: object) -> Sequence[object]:
     """Every node of a body, depth first."""
+    return _walked(_Same(node))
+
+
+@lru_cache(maxsize=256)
+def _walked(node: _Same) -> Sequence[object]:
     found: list[object] = []
 
     def visit(item: object) -> None:
@@ -353,8 +377,8 @@ def walk(node: object) -> list[object]:
             for name in item.__dataclass_fields__:
                 visit(getattr(item, name))
 
-    visit(node)
-    return found
+    visit(node.it)
+    return tuple(found)
 
 
 def _set_up(scenario: ir.Scenario, function: ir.Function, world: World, host: GivenHost, objects: _Objects) -> None:
