@@ -234,7 +234,10 @@ class _Liveness:
         self.operations = operations
         values: dict[VirtualRegister, int] = {}
         for operation in operations:
-            for value in (*operation.defs, *operation.uses):
+            for value in operation.defs:
+                if value.fixed is None and value not in values:
+                    values[value] = len(values)
+            for value in operation.uses:
                 if value.fixed is None and value not in values:
                     values[value] = len(values)
         self.index = values
@@ -537,11 +540,11 @@ class _Colouring:
         return tied | {thread for thread in threads if isinstance(thread, Register)}
 
     def _constraints(self) -> None:
-        live = self.live
-        for position, operation in enumerate(self.operations):
-            after = live.after[position]
-            self._interfere(operation, after)
-            self._attract(operation)
+        for operation, after in zip(self.operations, self.live.after, strict=True):
+            # Others set nothing, and take what they read from wherever it is.
+            if operation.defs or operation.places or operation.kind in ("call", "asm"):
+                self._interfere(operation, after)
+                self._attract(operation)
 
     def _interfere(self, operation: Operation, after: int) -> None:
         live = self.live

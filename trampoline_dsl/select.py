@@ -68,7 +68,8 @@ class _Selection:
         self.prefix = prefix
         self.convention = body.convention
         self.code: list[Insn] = []
-        self.calls: dict[int, Convention] = {}
+        self.span: Span | None = None  # the last one, and its line and column
+        self.place_of_span = (0, 0)
         self.context = 0  # of the operation at hand
 
     def run(self) -> tuple[Insn, ...]:
@@ -86,11 +87,17 @@ class _Selection:
         try:
             self._emit(code, span, part)
         except ValueError as error:
-            message = f"{self.architecture.name} cannot do this: {error}"
-            raise InputError([Diagnostic("L006", message, span or self.body.span)]) from error
+            raise self._impossible(error, span) from error
+
+    def _impossible(self, error: ValueError, span: Span | None) -> InputError:
+        message = f"{self.architecture.name} cannot do this: {error}"
+        return InputError([Diagnostic("L006", message, span or self.body.span)])
 
     def _emit(self, code: Iterable[Insn], span: Span | None, part: FramePart) -> None:
-        line, column = (span.source.position(span.start)) if span is not None else (0, 0)
+        if span is not self.span:
+            self.span = span
+            self.place_of_span = span.source.position(span.start) if span is not None else (0, 0)
+        line, column = self.place_of_span
         self.code += [insn.placed(line, column, part) for insn in code]
 
     def label(self, name: str) -> str:
@@ -119,88 +126,91 @@ class _Selection:
         if operation.kind in ("return", "tail_call"):
             self._leave(operation, uses)
             return
-        self.emit(self._body(operation, defs, uses), operation.span)
+        try:
+            self._emit(self._body(operation, defs, uses), operation.span, "body")
+        except ValueError as error:
+            raise self._impossible(error, operation.span) from error
 
-    def _body(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+    def _body(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
         make, sp = self.make, self.sp
         floating = bool(operation.defs and operation.defs[0].floating) or bool(
             operation.uses and operation.uses[0].floating
         )
         match operation.kind:
             case "enter":
-                yield from self.parallel(self._results(operation), self._volatile())
+                return self.parallel(self._results(operation), self._volatile())
             case "move":
-                yield from self._move(defs[0], uses[0], operation.defs[0].bits)
+                return self._move(defs[0], uses[0], operation.defs[0].bits)
             case "constant":
-                yield from make.constant(defs[0], operation.value)
+                return make.constant(defs[0], operation.value)
             case "symbol":
-                yield from make.symbol_address(defs[0], operation.symbol)
+                return make.symbol_address(defs[0], operation.symbol)
             case "load":
-                yield from self._load(floating, defs[0], uses[0], operation.value, operation)
+                return self._load(floating, defs[0], uses[0], operation.value, operation)
             case "store":
-                yield from self._store(floating, uses[0], uses[1], operation.value, operation)
+                return self._store(floating, uses[0], uses[1], operation.value, operation)
             case "home_load":
                 assert operation.home is not None
                 base = uses[0] if uses else sp
-                yield from self._load(floating, defs[0], base, self.place(operation.home) + operation.value, operation)
+                return self._load(floating, defs[0], base, self.place(operation.home) + operation.value, operation)
             case "home_store":
                 assert operation.home is not None
                 base = uses[1] if len(uses) > 1 else sp
-                yield from self._store(floating, uses[0], base, self.place(operation.home) + operation.value, operation)
+                return self._store(floating, uses[0], base, self.place(operation.home) + operation.value, operation)
             case "outgoing":
-                yield from self._store(floating, uses[0], sp, operation.value, operation)
+                return self._store(floating, uses[0], sp, operation.value, operation)
             case "out_load":
-                yield from self._load(floating, defs[0], sp, operation.value, operation)
+                return self._load(floating, defs[0], sp, operation.value, operation)
             case "incoming_store":
-                yield from self._store(floating, uses[0], sp, self.frame.size + operation.value, operation)
+                return self._store(floating, uses[0], sp, self.frame.size + operation.value, operation)
             case "incoming_load":
-                yield from self._load(floating, defs[0], sp, self.frame.size + operation.value, operation)
+                return self._load(floating, defs[0], sp, self.frame.size + operation.value, operation)
             case "binary":
                 assert operation.operator is not None
                 b: Register | int = operation.value if operation.immediate else uses[1]
-                yield from make.binary(operation.operator, defs[0], uses[0], b)
+                return make.binary(operation.operator, defs[0], uses[0], b)
             case "extend":
-                yield from make.extend(defs[0], uses[0], operation.bits, operation.signed)
+                return make.extend(defs[0], uses[0], operation.bits, operation.signed)
             case "thread_load":
-                yield from make.thread_load(defs[0], self._thread_slot())
+                return make.thread_load(defs[0], self._thread_slot())
             case "thread_store":
-                yield from make.thread_store(uses[0], self._thread_slot())
+                return make.thread_store(uses[0], self._thread_slot())
             case "entry_sp":
-                yield from make.binary("add", defs[0], sp, self.frame.size)
+                return make.binary("add", defs[0], sp, self.frame.size)
             case "pushed_pc":
-                yield from make.load(defs[0], sp, self._pushed_place(), 8 * self.architecture.word, False)
+                return make.load(defs[0], sp, self._pushed_place(), 8 * self.architecture.word, False)
             case "branch":
                 assert operation.condition is not None
                 right: Register | int = operation.value if operation.immediate else uses[1]
-                yield from make.compare_branch(operation.condition, uses[0], right, self.label(operation.label))
+                return make.compare_branch(operation.condition, uses[0], right, self.label(operation.label))
             case "jump":
-                yield from make.jump(self.label(operation.label))
+                return make.jump(self.label(operation.label))
             case "call":
-                yield from self._call(operation, defs, uses)
+                return self._call(operation, defs, uses)
             case "resume":
-                yield from self._resume(uses)
+                return self._resume(uses)
             case "enter_stack":
-                yield from self._enter_stack(operation, defs, uses)
+                return self._enter_stack(operation, defs, uses)
             case "leave_stack":
                 home = self.body.contexts[operation.context].saved_sp
                 assert home is not None
-                yield from make.load(sp, sp, home.offset, 8 * self.architecture.word, False)
+                return make.load(sp, sp, home.offset, 8 * self.architecture.word, False)
             case "asm":
-                yield from self._asm(operation, defs, uses)
+                return self._asm(operation, defs, uses)
             case _:
                 raise AssertionError(operation.kind)
 
-    def _load(self, floating: bool, d: Register, base: Register, offset: int, operation: Operation) -> Iterator[Insn]:
+    def _load(self, floating: bool, d: Register, base: Register, offset: int, operation: Operation) -> Iterable[Insn]:
         if floating:
-            yield from self.make.float_load(d, base, offset, operation.bits)
+            return self.make.float_load(d, base, offset, operation.bits)
         else:
-            yield from self.make.load(d, base, offset, operation.bits, operation.signed)
+            return self.make.load(d, base, offset, operation.bits, operation.signed)
 
-    def _store(self, floating: bool, s: Register, base: Register, offset: int, operation: Operation) -> Iterator[Insn]:
+    def _store(self, floating: bool, s: Register, base: Register, offset: int, operation: Operation) -> Iterable[Insn]:
         if floating:
-            yield from self.make.float_store(s, base, offset, operation.bits)
+            return self.make.float_store(s, base, offset, operation.bits)
         else:
-            yield from self.make.store(s, base, offset, operation.bits)
+            return self.make.store(s, base, offset, operation.bits)
 
     def _thread_slot(self) -> ThreadSlot:
         for convention in (self.convention, *self.architecture.conventions.values()):
@@ -334,11 +344,11 @@ class _Selection:
         candidates = [*scratch, *(r for r in usable if r in free)]
         return next((register for register in candidates if register not in busy), None)
 
-    def _move(self, d: Register, s: Register, bits: int) -> Iterator[Insn]:
+    def _move(self, d: Register, s: Register, bits: int) -> Iterable[Insn]:
         if d.bank is Bank.INTEGER:
-            yield from self.make.move(d, s)
+            return self.make.move(d, s)
         else:
-            yield from self.make.float_move(d, s, bits)
+            return self.make.float_move(d, s, bits)
 
     # --------------------------------------------------------------------------------------------------------- leaving
 

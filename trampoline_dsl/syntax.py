@@ -20,7 +20,8 @@ class Name:
     span: Span = field(compare=False)
 
     def __str__(self) -> str:
-        return ".".join(self.parts)
+        parts = self.parts
+        return parts[0] if len(parts) == 1 else ".".join(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------- types
