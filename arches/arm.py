@@ -719,6 +719,10 @@ class Arm(Architecture):
     def jump_register(self, address: Register, callee: Convention) -> Code:
         yield Insn(f"bx {address}", frozenset((address,)), transfer="jump")
 
+    def trap(self) -> Code:
+        """DDI 0406, "UDF": permanently undefined."""
+        yield Insn("udf #0", memory="both", transfer="trap", keystone=".byte 0xf0, 0x00, 0xf0, 0xe7")
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

@@ -652,6 +652,10 @@ class Arm64(Architecture):
     def jump_register(self, address: Register, callee: Convention) -> Code:
         yield Insn(f"br {address}", frozenset((address,)), transfer="jump")
 
+    def trap(self) -> Code:
+        """DDI 0487, "BRK": a Breakpoint Instruction exception, with the number that GCC gives it."""
+        yield Insn("brk #0x3e8", memory="both", transfer="trap")
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

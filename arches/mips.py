@@ -767,6 +767,10 @@ class Mips(Architecture):
         yield from self.move(through, address)
         yield self._transfer(f"jr {through}", "jump", (through,))
 
+    def trap(self) -> Code:
+        """MIPS R4000 User's Manual, appendix A, "BREAK": a breakpoint trap, immediately and unconditionally."""
+        yield Insn("break", memory="both", transfer="trap")
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

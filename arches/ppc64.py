@@ -716,6 +716,10 @@ class Ppc64(Architecture):
         else:
             yield Insn(branch, reads=needed, transfer="jump")
 
+    def trap(self) -> Code:
+        """Power ISA, "Trap Word": `tw 31,r0,r0` traps whatever is compared."""
+        yield Insn("trap", memory="both", transfer="trap")
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

@@ -654,6 +654,10 @@ class S390x(Architecture):
             raise ValueError("r0 cannot hold a branch address: the branch would not be taken")
         yield Insn(f"br {address}", reads=frozenset((address,)), transfer="jump")
 
+    def trap(self) -> Code:
+        """Principles of Operation, "Operation Exception": operation code 00 is no instruction, nor will it be."""
+        yield Insn(".insn e, 0x0000", memory="both", transfer="trap", keystone=".byte 0x00, 0x00")
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

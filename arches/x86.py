@@ -484,6 +484,10 @@ class X86(Architecture):
     def jump_register(self, address: Register, callee: Convention) -> Code:
         yield Insn(f"jmp {address}", frozenset({address}), transfer="jump")
 
+    def trap(self) -> Code:
+        """SDM volume 2B, "UD": an invalid opcode exception, and nothing else."""
+        yield Insn("ud2", memory="both", transfer="trap")
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

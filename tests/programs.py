@@ -245,6 +245,8 @@ class Program:
     def _statement(self, scope: Scope) -> list[str]:
         if self.chance(0.02):
             return self._asm(scope)
+        if self.chance(0.02):
+            return [f"if {self._condition(scope)} {{ trap }}"]
         choices = ["let"] * 6 + ["assign"] * 4 + ["call"] * 5 + ["store"] * 3 + ["slot"] * 2 + ["thread", "follow"]
         if scope.depth < 3:
             choices += ["if"] * 2 + ["while", "stack"]

@@ -168,6 +168,7 @@ def control_cases(a: Architecture, convention: Convention) -> Iterator[Case]:
         yield case(f"branches over {distance}", [*equal, *equal, *filler, here, *filler, *equal])
     yield case("call", a.call("symbol", convention))
     yield case("tail_call", a.tail_call("symbol", convention))
+    yield case("trap", a.trap())
     for register in registers:
         yield case(f"call_register {register}", a.call_register(register, convention))
         yield case(f"jump_register {register}", a.jump_register(register, convention))

@@ -658,6 +658,12 @@ class BodyResolver:
                     self.report.error("R050", "`resume` belongs in a trampoline", span)
                 if stack is not None and address is not None:
                     yield ir.Resume(stack, address, span)
+            case s.Trap(span=span):
+                if self.scope.check:
+                    self.report.error(
+                        "R050", "`trap` belongs in a trampoline", span, notes=["a check fails by `expect`"]
+                    )
+                yield ir.Trap(span)
             case s.If():
                 yield from self._if(node)
             case s.While():
@@ -1384,7 +1390,7 @@ def _ends(body: Sequence[ir.Statement]) -> bool:
     """Whether the end of a list of statements is never reached."""
     for statement in body:
         match statement:
-            case ir.Return() | ir.TailCall() | ir.Resume() | ir.Break() | ir.Continue():
+            case ir.Return() | ir.TailCall() | ir.Resume() | ir.Trap() | ir.Break() | ir.Continue():
                 return True
             case ir.If(then=then, otherwise=otherwise) if otherwise and _ends(then) and _ends(otherwise):
                 return True

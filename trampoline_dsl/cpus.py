@@ -86,6 +86,8 @@ class Family:
     prefix: str  # of Unicorn's constants: "X86"
     pc: str
     exceptions: ClassVar[Mapping[int, str]]
+    system_call: str  # what an exception is called that calls the kernel by its ABI for this machine
+    trap: ClassVar[frozenset[str]]  # what exceptions are called that an instruction raises whose purpose it is
     boundary = 0  # bytes of an instruction, if Unicorn leaves pc behind when it gets to `until` without a jump
     never: ClassVar[Mapping[str, str]] = {}  # registers that Unicorn knows and does not let through
     spoiling: ClassVar[frozenset[int]] = frozenset()  # exceptions after which Unicorn's translator crashes
@@ -147,10 +149,12 @@ class _X86(Family):
         19: "SSE exception (#XM)",
         0x80: "system call (int 0x80)",
     }
+    trap = frozenset({exceptions[3], "illegal instruction"})  # for which Unicorn raises no exception
 
     def __init__(self, word: int) -> None:
         self._long = word == 8
         self.pc = "RIP" if self._long else "EIP"
+        self.system_call = "system call (syscall)" if self._long else self.exceptions[0x80]
 
     def place(self, machine: Bare, register: Register) -> Place | str:
         if register.name == "st0" and register.bits == 64:
@@ -219,6 +223,8 @@ class _Arm(Family):
         17: "coprocessor not available",
         18: "illegal processor state",
     }
+    system_call = exceptions[2]
+    trap = frozenset({exceptions[1], exceptions[7]})
 
     def place(self, machine: Bare, register: Register) -> Place | str:
         if register.name in ("cpsr", "apsr", "nzcv", "flags"):
@@ -254,6 +260,8 @@ class _Arm64(Family):
         4: "data abort",
         7: "breakpoint (brk)",
     }
+    system_call = exceptions[2]
+    trap = frozenset({exceptions[1], exceptions[7]})
 
     def place(self, machine: Bare, register: Register) -> Place | str:
         if register.name == "nzcv":
@@ -297,6 +305,8 @@ class _Mips(Family):
         22: "trap (Tr)",
         23: "floating point exception (FPE)",
     }
+    system_call = exceptions[17]
+    trap = frozenset({exceptions[18], exceptions[22]})
     never: ClassVar[Mapping[str, str]] = {"FIR": "Unicorn reads it as 0"}
     # A jump to a misaligned address fails in the midst of a translation, as do the others if they come from a fetch.
     # The translator then keeps a pointer (to the flag for a delay slot) into what it has thrown away.
@@ -469,6 +479,8 @@ class _Ppc(Family):
         94: "VSX not available",
         96: "illegal instruction",
     }
+    system_call = exceptions[8]
+    trap = frozenset({exceptions[6], exceptions[96]})
     never: ClassVar[Mapping[str, str]] = {"XER": "Unicorn writes it whole and reads it without SO, OV and CA"}
 
     def spelling(self, register: Register) -> str:
@@ -542,6 +554,8 @@ class _S390x(Family):
         2: "system call (svc)",
         3: "program interruption: illegal or privileged operation, misaligned operand, or invalid data",
     }
+    system_call = exceptions[2]
+    trap = frozenset({exceptions[3]})
 
     def place(self, machine: Bare, register: Register) -> Place | str:
         # Bits 18-19 and 20-23 of the PSW, counted from the left.

@@ -87,6 +87,7 @@ class Stop:
     detail: str
     executed: int
     address: int | None = None
+    trapped: bool = False  # of a fault: an instruction has raised it whose purpose that is, or one that is illegal
 
 
 class Hook:
@@ -255,6 +256,7 @@ class Machine:
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
         self._reads: list[ReadCallback] = []
+        self._system_call: Callable[[int], None] | None = None
         # Callbacks of C have to outlive the hooks that hold them.
         self._hooks: dict[int, Any] = {unicorn_const.UC_HOOK_CODE: HOOK_CODE_CFUNC(self._on_code)}
         self._running = False
@@ -477,7 +479,7 @@ class Machine:
 
     def go(self, address: int) -> None:
         """From an instruction's callback: execute the instruction at `address` instead of this one. Not for one in
-        a delay slot."""
+        a delay slot. From a system call's: go on there."""
         if not self._running:
             raise MachineError("nothing runs that could go elsewhere")
         self._moved = True
@@ -532,6 +534,12 @@ class Machine:
 
         return Hook(drop)
 
+    def on_system_call(self, callback: Callable[[int], None]) -> None:
+        """Call `callback(address)` when the instruction at an address calls the kernel by the system's ABI for this
+        machine; without it that is a fault. The callback does what the kernel does, and says by `go` where the code
+        goes on."""
+        self._system_call = callback
+
     # -- for set-up, by this module only
 
     def number(self, name: str) -> int:
@@ -573,7 +581,11 @@ class Machine:
         """Make an instruction that Unicorn lets do nothing a fault."""
 
         def fail(*_arguments: object) -> int:
-            self.fail(detail)
+            if not self._calls_kernel(detail):
+                self.fail(detail)
+            elif self._moved:
+                # The instruction's two bytes are added when the hook is done.
+                self._put_number(self._pc_number, self._peek_number(self._pc_number) - 2)
             return 0
 
         number = getattr(self._constants, f"UC_{self._family.prefix}_INS_{instruction}")
@@ -806,8 +818,24 @@ class Machine:
             self._caught(error)
 
     def _on_exception(self, _uc: object, number: int, _data: object) -> None:
+        if self._calls_kernel(self._family.exceptions.get(number, "")):
+            return
         self._spoiled |= number in self._family.spoiling
         self.fail(self._family.exceptions.get(number, f"exception or interrupt {number:#x}"))
+
+    def _calls_kernel(self, detail: str) -> bool:
+        """Whether the current instruction is a system call that somebody answers."""
+        if detail != self._family.system_call or self._system_call is None:
+            return False
+        try:
+            if self._error is None and self._outcome is None:
+                self._moved = False
+                self._system_call(self._last)
+                if not self._moved and self._outcome is None:
+                    raise MachineError("a system call was answered, and not said where to go on")
+        except BaseException as error:
+            self._caught(error)
+        return True
 
     def _on_invalid_access(self, _uc: object, kind: int, address: int, size: int, _value: int, _data: object) -> bool:
         if kind != unicorn_const.UC_MEM_FETCH_UNMAPPED:
@@ -845,4 +873,4 @@ class Machine:
 
     def _fault(self, pc: int, detail: str, address: int | None = None) -> Stop:
         self.pc = pc
-        return Stop("fault", pc, detail, self._executed, address)
+        return Stop("fault", pc, detail, self._executed, address, detail in self._family.trap)

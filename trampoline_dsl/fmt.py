@@ -27,7 +27,20 @@ _WIDEST_COMMENT = 80  # columns before a trailing comment, at most, if the code 
 _ITEMS = frozenset({"import", "constant", "struct", "extern", "extern_variable", "convention", "trampoline", "check"})
 _LINES = frozenset(  # what has a line of its own
     {
-        *("save", "frame", "let", "assign", "call_statement", "jump", "return", "resume", "if", "while", "break"),
+        *(
+            "save",
+            "frame",
+            "let",
+            "assign",
+            "call_statement",
+            "jump",
+            "return",
+            "resume",
+            "trap",
+            "if",
+            "while",
+            "break",
+        ),
         *("continue", "on_stack", "when", "asm", "expect", "convention_when", "clobber"),
         *("check_new", "check_stack", "check_var", "check_given", "check_on", "check_signals", "check_finally"),
         "check_when",

@@ -82,7 +82,7 @@ class _Return(Exception):
 
 
 class _Left(Exception):
-    """By `resume`, or by a jump."""
+    """By `resume`, by a jump, or by a trap."""
 
 
 class _Break(Exception):
@@ -112,11 +112,12 @@ class Execution:
     on_push: Callable[[int, bool], None] | None = None
     result: int | None = None
     resumed: Resumed | None = None
+    trapped: ir.Trap | None = None
     budget: int = 100_000
     switches: list[StackSwitch] = field(default_factory=list)
 
     def run(self, body: Sequence[ir.Statement]) -> Run:
-        """Run to the end; `result` or `resumed` tell how it ended."""
+        """Run to the end; `result`, `resumed` or `trapped` tell how it ended."""
         try:
             yield from self.block(body)
         except _Return as done:
@@ -152,6 +153,9 @@ class Execution:
                 raise _Return(None if value is None else self.value(value))
             case ir.Resume(sp=sp, pc=pc):
                 self.resumed = Resumed(self.value(sp), self.value(pc))
+                raise _Left
+            case ir.Trap():
+                self.trapped = node
                 raise _Left
             case ir.If(condition=condition, then=then, otherwise=otherwise):
                 yield from self.block(then if self.holds(condition) else otherwise)

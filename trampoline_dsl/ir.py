@@ -275,6 +275,13 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Trap:
+    """The end: an instruction that the machine refuses to go on behind."""
+
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class If:
     """One block or the other."""
 
@@ -344,6 +351,7 @@ Statement = (
     | TailCall
     | Return
     | Resume
+    | Trap
     | If
     | While
     | Break

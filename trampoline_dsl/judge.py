@@ -499,6 +499,8 @@ class Execute:
     def _stopped(self, stop: Stop) -> None:
         if self._resumes(stop.pc):
             return
+        if stop.trapped and self._locate(stop.pc) is not None and self._traps(stop.pc):
+            return
         if stop.reason == "budget":
             self._violate("flow", f"does not end within {self.budget} instructions", pc=stop.pc)
         elif stop.reason == "fault" and stop.address in (None, stop.pc) and self._has_returned():
@@ -509,6 +511,30 @@ class Execute:
             self._violate("flow", stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
         elif not self.violations:
             self._violate("flow", f"stops at {stop.pc:#x} without returning", pc=stop.pc)
+
+    def _traps(self, pc: int) -> bool:
+        """Whether the source wants this run to end by a trap: then that is compared."""
+        if not self.trace.events or self.trace.events[-1].kind != "trap":
+            return False
+        event = self._take(("trap",), "traps")
+        if event is None:
+            return True
+        activation = self.activations[-1]
+        sp = self.machine.sp
+        if sp != event.sp:
+            self._violate(
+                "sp",
+                f"traps with the stack pointer {_away(sp - event.sp)} where the source has it",
+                register=self.architecture.sp.name,
+                expected=event.sp,
+                found=sp,
+                pc=pc,
+            )
+        self._compare_memory(event)
+        if activation.function.convention.thread is not None:
+            self._check_thread(event)
+        self.finished = True
+        return True
 
     def _has_returned(self) -> bool:
         """Whether the code itself has just left a function by its return, and not by the judge's hand."""
@@ -874,6 +900,14 @@ class Execute:
     # ----------------------------------------------------------------------------------------------------------- calls
 
     def _next(self, kinds: tuple[str, ...], what: str) -> Event:
+        event = self._take(kinds, what)
+        if event is None:
+            self._end()
+            raise _End
+        return event
+
+    def _take(self, kinds: tuple[str, ...], what: str) -> Event | None:
+        """The next event of the source, if it is one of these; a violation if not."""
         event = next(self.events, None)
         if event is None or event.kind not in kinds:
             if event is None:
@@ -881,10 +915,10 @@ class Execute:
             elif event.kind in ("call", "jump"):
                 message = f"{what}, where the source calls {event.callee}"
             else:
-                message = f"{what}, where the source {'returns' if event.kind == 'return' else 'resumes'}"
+                does = {"return": "returns", "resume": "resumes", "trap": "traps"}[event.kind]
+                message = f"{what}, where the source {does}"
             self._violate("effect", message)
-            self._end()
-            raise _End
+            return None
         for address, byte in event.writes.items():
             if byte is None:
                 self.expected.pop(address, None)

@@ -71,6 +71,7 @@ Kind = Literal[
     "tail_call",
     "return",
     "resume",
+    "trap",
     "enter_stack",
     "leave_stack",
     "asm",
@@ -93,8 +94,8 @@ REMOVABLE = frozenset(
     }
 )
 STORES = frozenset({"store", "home_store", "outgoing", "incoming_store"})  # of their first operand
-ENDS_BLOCK = frozenset({"branch", "jump", "tail_call", "return", "resume"})
-NO_FALL_THROUGH = frozenset({"jump", "tail_call", "return", "resume"})
+ENDS_BLOCK = frozenset({"branch", "jump", "tail_call", "return", "resume", "trap"})
+NO_FALL_THROUGH = frozenset({"jump", "tail_call", "return", "resume", "trap"})
 
 
 @dataclass(slots=True)

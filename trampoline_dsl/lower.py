@@ -217,7 +217,7 @@ class _Lowering:
             self.homes[slot] = self.home(slot.name, slot.type.bytes, reason, pin=slot.pin, span=slot.span)
         self._enter()
         self.block(self.function.body)
-        if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume"):
+        if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume", "trap"):
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
             self._return(ir.Return(None, self.span))
         self._provide_toc()
@@ -441,6 +441,8 @@ class _Lowering:
                 self._return(node)
             case ir.Resume(sp=sp, pc=pc):
                 self.add("resume", (), (self.evaluate(sp)[0], self.evaluate(pc)[0]))
+            case ir.Trap():
+                self.add("trap")
             case ir.If():
                 self._if(node)
             case ir.While():

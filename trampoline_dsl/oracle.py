@@ -29,7 +29,7 @@ class Event:
     that have a back chain: the caller's sp, or that of the stack that was left.
     """
 
-    kind: Literal["call", "jump", "return", "resume"]
+    kind: Literal["call", "jump", "return", "resume", "trap"]
     function: str
     callee: str
     arguments: tuple[int, ...]
@@ -132,6 +132,10 @@ class AsmRunner(Protocol):
     def run(self, node: ir.Asm, inputs: Mapping[Register, int], memory: Bytes, sp: int, thread: int) -> AsmOutcome: ...
 
 
+class _Trapped(Exception):
+    """The source has come to a `trap`, which ends the whole run."""
+
+
 class Oracle:
     """Runs one world by the source alone."""
 
@@ -204,7 +208,10 @@ class Oracle:
         world = self.world
         if enters_without_thread(self.build, function.convention) and world.thread_slot is None:
             self.thread = draw(world.seed, "thread at entry", 8 * self.word)
-        self.trace.result = self.function(function, tuple(world.arguments), world.sp, return_address)
+        try:
+            self.trace.result = self.function(function, tuple(world.arguments), world.sp, return_address)
+        except _Trapped:
+            self.scripting = 0
         if self.scenario is not None:
             self.scripting += 1
             execution = self.script(self.variables, world.sp)
@@ -275,6 +282,9 @@ class Oracle:
             name = self.name_of(request.callee, request)
             self.note("call", function.name, name, request, execution.sp)
             answer = self.outcome(name, request, execution.sp, 0)
+        if execution.trapped is not None:
+            self.event("trap", function, execution.sp, None, None, execution.trapped.span)
+            raise _Trapped
         if execution.resumed is not None:
             self.event("resume", function, cfa, None, execution.resumed)
             return None
@@ -439,11 +449,12 @@ class Oracle:
 
     def event(
         self,
-        kind: Literal["return", "resume"],
+        kind: Literal["return", "resume", "trap"],
         function: ir.Function,
-        cfa: int,
+        sp: int,
         result: int | None,
         resumed: Resumed | None,
+        span: Span | None = None,
     ) -> None:
         thread = self.thread if self.world.thread_slot is None else None
         self.trace.events.append(
@@ -453,14 +464,14 @@ class Oracle:
                 "",
                 (),
                 None,
-                cfa,
+                sp,
                 self.take(),
                 thread,
                 None,
                 None,
                 result,
                 resumed,
-                function.span,
+                span or function.span,
             )
         )
 

@@ -33,7 +33,7 @@ MAXIMUM_ERRORS_OF_PIECE = 10
 _ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "trampoline", "check")
 _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
-    *("on", "when", "asm", "expect"),
+    *("on", "when", "asm", "expect", "trap"),
 )
 _CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
@@ -83,6 +83,7 @@ _FOREIGN = {
     **dict.fromkeys(("for", "loop", "repeat", "do", "until"), "while"),
     **dict.fromkeys(("var", "auto", "mut"), "let"),
     **dict.fromkeys(("goto", "jmp", "tail"), "jump"),
+    **dict.fromkeys(("unreachable", "abort", "panic", "ud2", "udf", "brk"), "trap"),
     **dict.fromkeys(("switch", "case", "unless"), "if"),
     **dict.fromkeys(("fn", "func", "function", "def", "proc", "sub"), "trampoline"),
     **dict.fromkeys(("include", "use", "require"), "import"),
@@ -834,6 +835,9 @@ class _Builder:
     def _resume(self, tree: Tree[Any]) -> s.Resume:
         sp, pc = tree.children
         return s.Resume(self.make(sp), self.make(pc), self.span(tree))
+
+    def _trap(self, tree: Tree[Any]) -> s.Trap:
+        return s.Trap(self.keyword(tree, "trap"))
 
     def _if(self, tree: Tree[Any]) -> s.If:
         condition, then, otherwise = tree.children

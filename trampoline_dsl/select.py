@@ -189,6 +189,8 @@ class _Selection:
                 return self._call(operation, defs, uses)
             case "resume":
                 return self._resume(uses)
+            case "trap":
+                return self.architecture.trap()
             case "enter_stack":
                 return self._enter_stack(operation, defs, uses)
             case "leave_stack":

@@ -295,6 +295,13 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class Trap:
+    """`trap`."""
+
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class If:
     """`if a { ... } else { ... }`."""
 
@@ -394,6 +401,7 @@ Statement = (
     | Jump
     | Return
     | Resume
+    | Trap
     | If
     | While
     | Break

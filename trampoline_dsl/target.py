@@ -269,7 +269,7 @@ class Insn:
     writes: frozenset[Register] = frozenset()
     memory: Literal["none", "read", "write", "both"] = "none"
     access: Access | None = None
-    transfer: Literal["none", "branch", "jump", "call", "return"] = "none"  # "branch" is conditional
+    transfer: Literal["none", "branch", "jump", "call", "return", "trap"] = "none"  # "branch" is conditional
     target: str | None = None
     label: str | None = None
     relocation: Relocation | None = None
@@ -509,6 +509,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def jump_register(self, address: Register, callee: Convention) -> Code: ...
+
+    @abstractmethod
+    def trap(self) -> Code:
+        """One instruction that its manual says never to be executed without an exception."""
 
     # -- frames
 
