@@ -173,6 +173,9 @@ def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: V
     return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
 
 
+HERE = "bcl 20, 31, .+4"  # the address of the next instruction, in lr
+LOCAL_ENTRY = ".Llocal"  # never printed: `.localentry` stands in its place
+
 _NEVER_CHANGED = {THREAD_POINTER: WHOLE, FPSCR: FPSCR_CONTROL, VSCR: VSCR_CONTROL, VRSAVE: 0xFFFFFFFF}
 
 
@@ -479,7 +482,7 @@ class Ppc64(Architecture):
         """From the place of the code itself, wherever it is loaded. This form of `bcl` is no call for the processor's
         prediction of returns (Power ISA 2.07, I 2.4)."""
         yield insn(f"mflr {R12}", (LR,), (R12,))
-        yield Insn("bcl 20, 31, .+4", writes=frozenset((LR,)), keystone=".long 0x429f0005")
+        yield Insn(HERE, writes=frozenset((LR,)), keystone=".long 0x429f0005")
         yield insn(f"mflr {d}", (LR,), (d,))  # the address of this instruction
         yield insn(f"mtlr {R12}", (R12,), (LR,))
         yield replace(
@@ -760,6 +763,23 @@ class Ppc64(Architecture):
     def prologue(self, frame: Frame) -> Code:
         yield from _in_part("prologue", self._enter(_Plan(frame)))
 
+    def global_entry(self, name: str, convention: Convention) -> Code:
+        """ELFv2, "The Global Entry Point": entered with its address in r12 and another module's r2."""
+        if convention.call_through is None:
+            return
+        field = 2 if self.order == "big" else 0
+        yield replace(
+            insn(f"addis {TOC}, {R12}, {TOC_SYMBOL}-.@ha", (R12,), (TOC,)),
+            keystone=f"addis {TOC}, {R12}, 0x0",
+            relocation=Relocation("R_PPC64_REL16_HA", TOC_SYMBOL, field, field),
+        )
+        yield replace(
+            insn(f"addi {TOC}, {TOC}, {TOC_SYMBOL}-.+0x4@l", (TOC,), (TOC,)),
+            keystone=f"addi {TOC}, {TOC}, 0x0",
+            relocation=Relocation("R_PPC64_REL16_LO", TOC_SYMBOL, 4 + field, field),
+        )
+        yield Insn(f".localentry {spelled(name)}, .-{spelled(name)}", label=LOCAL_ENTRY)
+
     def epilogue(self, frame: Frame) -> Code:
         yield from _in_part("epilogue", self._exit(_Plan(frame)))
 
@@ -771,8 +791,8 @@ class Ppc64(Architecture):
     def _enter(self, plan: _Plan) -> Code:
         size = plan.frame.size
         if LR in plan.above:
-            yield insn(f"mflr {plan.temporary}", (LR,), (plan.temporary,))
-            yield from self.store(plan.temporary, SP, plan.above[LR], 64)
+            yield insn(f"mflr {plan.link}", (LR,), (plan.link,))
+            yield from self.store(plan.link, SP, plan.above[LR], 64)
         if plan.fields and plan.fields[0] in plan.above:
             yield insn(f"mfcr {R12}", CR, (R12,))
             yield from self.store(R12, SP, plan.above[plan.fields[0]], 32)
@@ -796,7 +816,7 @@ class Ppc64(Architecture):
         if plan.back_chain:
             stored = SP
         elif plan.link_at_bottom:
-            stored = plan.temporary
+            stored = plan.link
             yield insn(f"mflr {stored}", (LR,), (stored,))
         if not plan.far:
             if stored is None:
@@ -830,18 +850,18 @@ class Ppc64(Architecture):
         for register, offset in plan.integers:
             yield from self.load(register, plan.base, offset, 64, signed=False)
         if plan.link_at_bottom:
-            yield from self.load(plan.temporary, SP, 0, 64, signed=False)
+            yield from self.load(plan.link, SP, 0, 64, signed=False)
         if plan.far:
             yield from self.move(SP, plan.base)
         else:
             yield from self._add(SP, SP, size)
         if LR in plan.above:
-            yield from self.load(plan.temporary, SP, plan.above[LR], 64, signed=False)
+            yield from self.load(plan.link, SP, plan.above[LR], 64, signed=False)
         if plan.fields and plan.fields[0] in plan.above:
             yield from self.load(R12, SP, plan.above[plan.fields[0]], 32, signed=False)
             yield self._put_fields(plan, R12)
         if LR in plan.above or plan.link_at_bottom:
-            yield insn(f"mtlr {plan.temporary}", (plan.temporary,), (LR,))
+            yield insn(f"mtlr {plan.link}", (plan.link,), (LR,))
 
     @staticmethod
     def _put_fields(plan: _Plan, source: Register) -> Insn:
@@ -910,16 +930,23 @@ class Ppc64(Architecture):
         yield from self.store(s, _thread_pointer(slot), slot.offset, 64)
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
-        """Without moves of a register to itself. There is nothing to merge: each access is one instruction."""
-        return [item for item in code if item.user_text or not _moves_nothing(item)]
+        """Without moves of a register to itself, and without keeping the return address where it is in the frame.
+        There is nothing to merge: each access is one instruction."""
+        code = [item for item in code if item.user_text or not _moves_nothing(item)]
+        saved = any(item.part == "prologue" and LR in item.reads for item in code)
+        restored = all(
+            any(LR in before.writes and before.part == "epilogue" for before in code[max(index - 4, 0) : index])
+            for index, item in enumerate(code)
+            if item.transfer == "return" or (item.transfer == "jump" and item.target is None)
+        )
+        return _without_keeping_link(code) if saved and restored else code
 
     def function_header(self, name: str, convention: Convention) -> Iterable[str]:
         """ELFv1 gives the name to a descriptor in `.opd`; the code's own label is local, as gcc has it.
 
-        ELFv2 has two entries to a function that sets its TOC pointer up. These do not: they are entered with the r2
-        of their module and leave it alone, which is what `.localentry name, 0` says, the default (ELFv2, "Symbol
-        Values"; 1 would say that r2 comes back changed, and cost callers a reload). What calls into another module,
-        or asks for the address of a symbol, needs that r2, so it must not itself be entered from another module.
+        ELFv2 has two entries to a function that uses its TOC pointer: `global_entry` makes the first. The others have
+        one, and are entered with whatever r2 there is and leave it alone, which is what `.localentry name, 0` says,
+        the default (ELFv2, "Symbol Values"; 1 would say that r2 comes back changed, and cost callers a reload).
         Go's functions know no descriptors: their names are their code.
         """
         if not convention.descriptors:
@@ -954,6 +981,9 @@ class _Plan:
         self.base = R12 if self.far else SP
         self.fields = sorted((register for register, _ in frame.request.saves if register in CR), key=_number)
         self.temporary = R0 if R0 in convention.scratch else convention.scratch[0]
+        # Better one that no convention keeps: what comes back in it was loaded, and did not just stay there.
+        near = next((r for r in (R0, R11) if r in convention.scratch), self.temporary)
+        self.link = self.temporary if self.far else near
         self.back_chain = any(slot.owner == "back chain" for slot in frame.slots)
         # r0 may be an index, but as a pointer it would count as zero.
         free = [register for register in convention.scratch if register != self.base]
@@ -1018,6 +1048,17 @@ def _free(*taken: Register) -> Register:
         if register not in taken:
             return register
     raise ValueError("r11 and r12 are both operands, and one is needed for a constant")
+
+
+def _without_keeping_link(code: Sequence[Insn]) -> list[Insn]:
+    """`bcl` sets lr. Where the return address comes back from the frame, nothing need be done about that."""
+    aside, back = f"mflr {R12}", f"mtlr {R12}"
+    kept = list(code)
+    for index in range(len(code) - 4, -1, -1):
+        first, branch, _, last = code[index : index + 4]
+        if branch.text == HERE and (first.text, last.text) == (aside, back) and not branch.user_text:
+            del kept[index + 3], kept[index]
+    return kept
 
 
 def _moves_nothing(item: Insn) -> bool:

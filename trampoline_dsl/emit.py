@@ -40,7 +40,7 @@ def _body(code: Sequence[Insn], target: Target, source: Source) -> Iterator[str]
     place = (0, "")
     for insn in code:
         if insn.label is not None:
-            yield f"{insn.label}:"
+            yield f"\t{insn.text}" if insn.text else f"{insn.label}:"
             continue
         here = (insn.line, insn.part)
         if insn.line and here != place:

@@ -112,6 +112,14 @@ class Code:
     frame: int
     file: str
 
+    @property
+    def local_entry(self) -> int:
+        """Where callers of the same module enter: bytes from the start, behind what sets the table of contents up."""
+        for insn, offset in zip(self.instructions, self.offsets, strict=True):
+            if insn.label is not None and insn.text:
+                return offset
+        return 0
+
 
 @dataclass(slots=True)
 class Activation:
@@ -121,7 +129,7 @@ class Activation:
     cfa: int
     sp: int
     return_address: int
-    registers: Mapping[Register, int]
+    registers: dict[Register, int]
     outside: dict[int, bytes]  # the caller's words that nobody may touch, by address
     stack_bytes: int  # above the CFA: what its arguments and its result take there, and what lies below them
     entries: int = 0  # how many `on stack` entries had happened before it began
@@ -212,8 +220,9 @@ class Bench:
         self.listing: dict[int, tuple[Code, int]] = {}
         self.leaving: set[int] = set()  # what is executed behind these has been returned to
         self.placed: dict[str, Code] = {}
+        self.locals = {name: build.symbols[name] + code.local_entry for name, code in codes.items()}
         for name, code in codes.items():
-            self.entries[build.symbols[name]] = name
+            self.entries[build.symbols[name]] = self.entries[self.locals[name]] = name
             self._place(code)
         self.stubs = {address: name for name, address in build.symbols.items() if address in plan.stubs}
         self._fill_with_moves(plan.stubs, STUB_SPACING)
@@ -261,6 +270,7 @@ class Bench:
         self.placed[code.name] = code
         base = self.build.symbols[code.name]
         # Where function pointers point to descriptors, so does a function's symbol; a branch to it leads to the code.
+        self.locals[code.name] = base + code.local_entry
         branches = {
             offset + insn.relocation.offset
             for insn, offset in zip(code.instructions, code.offsets, strict=True)
@@ -268,7 +278,7 @@ class Bench:
         }
         to_code = [r for r in code.relocations if r.offset in branches]
         to_data = [r for r in code.relocations if r.offset not in branches]
-        linked = link(self.architecture, code.code, to_code, base, self.build.symbols)
+        linked = link(self.architecture, code.code, to_code, base, {**self.build.symbols, **self.locals})
         linked = link(self.architecture, linked, to_data, base, self.build.pointers)
         self.machine.write(base, linked)
         for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
@@ -658,6 +668,10 @@ class Execute:
         address of its first instruction."""
         machine, convention = self.machine, function.convention
         entry = self.build.symbols[function.name]
+        local = self.bench.locals[function.name]
+        own_module = local == entry or self.random.randrange(2) == 0
+        if own_module:
+            entry = local
         return_address = return_place(self.build, self.started)
         self.started += 1
         values: dict[Register, int] = {}
@@ -675,7 +689,7 @@ class Execute:
         if convention.call_through is not None:
             values[convention.call_through] = entry
         toc = self._toc()
-        if toc is not None and toc in convention.kept:
+        if toc is not None and toc in convention.kept and own_module:
             values[toc] = self.build.symbols[".TOC."]
         if self.thread_register is not None and thread is not None:
             values[self.thread_register] = thread
@@ -686,6 +700,8 @@ class Execute:
         machine.set_many(values)
         machine.sp = sp
         self._activate(function, cfa, sp, return_address, resume)
+        if toc is not None and not own_module:
+            self.activations[-1].registers.pop(toc, None)  # such a caller brings its own back
         return entry
 
     def _toc(self) -> Register | None:
@@ -1174,7 +1190,8 @@ class Execute:
                 message = f"enters {name} through a pointer without the environment of its descriptor in {place.name}"
                 found = self.machine.get(place)
                 self._violate("args", message, register=place.name, expected=environment, found=found)
-        if toc is not None and convention.keeps(toc):
+        finds_its_own = event.indirect and pointer == self.build.symbols[name]
+        if toc is not None and convention.keeps(toc) and not finds_its_own:
             found = self.machine.get(toc)
             if found != want:
                 message = f"calls {name} without the address of the table of contents in {toc.name}"
@@ -1497,7 +1514,7 @@ class Execute:
         for register in self.bench.reserved:
             masks.setdefault(register, (1 << register.bits) - 1)
         for register, mask in masks.items():
-            if register not in now:
+            if register not in now or register not in activation.registers:
                 continue
             before, found = activation.registers[register] & mask, now[register] & mask
             if before != found:

@@ -182,5 +182,6 @@ class Body:
     calls: bool
     bottom_free: bool  # no call on the first stack uses the word at sp
     save: bool
+    uses_toc: bool  # of what its caller gave it
     new_register: Callable[[str, bool, int], VirtualRegister]
     span: Span = field(repr=False)

@@ -220,7 +220,7 @@ class _Lowering:
         if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume", "trap"):
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
             self._return(ir.Return(None, self.span))
-        self._provide_toc()
+        uses_toc = self._provide_toc()
         return Body(
             self.function.name,
             self.operations,
@@ -232,25 +232,31 @@ class _Lowering:
             self.calls,
             self.bottom_free,
             self.function.save,
+            uses_toc,
             self.new,
             self.function.span,
         )
 
-    def _provide_toc(self) -> None:
+    def _provide_toc(self) -> bool:
         """The table of contents is where the machine's code finds symbols, and where functions that keep it expect it.
-        It is brought back where calls may have changed it, and found anew in a function that was not given it."""
+        It is brought back where calls may have changed it, and found anew in a function that was not given it, but for
+        calls through pointers: what is called finds its own. Whether what the caller gave is used."""
         register = self.architecture.toc
         if register is None:
-            return
+            return False
         given = self.convention.keeps(register) != 0
-        if given and register not in self.lost:
-            return
+        wanting = {
+            id(o)
+            for o in self.operations
+            if o.kind == "symbol" or (o.symbol and o.convention is not None and o.convention.keeps(register))
+        }
+        if not wanting or (given and register not in self.lost):
+            return bool(wanting) and given
         place = VirtualRegister(-3, register.name, fixed=register)
         value = self.new(register.name)
         operations: list[Operation] = []
         for operation in self.operations:
-            callee = operation.convention
-            if operation.kind == "symbol" or (callee is not None and callee.keeps(register)):
+            if id(operation) in wanting:
                 made = Operation("symbol", (place,), (), symbol=TOC_SYMBOL)
                 if given:
                     made = Operation("move", (place,), (value,))
@@ -264,6 +270,7 @@ class _Lowering:
             operations[0] = enter.with_registers((*enter.defs, value), enter.uses)
             operations[0].results = (*enter.results, register)
         self.operations = operations
+        return given
 
     def _assignment(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> Assignment:
         return convention.place(tuple([t.value_type for t in types]), result.value_type if result else None)

@@ -74,6 +74,8 @@ class _Selection:
 
     def run(self) -> tuple[Insn, ...]:
         architecture = self.architecture
+        if self.body.uses_toc:
+            self.emit(architecture.global_entry(self.body.name, self.convention), self.body.span, "prologue")
         self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
         for operation in self.allocation.operations:
             self.operation(operation)
@@ -254,11 +256,16 @@ class _Selection:
         if address is None:
             yield from make.call(operation.symbol, convention)
         else:
-            yield from make.call_register(address, convention)
+            yield from make.call_register(address, self._seen_through(convention))
         popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
         if popped > 0:
             yield from make.binary("sub", self.sp, self.sp, popped)
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+
+    def _seen_through(self, callee: Convention) -> Convention:
+        """A caller that has no table of contents has none to bring back."""
+        toc = self.architecture.toc
+        return callee if toc is None or self.convention.keeps(toc) else _without_toc(callee)
 
     def _results(self, operation: Operation) -> list[Move]:
         """The moves that take an operation's results from where they arrive."""
@@ -476,6 +483,11 @@ def _made(make: Callable[..., Iterable[Insn]], *operands: object) -> Iterator[In
 def _volatile(architecture: Architecture, convention: Convention) -> frozenset[Register]:
     usable = (*allocatable(architecture, convention), *float_allocatable(architecture, convention))
     return frozenset((*convention.scratch, *(r for r in usable if not convention.keeps(r))))
+
+
+@lru_cache(maxsize=64)
+def _without_toc(convention: Convention) -> Convention:
+    return convention.derive(toc_slot=None)
 
 
 def with_clobbers(operation: Operation, clobbers: frozenset[Register]) -> Operation:

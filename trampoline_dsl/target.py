@@ -256,7 +256,7 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Insn:
-    """One instruction (or a label: then `label` is set and `text` empty).
+    """One instruction (or a label: then `label` is set, and `text` is empty or the directive that says what it is).
 
     `text` is the GNU spelling. `keystone` is what Keystone is given where it needs another one: a statement, or
     raw data as ".byte 0x.." that stands for the same bytes. `reads`, `writes`: registers, the condition flags
@@ -521,6 +521,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def prologue(self, frame: Frame) -> Code: ...
+
+    def global_entry(self, name: str, convention: Convention) -> Code:
+        """What stands in front of the prologue of a function that uses `toc`, where callers of the same module skip it:
+        it finds the table of contents by `call_through`. Ends with a label that is the local entry."""
+        return iter(())
 
     @abstractmethod
     def epilogue(self, frame: Frame) -> Code:

@@ -405,8 +405,8 @@ def test_keeping_all_for_go_is_shorter_than_gos_own_code(runner: Runner) -> None
 
 def test_a_go_frame_opens_in_one_instruction() -> None:
     frame = PPC64.layout(FrameRequest(GO0, 56, (), True, 16))
-    assert [item.text for item in PPC64.prologue(frame)] == ["mflr %r31", "stdu %r31, -0x40(%r1)"]
-    assert [item.text for item in PPC64.epilogue(frame)] == ["ld %r31, 0x0(%r1)", "addi %r1, %r1, 0x40", "mtlr %r31"]
+    assert [item.text for item in PPC64.prologue(frame)] == ["mflr %r11", "stdu %r11, -0x40(%r1)"]
+    assert [item.text for item in PPC64.epilogue(frame)] == ["ld %r11, 0x0(%r1)", "addi %r1, %r1, 0x40", "mtlr %r11"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- text
