@@ -217,3 +217,20 @@ def test_standard_input_is_filtered(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"const   A=1")))
         assert main(arguments) == status
         assert capsys.readouterr().out == output
+
+
+def test_a_constant_by_target_is_a_table() -> None:
+    text = "const A{when  386,arm{1} when amd64{2*(3+B)}\nelse{4}}\nconst B{when x86{1}else{2}}\n"
+    lines = ["const A {", "    when 386, arm { 1 }", "    when amd64 { 2 * (3 + B) }", "    else { 4 }", "}"]
+    assert tidy(text) == "\n".join([*lines, "const B { when x86 { 1 } else { 2 } }", ""])
+
+
+def test_variables_and_traps_have_their_lines() -> None:
+    text = "extern a.b :ptr < s >\nextern c:u8 [ 2*4 ]\ntrampoline f() using c{if a.b==null{trap}  trap}\n"
+    lines = [
+        "extern a.b: ptr<s>",
+        "extern c: u8[2 * 4]",
+        "trampoline f() using c { if a.b == null { trap }  trap }",
+        "",
+    ]
+    assert tidy(text) == "\n".join(lines)

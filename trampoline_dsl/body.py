@@ -117,6 +117,15 @@ class BodyResolver:
                 self.report.error("R030", "this is not a constant", node.span, notes=notes)
                 return None
 
+    def constant_value(self, node: s.Constant) -> s.Expression | None:
+        """What a constant is said to be on this target; None if that is not said."""
+        if not isinstance(node.value, s.ByTarget):
+            return node.value
+        for case in node.value.cases:
+            if self.environment.holds(case.targets):
+                return case.value
+        return node.value.otherwise
+
     def constant_named(self, name: str, span: Span) -> int | None:
         constants, active = self.environment.constants, self.environment.constants_active
         if name in active:
@@ -128,8 +137,15 @@ class BodyResolver:
                 message = f"this constant is made of others more than {MAXIMUM_DEPTH} deep"
                 self.report.error("S003", message, span, notes=["declare those first that others are made of"])
                 return None
+            value = self.constant_value(self.environment.constant_nodes[name])
+            if value is None:
+                message = f"the constant {name} has no value on {self.environment.target.name}"
+                notes = ["give it one, there or for the others: `else { ... }`"]
+                declared = self.environment.constant_nodes[name].name.span
+                self.report.error("R071", message, span, notes=notes, related=[(declared, "declared here")])
+                return None
             active.append(name)
-            constants[name] = self.constant(self.environment.constant_nodes[name].value)
+            constants[name] = self.constant(value)
             active.pop()
         return constants[name]
 
@@ -1175,8 +1191,9 @@ class BodyResolver:
             parameters.append(variable)
         before = len(self.report.diagnostics)
         body = tuple(self._statements(item.body.statements))
-        # A statement with a mistake is not in the body: it may be the very `return`.
-        if signature.result is not None and not _ends(body) and len(self.report.diagnostics) == before:
+        # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
+        right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
+        if signature.result is not None and not _ends(body) and right:
             message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
             self.report.error("R057", message, item.name.span)
         return ir.Function(

@@ -24,7 +24,19 @@ INDENT = 4  # columns
 WIDTH = 100  # columns that a block on one line may end in
 _WIDEST_COMMENT = 80  # columns before a trailing comment, at most, if the code leaves the choice
 
-_ITEMS = frozenset({"import", "constant", "struct", "extern", "extern_variable", "convention", "trampoline", "check"})
+_ITEMS = frozenset(
+    {
+        "import",
+        "constant",
+        "constant_by_target",
+        "struct",
+        "extern",
+        "extern_variable",
+        "convention",
+        "trampoline",
+        "check",
+    }
+)
 _LINES = frozenset(  # what has a line of its own
     {
         *(
@@ -41,7 +53,17 @@ _LINES = frozenset(  # what has a line of its own
             "while",
             "break",
         ),
-        *("continue", "on_stack", "when", "asm", "expect", "convention_when", "clobber"),
+        *(
+            "continue",
+            "on_stack",
+            "when",
+            "asm",
+            "expect",
+            "convention_when",
+            "clobber",
+            "constant_when",
+            "constant_else",
+        ),
         *("check_new", "check_stack", "check_var", "check_given", "check_on", "check_signals", "check_finally"),
         "check_when",
     }
@@ -311,7 +333,7 @@ def _space(before: _Token, token: _Token) -> str:
     )
     if tight:
         return ""
-    if token.begins(_LINES | _WORDS) and left not in ("{", ",", ";", "else"):
+    if token.begins(_LINES | _WORDS) and left not in ("{", ",", ";", "else") and right != "else":
         return "  "  # two statements or two fields on one line
     return " "
 

@@ -658,6 +658,19 @@ class _Builder:
         name, value = tree.children
         return s.Constant(self.name(name), self.make(value), self.span(tree))
 
+    def _constant_by_target(self, tree: Tree[Any]) -> s.Constant:
+        name, *cases, otherwise = tree.children
+        value = s.ByTarget(tuple(self.make(case) for case in cases), self.maybe(otherwise), self.span(tree))
+        return s.Constant(self.name(name), value, self.span(tree))
+
+    def _constant_when(self, tree: Tree[Any]) -> s.ConstantWhen:
+        targets, value = tree.children
+        return s.ConstantWhen(self.make(targets), self.make(value), self.span(tree))
+
+    def _constant_else(self, tree: Tree[Any]) -> s.Expression:
+        value: s.Expression = self.make(tree.children[0])
+        return value
+
     def _struct(self, tree: Tree[Any]) -> s.Struct:
         name, header, *rest = tree.children
         fields = tuple(self.make(child) for child in rest if child.data == "field")

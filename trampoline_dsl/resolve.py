@@ -294,7 +294,9 @@ def resolve(module: Module, target: Target) -> ir.Program:
             case _:
                 assert_never(item)
     for node in environment.constant_nodes.values():
-        BodyResolver(environment, Scope(), None).constant_named(str(node.name), node.name.span)
+        resolver = BodyResolver(environment, Scope(), None)
+        if resolver.constant_value(node) is not None:
+            resolver.constant_named(str(node.name), node.name.span)
     for name in layouts.declarations:
         layouts.struct(name)
     bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = []

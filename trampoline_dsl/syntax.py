@@ -433,11 +433,29 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstantWhen:
+    """`when target { value }`, of a constant."""
+
+    targets: TargetSet
+    value: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ByTarget:
+    """`{ when target { value } else { value } }`: the first that is for the target."""
+
+    cases: tuple[ConstantWhen, ...]
+    otherwise: Expression | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Constant:
-    """`const NAME = value`."""
+    """`const NAME = value`, `const NAME { when target { value } else { value } }`."""
 
     name: Name
-    value: Expression
+    value: Expression | ByTarget
     span: Span = field(compare=False)
 
 
