@@ -393,6 +393,7 @@ class Execute:
         self.function = function
         self.scenario = scenario
         self.anonymous = anonymous
+        self.number = number
         self.random = random.Random(f"{world.seed} garbage {number}")
         self.scramble = scramble
         self.follow = follow
@@ -669,7 +670,7 @@ class Execute:
         machine, convention = self.machine, function.convention
         entry = self.build.symbols[function.name]
         local = self.bench.locals[function.name]
-        own_module = local == entry or self.random.randrange(2) == 0
+        own_module = local == entry or (self.number + self.started) % 2 == 0
         if own_module:
             entry = local
         return_address = return_place(self.build, self.started)
