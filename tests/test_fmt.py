@@ -154,7 +154,11 @@ def mangled(source: Source, choose: list[int]) -> str:
             touching = source.text[end - 1].isalnum() and token.text[0].isalnum() and not new
             # A declaration begins a line, and only a declaration begins with such a word.
             gap = gap if touching or "#" in gap or "start" in token.begins else new + " "
-            gap = gap[:-1] if new == "" and not (source.text[end - 1] + token.text[0]).strip("(){}:,") else gap
+            gap = (
+                gap[:-1]
+                if new == "" and "#" not in gap and not (source.text[end - 1] + token.text[0]).strip("(){}:,")
+                else gap
+            )
         pieces += [gap, token.text]
         end = token.end
     return "".join(pieces) + source.text[end:]
