@@ -44,6 +44,7 @@ struct g { next: ptr<node>  a: u32 }
 extern lib.head: ptr<node>
 extern lib.first: node
 """
+STRUCT_SLOT = {"u": "u16", "v": "i64", "s": "f32", "t": "u8"}
 GLOBALS = {
     "u8": "lib.byte",
     "i16": "lib.half",
@@ -205,6 +206,10 @@ class Program:
         body: list[str] = []
         if slots:
             body.append("    frame { " + "  ".join(f"{s.name}: {s.type}" for s in slots) + " }")
+            if self.chance(0.3):
+                # A struct whose fields are set and read as other slots are.
+                body[-1] = body[-1].replace(" }", "  box: small }")
+                slots += [Variable(f"box.{name}", type_) for name, type_ in STRUCT_SLOT.items()]
             lowest = self.random.choice((0, 1024, 4000, 40000)) if self.chance(0.3) else 0
             if lowest:
                 body[-1] = body[-1].replace(" }", f" at {lowest} }}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .diagnostics import Diagnostic, InputError
-from .lir import ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, STORES, Body, Home, Operation, VirtualRegister
+from .lir import DECLARED, ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, STORES, Body, Home, Operation, VirtualRegister
 from .target import Architecture, Register, allocatable, float_allocatable
 
 
@@ -304,7 +304,7 @@ def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], _Liv
 
 def _private(home: Home | None) -> bool:
     """A spill's home is nobody's business; a slot that the source declares may be read by others, by its place."""
-    return home is not None and home.pin is None and home.reason != "declared in the frame"
+    return home is not None and home.pin is None and home.reason != DECLARED
 
 
 def _reachable(operations: Sequence[Operation]) -> list[Operation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from . import ir
 from . import syntax as s
@@ -255,6 +255,8 @@ class BodyResolver:
                 if type_ is None or where is None:
                     return None
                 return ir.Load(where[0], where[1], type_, span)
+            case s.AddressOf(name=name, span=span) if name.parts[0] in self.scope.variables:
+                return self._address_of_slot(name, span)
             case s.AddressOf(name=name, span=span):
                 if str(name) in self.environment.misdeclared:
                     return None
@@ -315,6 +317,22 @@ class BodyResolver:
             return None
         return ir.Special("caller pc" if what == "caller pc" else "caller sp", self.word_type, span)
 
+    def _address_of_slot(self, name: s.Name, span: Span) -> ir.Expression | None:
+        """Of what a body declares, a struct in the frame has an address, and nothing else."""
+        variable = self.scope.variables[name.parts[0]]
+        if variable in self.untyped:
+            return None
+        if variable.kind != "struct":
+            notes = ["a slot of a struct type has one: `frame { place: STRUCT }`, and `&place`"]
+            self.report.error("R080", f"`{variable.name}` is a value, which has no address", name.span, notes=notes)
+            return None
+        if len(name.parts) > 1:
+            field_ = ".".join(name.parts[1:])
+            notes = [f"`&{variable.name} + offsetof({variable.type.struct}, {field_})`"]
+            self.report.error("R080", "`&` is for a whole struct", name.span, notes=notes)
+            return None
+        return ir.SlotAddress(variable, span) if self._may_use(variable, name.span) else None
+
     def _address_of_variable(self, variable: ir.ExternVariable, span: Span) -> ir.Expression:
         struct = variable.type if isinstance(variable.type, str) else None
         return ir.SymbolAddress(
@@ -369,7 +387,11 @@ class BodyResolver:
                 return ir.StackPlace(first, self.word_type, node.span)
             if variable in self.untyped or not self._may_use(variable, spans[0]):
                 return None
-            value = ir.Read(variable, spans[0])
+            if variable.kind == "struct" and len(parts) == 1:
+                notes = [f"`&{first}` is its address", f"its fields are values: `{first}.FIELD`"]
+                self.report.error("R040", f"`{first}` is a struct, not a value", node.span, notes=notes)
+                return None
+            value = self._base_of(variable, spans[0])
         elif str(node.name) in self.environment.constant_nodes:
             number = self.constant_named(str(node.name), node.span)
             return None if number is None else self._literal(number, expected or self.word_type, node.span)
@@ -392,6 +414,10 @@ class BodyResolver:
             return None
         address, field_, offset = reached
         return self._loaded(node, address, offset, field_.type, field_.count is not None)
+
+    def _base_of(self, variable: ir.Variable, span: Span) -> ir.Expression:
+        """What the fields of a variable are reached from."""
+        return ir.SlotAddress(variable, span) if variable.kind == "struct" else ir.Read(variable, span)
 
     def _loaded(
         self, node: s.Path, address: ir.Expression, offset: int, type_: ir.Type | str, array: bool
@@ -432,14 +458,16 @@ class BodyResolver:
         return having[0] if having else None
 
     def _may_use(self, variable: ir.Variable, span: Span, *, write: bool = False) -> bool:
-        if variable.kind != "slot":
+        if variable.kind not in ("slot", "struct"):
             return True
         if self.scope.stack:
             message = f"`{variable.name}` is in the frame on the stack that this block has left"
             notes = [f"copy it before the block: `let x = {variable.name}`"]
+            if variable.kind == "struct":
+                notes = [f"take its address before the block: `let x = &{variable.name}`"]
             self.report.error("R043", message, span, notes=notes)
             return False
-        if not write and variable not in self.scope.set_slots:
+        if not write and variable.kind == "slot" and variable not in self.scope.set_slots:
             message = f"`{variable.name}` is read before it is set (on some way to here)"
             self.report.error("R044", message, span, related=[(variable.span, "the slot")])
             return False
@@ -721,7 +749,12 @@ class BodyResolver:
             self.report.error("R050", "`frame` belongs at the top of a trampoline", node.span)
             return
         for slot in node.slots:
-            type_ = self.environment.layouts.type(slot.type)
+            layout = self._struct_named(slot.type)
+            type_: ir.Type | None
+            if layout is not None:
+                type_ = ir.Type("ptr", "pointer", 8 * self.environment.word, False, layout.name)
+            else:
+                type_ = self.environment.layouts.type(slot.type)
             pin: int | None = None
             if slot.place is not None and not isinstance(slot.place, str):
                 pin = self.constant(slot.place)
@@ -729,11 +762,21 @@ class BodyResolver:
                     self.report.error("R052", f"a slot is at 0 to 65535 bytes above sp, not at {pin}", slot.place.span)
             place = "bottom" if slot.place == "bottom" else pin
             known = type_ or self.word_type
-            variable = ir.Variable(slot.name, known, "slot", slot.span, place)  # type: ignore[arg-type]  # "bottom" or int
+            kind: Literal["slot", "struct"] = "slot" if layout is None else "struct"
+            size, alignment = (layout.size, layout.alignment) if layout is not None else (0, 0)
+            variable = ir.Variable(slot.name, known, kind, slot.span, place, size, alignment)  # type: ignore[arg-type]  # "bottom" or int
             self._declare(variable)
             if type_ is None:
                 self.untyped.add(variable)
             self.slots.append(variable)
+
+    def _struct_named(self, type_: s.TypeName) -> ir.StructLayout | None:
+        """The struct that a slot's type is, with a size and no mistake; None where it is another type."""
+        layouts = self.environment.layouts
+        if type_.pointee is not None or type_.count is not None or type_.name not in layouts.declarations:
+            return None
+        layout = layouts.struct(type_.name, type_.span)
+        return layout if layout is not None and layout.size else None
 
     def _declare(self, variable: ir.Variable) -> None:
         known = self.scope.variables.get(variable.name)
@@ -797,7 +840,7 @@ class BodyResolver:
                 return
             if not self._may_use(variable, spans[0]):
                 return
-            base = ir.Read(variable, spans[0])
+            base = self._base_of(variable, spans[0])
         elif (name := self._extern_variable(node.place.name)) is not None:
             place = self._variable_place(name)
             if place is not None:
@@ -847,8 +890,9 @@ class BodyResolver:
     def _assign_variable(self, variable: ir.Variable, node: s.Assign) -> Iterator[ir.Statement]:
         if not self._may_use(variable, node.place.span, write=True):
             return
-        if variable.kind == "object":
-            self.report.error("R053", f"`{variable.name}` is an object; set its fields", node.span)
+        if variable.kind in ("object", "struct"):
+            what = "an object" if variable.kind == "object" else "a struct"
+            self.report.error("R053", f"`{variable.name}` is {what}; set its fields", node.span)
             return
         if isinstance(node.value, s.CallExpression):
             made = self._call(node.value, variable.type, wanted=True)
@@ -1169,7 +1213,7 @@ class BodyResolver:
     def _asm_variable(self, name: str, register: Register | None, span: Span) -> ir.Variable | None:
         known = self.scope.variables.get(name)
         if known is not None:
-            if known.kind == "slot":
+            if known.kind in ("slot", "struct"):
                 self.report.error("R064", f"`{name}` is in memory; take the output in a variable first", span)
                 return None
             return known

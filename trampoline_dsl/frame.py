@@ -95,7 +95,7 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
             continue
         if home.pin is not None:
             home.offset = bottom if home.pin == "bottom" else home.pin
-            step = min(home.size, word)
+            step = home.alignment or min(home.size, word)
             if home.offset % step:
                 message = f"`{home.name}` at {home.offset} is not aligned: its place is a multiple of {step}"
                 near = home.offset // step * step
@@ -111,7 +111,7 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
                 message = f"`{home.name}` at {home.offset} overlaps another slot"
                 raise InputError([Diagnostic("L002", message, home.span or body.span, notes=("leave out a pin",))])
         else:
-            home.offset = _first_gap(taken, home.size, base)
+            home.offset = _first_gap(taken, home.size, base, home.alignment or min(home.size, 16) or 1)
         taken.append((home.offset, home.offset + home.size))
         taken.sort()
         end = max(end, home.offset + home.size)
@@ -119,8 +119,7 @@ def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int)
     return end, slots
 
 
-def _first_gap(taken: list[tuple[int, int]], size: int, base: int) -> int:
-    align = min(size, 16) or 1
+def _first_gap(taken: list[tuple[int, int]], size: int, base: int, align: int) -> int:
     offset = (base + align - 1) // align * align
     for start, end in sorted(taken):
         if end <= offset:

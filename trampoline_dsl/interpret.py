@@ -46,6 +46,10 @@ class Trouble(Exception):
         self.span = span
 
 
+class Unset(LookupError):
+    """There is memory, and nobody has set it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A body wants something called. The answer is the result, or None."""
@@ -98,7 +102,8 @@ class Execution:
     """One activation of a trampoline, or one run of a check's script.
 
     `cfa` and `frame` (bytes) give `sp`; a script has its `sp` directly. `specials` answers `caller pc` and
-    `caller sp`.
+    `caller sp`. `slots` says where the structs of its frame are, in bytes above `sp`, by name: that is the compiler's
+    choice, and any choice is right.
     """
 
     host: Host
@@ -115,6 +120,7 @@ class Execution:
     trapped: ir.Trap | None = None
     budget: int = 100_000
     switches: list[StackSwitch] = field(default_factory=list)
+    slots: Mapping[str, int] = field(default_factory=dict)
 
     def run(self, body: Sequence[ir.Statement]) -> Run:
         """Run to the end; `result`, `resumed` or `trapped` tell how it ended."""
@@ -251,6 +257,8 @@ class Execution:
                 where = self.word_of(self.value(address) + offset)
                 try:
                     data = self.host.load(where, type_.bytes)
+                except Unset:
+                    raise Trouble(f"`{node.span.text}` is read, and nobody has set it", node.span) from None
                 except LookupError:
                     raise Trouble(f"the source reads {where:#x}, where there is no memory", node.span) from None
                 return self.normal(int.from_bytes(data, self.host.order), type_)
@@ -262,6 +270,8 @@ class Execution:
                 return self.host.get_thread()
             case ir.SymbolAddress(symbol=symbol):
                 return self.host.symbol(symbol)
+            case ir.SlotAddress(variable=variable):
+                return self.cfa - self.frame + self.slots[variable.name]
             case ir.StackPlace(name=name):
                 return self.host.stack_top(name)
             case ir.Special():

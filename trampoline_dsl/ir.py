@@ -62,13 +62,16 @@ class StructLayout:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Variable:
-    """A parameter, a `let`, or a frame slot (`in_memory`). Compared by identity."""
+    """A parameter, a `let`, or a frame slot; "struct" is a slot of a struct type, which `type` is a pointer to, of
+    `size` bytes. Compared by identity."""
 
     name: str
     type: Type
-    kind: Literal["parameter", "local", "slot", "object", "stack"]
+    kind: Literal["parameter", "local", "slot", "struct", "object", "stack"]
     span: Span
     pin: int | Literal["bottom"] | None = None  # of a slot: bytes above sp
+    size: int = 0  # of a struct in the frame, in bytes
+    alignment: int = 0  # of a struct in the frame, in bytes
 
 
 # ------------------------------------------------------------------------------------------------------- expressions
@@ -143,6 +146,18 @@ class SymbolAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotAddress:
+    """Where a struct in the frame is."""
+
+    variable: Variable
+    span: Span = field(compare=False)
+
+    @property
+    def type(self) -> Type:
+        return self.variable.type
+
+
+@dataclass(frozen=True, slots=True)
 class Special:
     """`sp`; inside `on stack`: `entry sp` (the stack pointer that the block was entered with, wherever that stack is
     by now) and `pushed pc` (the word where the PC was pushed); in a check: `caller pc` and `caller sp`."""
@@ -161,7 +176,7 @@ class StackPlace:
     span: Span = field(compare=False)
 
 
-Expression = Constant | Read | Load | Operation | Convert | Thread | SymbolAddress | Special | StackPlace
+Expression = Constant | Read | Load | Operation | Convert | Thread | SymbolAddress | SlotAddress | Special | StackPlace
 
 
 @dataclass(frozen=True, slots=True)

@@ -723,6 +723,10 @@ class Execute:
         self.activations.append(
             Activation(function, cfa, sp, return_address, registers, outside, stack_bytes, self.entered, resume)
         )
+        slots = self.build.slots.get(function.name, {})
+        misplaced = _misplaced(function, slots, self.bench.codes[function.name].frame, cfa)
+        if misplaced:
+            self._violate("bounds", misplaced, memory=cfa)
         if self.watcher is not None:
             self.watcher.entered(self.activations[-1])
 
@@ -1666,6 +1670,23 @@ class _MachineHost:
 
     def any(self, bits: int) -> int:
         return self.run.any_random.getrandbits(bits)
+
+
+def _misplaced(function: ir.Function, slots: Mapping[str, int], frame: int, cfa: int) -> str:
+    """Why the structs in a frame cannot be where the compiler says that they are."""
+    taken: list[tuple[int, int]] = []
+    for slot in function.slots:
+        if slot.name not in slots:
+            continue
+        start, end = slots[slot.name], slots[slot.name] + slot.size
+        if start < 0 or end > frame:
+            return f"`{slot.name}` is not within the frame, which has {frame} bytes: {start} to {end}"
+        if any(start < other_end and other < end for other, other_end in taken):
+            return f"`{slot.name}` at {start} is where another slot is"
+        if (cfa - frame + start) % min(slot.alignment, function.convention.alignment):
+            return f"`{slot.name}` at {start} is not aligned to {slot.alignment}"
+        taken.append((start, end))
+    return ""
 
 
 def _extended(piece: int, part: Part) -> int:

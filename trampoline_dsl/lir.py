@@ -43,7 +43,10 @@ class Home:
     signed: bool = False
     offset: int = -1  # above sp, once laid out
     span: Span | None = None  # where it is declared, if it is
+    alignment: int = 0  # in bytes; 0: as its size is
 
+
+DECLARED = "declared in the frame"  # the reason of a home that the source names
 
 Kind = Literal[
     "enter",  # defs: parameters in their registers
@@ -54,6 +57,7 @@ Kind = Literal[
     "store",
     "home_load",
     "home_store",
+    "home_address",
     "outgoing",  # store at sp + value
     "out_load",  # load from sp + value
     "incoming_store",  # store at CFA + value
@@ -84,6 +88,7 @@ REMOVABLE = frozenset(
         "symbol",
         "load",
         "home_load",
+        "home_address",
         "out_load",
         "incoming_load",
         "binary",

@@ -10,7 +10,7 @@ from typing import assert_never
 
 from . import ir
 from .diagnostics import Diagnostic, InputError, Span
-from .lir import Body, Context, Home, Operation, VirtualRegister
+from .lir import DECLARED, Body, Context, Home, Operation, VirtualRegister
 from .target import (
     TOC_SYMBOL,
     Architecture,
@@ -213,8 +213,10 @@ class _Lowering:
 
     def run(self) -> Body:
         for slot in self.function.slots:
-            reason = "declared in the frame"
-            self.homes[slot] = self.home(slot.name, slot.type.bytes, reason, pin=slot.pin, span=slot.span)
+            size = slot.size or slot.type.bytes
+            self.homes[slot] = self.home(
+                slot.name, size, DECLARED, pin=slot.pin, span=slot.span, alignment=slot.alignment
+            )
         self._enter()
         self.block(self.function.body)
         if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume", "trap"):
@@ -434,6 +436,8 @@ class _Lowering:
         match node:
             case ir.Assign(variable=variable, value=value):
                 self._assign(variable, value)
+            case ir.Store(address=ir.SlotAddress(variable=variable), offset=offset, value=value, type=type_):
+                self._home_store(self.evaluate(value), self.homes[variable], type_, offset)
             case ir.Store(address=address, offset=offset, value=value, type=type_):
                 values = self.evaluate(value)
                 base, offset = self._base(address, offset)
@@ -480,14 +484,16 @@ class _Lowering:
             self.variables[variable] = self.fresh(variable.name, variable.type)
         return self.variables[variable]
 
-    def _home_store(self, values: Values, home: Home, type_: ir.Type) -> None:
+    def _home_store(self, values: Values, home: Home, type_: ir.Type, offset: int = 0) -> None:
         if len(values) == 2:
-            low, high = self.low_first(0)
+            low, high = self.low_first(offset)
             self.add("home_store", (), (values[0],), home=home, bits=self.word_bits, value=low)
             self.add("home_store", (), (values[1],), home=home, bits=self.word_bits, value=high)
         else:
+            if values[0].fixed is not None and type_.bits == 8:
+                values = (self._copy(values[0]),)
             self._mark_byte(values[0], type_.bits)
-            self.add("home_store", (), values, home=home, bits=type_.bits)
+            self.add("home_store", (), values, home=home, bits=type_.bits, value=offset)
 
     def _mark_byte(self, value: VirtualRegister, bits: int) -> None:
         if bits == 8 and self.architecture.byte_registers is not None:
@@ -648,13 +654,11 @@ class _Lowering:
                     word = (value >> (index * self.word_bits)) & ((1 << self.word_bits) - 1)
                     self.add("constant", (d,), (), value=word)
             case ir.Read(variable=variable):
-                home = self.homes[variable]
-                if len(into) == 2:
-                    low, high = self.low_first(0)
-                    self.add("home_load", (into[0],), (), home=home, bits=self.word_bits, value=low)
-                    self.add("home_load", (into[1],), (), home=home, bits=self.word_bits, value=high)
-                else:
-                    self.add("home_load", into, (), home=home, bits=node.type.bits, signed=node.type.signed)
+                self._home_load(into, self.homes[variable], node.type, 0)
+            case ir.Load(address=ir.SlotAddress(variable=variable), offset=offset, type=type_):
+                self._home_load(into, self.homes[variable], type_, offset)
+            case ir.SlotAddress(variable=variable):
+                self.add("home_address", into, (), home=self.homes[variable])
             case ir.Load(address=address, offset=offset, type=type_):
                 base, offset = self._base(address, offset)
                 if len(into) == 2:
@@ -678,6 +682,14 @@ class _Lowering:
             case _:
                 assert_never(node)
         return into
+
+    def _home_load(self, into: Values, home: Home, type_: ir.Type, offset: int) -> None:
+        if len(into) == 2:
+            low, high = self.low_first(offset)
+            self.add("home_load", (into[0],), (), home=home, bits=self.word_bits, value=low)
+            self.add("home_load", (into[1],), (), home=home, bits=self.word_bits, value=high)
+        else:
+            self.add("home_load", into, (), home=home, bits=type_.bits, signed=type_.signed, value=offset)
 
     def _load_wide(self, into: Values, base: VirtualRegister, offset: int) -> None:
         low, high = self.low_first(offset)

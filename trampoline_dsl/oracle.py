@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from . import ir
 from .diagnostics import Span
-from .interpret import Execution, Request, Resumed, Run, Trouble
+from .interpret import Execution, Request, Resumed, Run, Trouble, Unset
 from .target import ByteOrder, Convention, Register
 from .world import RETURN_SPACING, Build, Bytes, World, thread_base, walk
 
@@ -159,6 +159,7 @@ class Oracle:
         self.memory = Bytes(world.images)
         self.trace = Trace(memory=self.memory)
         self.delta: dict[int, int | None] = {}
+        self.unset: set[int] = set()  # bytes of frames that nobody has set yet
         self.scripting = 0
         self.calls = 0
         self.activations = 0
@@ -170,6 +171,8 @@ class Oracle:
     # -------------------------------------------------------------------------------------------------- the host
 
     def load(self, address: int, size: int) -> bytes:
+        if self.unset and any(place in self.unset for place in range(address, address + size)):
+            raise Unset(address)
         return self.memory.load(address, size)
 
     def store(self, address: int, data: bytes) -> None:
@@ -179,6 +182,7 @@ class Oracle:
             raise Trouble(f"the source writes to {address:#x}, where there is no memory", None) from None
         for index, byte in enumerate(data):
             self.delta[address + index] = byte
+            self.unset.discard(address + index)
             if not self.scripting:
                 self.trace.permitted.add(address + index)
 
@@ -228,7 +232,9 @@ class Oracle:
             self.frames[function.name],
             function.convention.return_slot == "bottom",
             on_push=self.switched,
+            slots=self.build.slots.get(function.name, {}),
         )
+        self.unset |= self.structs(execution, function)
         if self.asm is not None:
             execution.asm = lambda node, inputs: self.run_asm(execution, node, inputs)
         for variable, value in zip(function.parameters, arguments, strict=True):
@@ -243,6 +249,21 @@ class Oracle:
         self.scripting = scripting
         self.executions.pop()
         return result
+
+    def structs(self, execution: Execution, function: ir.Function) -> set[int]:
+        """The bytes of the structs in a frame. One that nothing is done with is not there."""
+        found: set[int] = set()
+        for slot in function.slots:
+            if slot.name in execution.slots:
+                start = execution.cfa - execution.frame + execution.slots[slot.name]
+                found |= set(range(start, start + slot.size))
+        return found
+
+    def give_up_frame(self, execution: Execution, function: ir.Function) -> None:
+        """What is in a frame is dead once that is gone."""
+        gone = self.structs(execution, function)
+        self.unset -= gone
+        self.delta.update(dict.fromkeys(gone))
 
     def give_back_thread(self, function: ir.Function, thread: int) -> None:
         """To a convention without a thread its register is one of those that come back as they were."""
@@ -277,6 +298,7 @@ class Oracle:
             if isinstance(request.node, ir.TailCall):
                 name = self.name_of(request.callee, request)
                 self.give_back_thread(function, thread)
+                self.give_up_frame(execution, function)
                 self.note("jump", function.name, name, request, cfa)
                 return self.outcome(name, request, cfa, self.executions[-1][2])
             name = self.name_of(request.callee, request)
@@ -285,6 +307,7 @@ class Oracle:
         if execution.trapped is not None:
             self.event("trap", function, execution.sp, None, None, execution.trapped.span)
             raise _Trapped
+        self.give_up_frame(execution, function)
         if execution.resumed is not None:
             self.event("resume", function, cfa, None, execution.resumed)
             return None

@@ -14,7 +14,7 @@ from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
 from .emit import file_text, function_text
 from .frame import lay_out
-from .lir import Home
+from .lir import DECLARED, Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
@@ -89,6 +89,13 @@ class Artifact:
     @property
     def relocations(self) -> tuple[Relocation, ...]:
         return self._assembled.relocations
+
+    @property
+    def slots(self) -> dict[str, int]:
+        """Where the structs of the frame are, by name: bytes above sp."""
+        structs = {slot.name for slot in self.function.slots if slot.kind == "struct"}
+        declared = [s for s in self.frame.body_slots if s.reason == DECLARED and s.owner in structs]
+        return {slot.owner: slot.offset for slot in declared}
 
     @property
     def offsets(self) -> tuple[int, ...]:

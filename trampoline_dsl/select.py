@@ -159,6 +159,9 @@ class _Selection:
                 assert operation.home is not None
                 base = uses[1] if len(uses) > 1 else sp
                 return self._store(floating, uses[0], base, self.place(operation.home) + operation.value, operation)
+            case "home_address":
+                assert operation.home is not None
+                return make.binary("add", defs[0], sp, self.place(operation.home))
             case "outgoing":
                 return self._store(floating, uses[0], sp, operation.value, operation)
             case "out_load":

@@ -139,7 +139,8 @@ class Session:
             end = (end + len(code.code) + room + 0x3F) // 0x40 * 0x40
         self.anonymous = anonymous_callees(compiled.program)
         deepest = max((c.frame for c in self.codes.values()), default=0)
-        self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous)
+        slots = {a.name: a.slots for a in compiled.artifacts.values()}
+        self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous, slots)
         self.bench = Bench(self.build, self.codes)
         self.frames = {name: code.frame for name, code in self.codes.items()}
         has_asm = any(isinstance(n, ir.Asm) for f in compiled.program.functions.values() for n in walk(f.body))

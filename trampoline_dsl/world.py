@@ -208,6 +208,8 @@ class Build:
     plan: Plan
     symbols: Mapping[str, int]
     pointers: Mapping[str, int]
+    slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    # where the structs in a trampoline's frame are: bytes above sp, by the trampoline's name and the slot's
 
     @property
     def architecture(self) -> Architecture:
@@ -220,9 +222,10 @@ def prepare(
     code_size: int,
     deepest_frame: int,
     anonymous: Mapping[str, ir.Signature],
+    slots: Mapping[str, Mapping[str, int]],
 ) -> Build:
     """Give every callee an address. `code`: offsets of the compiled trampolines; `anonymous`: callees that are reached
-    through pointers only."""
+    through pointers only; `slots` is kept for `Build`."""
     architecture = program.target.architecture
     places, variables_size = _variable_places(program)
     layout = plan(architecture, code_size, deepest_frame, variables_size)
@@ -239,7 +242,7 @@ def prepare(
         if signature is not None and signature.convention.descriptors:
             pointers[name] = layout.descriptors.base + 24 * index
             index += 1
-    return Build(program, layout, symbols, pointers)
+    return Build(program, layout, symbols, pointers, slots)
 
 
 def _variable_places(program: ir.Program) -> tuple[dict[str, int], int]:
