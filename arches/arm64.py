@@ -445,6 +445,17 @@ class Arm64(Architecture):
             keystone=f"add {d}, {d}, #0",
         )
 
+    def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        page, _ = self.symbol_address(d, symbol)
+        yield page
+        name, letter = _LOADS[bits, signed]
+        text = f"ld{name} {narrow(d, letter)}, [{d}"
+        yield replace(
+            insn(f"{text}, :lo12:{spelled(symbol)}]", (d,), (d,), memory="read"),
+            relocation=Relocation(f"R_AARCH64_LDST{bits}_ABS_LO12_NC", symbol),
+            keystone=f"{text}]",
+        )
+
     def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
         if d == SP:
             yield from self.load(IP0, base, offset, bits, signed)

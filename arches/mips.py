@@ -531,6 +531,18 @@ class Mips(Architecture):
             keystone=f"{start}0x0",
         )
 
+    def _load_low(self, d: Register, base: Register, symbol: str, bits: int, signed: bool) -> Insn:
+        """A load whose offset is the low 16 bits of a symbol's address."""
+        operation = self.load_word if bits == 8 * self.word else _LOADS[bits, signed]
+        return Insn(
+            f"{operation} {d}, %lo({spelled(symbol)})({base})",
+            reads=frozenset({base}),
+            writes=frozenset({d}),
+            memory="read",
+            relocation=Relocation("R_MIPS_LO16", symbol),
+            keystone=f"{operation} {d}, 0x0({base})",
+        )
+
     def _free(self, *busy: Register) -> Register:
         if self.at in busy:
             raise ValueError("at is the only temporary, and it is an operand already")
@@ -1053,6 +1065,10 @@ class O32(Mips):
         yield self._slice("lui", d, None, "hi", "R_MIPS_HI16", symbol)
         yield self._slice("addiu", d, d, "lo", "R_MIPS_LO16", symbol)
 
+    def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        yield self._slice("lui", d, None, "hi", "R_MIPS_HI16", symbol)
+        yield self._load_low(d, d, symbol, bits, signed)
+
     def _float_pieces(self, register: Register, bits: int) -> tuple[tuple[Register, int, int], ...]:
         # Go aligns doubles to 4 bytes only, where ldc1 traps. The low word is in the even register.
         if bits == 32:
@@ -1100,6 +1116,15 @@ class N64(Mips):
         yield self._slice("daddiu", low, low, "lo", "R_MIPS_LO16", symbol)
         yield self._set("dsll32", d, d, 0)
         yield self._set("daddu", d, d, low)
+
+    def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        middle = self._free(d)
+        yield self._slice("lui", d, None, "highest", "R_MIPS_HIGHEST", symbol)
+        yield self._slice("lui", middle, None, "hi", "R_MIPS_HI16", symbol)
+        yield self._slice("daddiu", d, d, "higher", "R_MIPS_HIGHER", symbol)
+        yield self._set("dsll32", d, d, 0)
+        yield self._set("daddu", d, d, middle)
+        yield self._load_low(d, d, symbol, bits, signed)
 
     def constant(self, d: Register, value: int) -> Code:
         value = self._signed(value)

@@ -382,6 +382,7 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_PPC64_REL16_LO": Fixup(2, 0xFFFF, pc_relative=True),
     "R_PPC64_TOC16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000, base=".TOC."),
     "R_PPC64_TOC16_LO": Fixup(2, 0xFFFF, base=".TOC."),
+    "R_PPC64_TOC16_LO_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC."),
 }
 
 
@@ -478,23 +479,37 @@ class Ppc64(Architecture):
             relocation=Relocation("R_PPC64_TOC16_LO", symbol, offset=field),
         )
 
+    def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        if (bits, signed) not in LOADS:
+            yield from super().load_symbol(d, symbol, bits, signed)
+            return
+        high, _ = self.symbol_address(d, symbol)
+        yield high
+        form = LOADS[bits, signed]
+        assert high.relocation is not None
+        yield replace(
+            insn(f"{form.displaced} {d}, {spelled(symbol)}@toc@l({d})", (d,), (d,), memory="read"),
+            keystone=f"{form.displaced} {d}, 0x0({d})",
+            relocation=Relocation(f"R_PPC64_TOC16_LO{'_DS' * form.ds}", symbol, offset=high.relocation.offset),
+        )
+
     def _toc_address(self, d: Register, field: int) -> Code:
         """From the place of the code itself, wherever it is loaded. This form of `bcl` is no call for the processor's
         prediction of returns (Power ISA 2.07, I 2.4)."""
         yield insn(f"mflr {R12}", (LR,), (R12,))
         yield Insn(HERE, writes=frozenset((LR,)), keystone=".long 0x429f0005")
         yield insn(f"mflr {d}", (LR,), (d,))  # the address of this instruction
-        yield insn(f"mtlr {R12}", (R12,), (LR,))
         yield replace(
-            insn(f"addis {d}, {d}, {TOC_SYMBOL}-.+0x8@ha", (d,), (d,)),
+            insn(f"addis {d}, {d}, {TOC_SYMBOL}-.+0x4@ha", (d,), (d,)),
             keystone=f"addis {d}, {d}, 0x0",
-            relocation=Relocation("R_PPC64_REL16_HA", TOC_SYMBOL, 8 + field, field),
+            relocation=Relocation("R_PPC64_REL16_HA", TOC_SYMBOL, 4 + field, field),
         )
         yield replace(
-            insn(f"addi {d}, {d}, {TOC_SYMBOL}-.+0xc@l", (d,), (d,)),
+            insn(f"addi {d}, {d}, {TOC_SYMBOL}-.+0x8@l", (d,), (d,)),
             keystone=f"addi {d}, {d}, 0x0",
-            relocation=Relocation("R_PPC64_REL16_LO", TOC_SYMBOL, 12 + field, field),
+            relocation=Relocation("R_PPC64_REL16_LO", TOC_SYMBOL, 8 + field, field),
         )
+        yield insn(f"mtlr {R12}", (R12,), (LR,))
 
     def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
         # No instruction loads a byte with its sign.
@@ -1054,10 +1069,10 @@ def _without_keeping_link(code: Sequence[Insn]) -> list[Insn]:
     """`bcl` sets lr. Where the return address comes back from the frame, nothing need be done about that."""
     aside, back = f"mflr {R12}", f"mtlr {R12}"
     kept = list(code)
-    for index in range(len(code) - 4, -1, -1):
-        first, branch, _, last = code[index : index + 4]
+    for index in range(len(code) - 6, -1, -1):
+        first, branch, last = code[index], code[index + 1], code[index + 5]
         if branch.text == HERE and (first.text, last.text) == (aside, back) and not branch.user_text:
-            del kept[index + 3], kept[index]
+            del kept[index + 5], kept[index]
     return kept
 
 

@@ -2,8 +2,8 @@
 
 Go's are the bytes and instructions of its linked code: crosscall2 and cgocallback of release 1.19.8 (for ppc64 and
 ppc64le crosscall2 as release 1.24 has it, which keeps the vectors too), the others of 1.24.11. Some of Go's keep fewer
-registers than C's convention wants: beside those stands what ours would be if it lost the same ones. Every ratio between
-functions that keep the same has to be below 1.
+registers than C's convention wants: beside those stands what ours would be if it lost the same ones. Every ratio
+between functions that keep the same has to be below 1.
 """
 
 from __future__ import annotations

@@ -115,6 +115,8 @@ def data_cases(a: Architecture, convention: Convention) -> Iterator[Case]:
     for d in registers:
         yield case(f"symbol_address {d}", a.symbol_address(d, "symbol"))
     widths = (8, 16, 32, 64)[: 3 + (a.word == 8)]
+    for d, bits, signed in itertools.product(registers, widths, (False, True)):
+        yield case(f"load_symbol {d} {bits} {signed}", a.load_symbol(d, "symbol", bits, signed))
     for base, bits, offset in itertools.product((a.sp, registers[1]), widths, OFFSETS):
         for d, signed in itertools.product((registers[0], registers[-1]), (False, True)):
             yield case(f"load {d}, {offset:#x}({base}) {bits} {signed}", a.load(d, base, offset, bits, signed))
@@ -376,6 +378,8 @@ def test_linked_code_equals_that_of_gnu_ld(architecture: Architecture) -> None:
     register = architecture.allocatable(convention)[0]
     pieces: list[Callable[[str], Code]] = [
         lambda symbol: architecture.symbol_address(register, symbol),
+        lambda symbol: architecture.load_symbol(register, symbol, 32, False),
+        lambda symbol: architecture.load_symbol(register, symbol, 8 * architecture.word, False),
         lambda symbol: architecture.tail_call(symbol, convention),
         lambda symbol: architecture.call(symbol, convention),
     ]

@@ -19,6 +19,7 @@ class Instructions:
         self.move = _kept(architecture.move)
         self.constant = _kept(architecture.constant)
         self.symbol_address = _kept(architecture.symbol_address)
+        self.load_symbol = _kept(architecture.load_symbol)
         self.load = _kept(architecture.load)
         self.store = _kept(architecture.store)
         self.float_move = _kept(architecture.float_move)

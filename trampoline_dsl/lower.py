@@ -250,7 +250,8 @@ class _Lowering:
         wanting = {
             id(o)
             for o in self.operations
-            if o.kind == "symbol" or (o.symbol and o.convention is not None and o.convention.keeps(register))
+            if o.kind in ("symbol", "symbol_load")
+            or (o.symbol and o.convention is not None and o.convention.keeps(register))
         }
         if not wanting or (given and register not in self.lost):
             return bool(wanting) and given
@@ -659,6 +660,10 @@ class _Lowering:
                 self._home_load(into, self.homes[variable], type_, offset)
             case ir.SlotAddress(variable=variable):
                 self.add("home_address", into, (), home=self.homes[variable])
+            case ir.Load(address=ir.SymbolAddress(symbol=symbol), offset=0, type=type_) if (
+                len(into) == 1 and not into[0].floating
+            ):
+                self.add("symbol_load", into, (), symbol=symbol, bits=type_.bits, signed=type_.signed)
             case ir.Load(address=address, offset=offset, type=type_):
                 base, offset = self._base(address, offset)
                 if len(into) == 2:

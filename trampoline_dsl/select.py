@@ -147,6 +147,8 @@ class _Selection:
                 return make.constant(defs[0], operation.value)
             case "symbol":
                 return make.symbol_address(defs[0], operation.symbol)
+            case "symbol_load":
+                return make.load_symbol(defs[0], operation.symbol, operation.bits, operation.signed)
             case "load":
                 return self._load(floating, defs[0], uses[0], operation.value, operation)
             case "store":

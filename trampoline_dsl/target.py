@@ -467,6 +467,11 @@ class Architecture(ABC):
     def symbol_address(self, d: Register, symbol: str) -> Code:
         """Where there is a table of contents, `toc` holds its address, unless that (TOC_SYMBOL) is what is wanted."""
 
+    def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        """What is at a symbol. Machines whose loads take the low bits of its address save an instruction here."""
+        yield from self.symbol_address(d, symbol)
+        yield from self.load(d, d, 0, bits, signed)
+
     @abstractmethod
     def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code: ...
 
