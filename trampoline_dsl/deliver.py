@@ -1,10 +1,11 @@
-"""Signals, delivered before every instruction of a run: the emulator's user plays the kernel.
+"""Signals and exceptions, delivered before every instruction of a run: the judge plays the operating system.
 
-A run is interrupted, the kernel's frame is built where that kernel builds it, the handler (a trampoline of the program)
-is entered as the kernel enters it and judged like any other, its callees are played, and what it returns to makes the
-system call that ends it. Then everything is put back, and the interrupted code goes on. What the handler and its
-callees' scripts did to memory and to a check's variables is taken back too, so that the source knows nothing of it:
-if the run ends otherwise than without signals, then because of what they overwrote below the stack pointer.
+A run is interrupted, the system's frame is built where it builds it, the handler (a trampoline of the program) is
+entered as the system enters it and judged like any other, and its callees are played. Linux: what it returns to makes
+the system call that ends it. Windows: it says whether it has handled the exception; if so, execution goes on as the
+CONTEXT says, which it may have changed. Then everything is put back, and the interrupted code goes on. What the handler
+and its callees' scripts did to memory and to a check's variables is taken back too, so that the source knows nothing of
+it: if the run ends otherwise than without signals, then because of what they overwrote below the stack pointer.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from . import ir
+from .emulate import Stop
 from .interpret import Trouble
-from .judge import Execute, Interruptions, Violation
+from .judge import Activation, Execute, Interruptions, Violation
 from .oracle import AsmRunner, Oracle, Trace
-from .target import InRegister, Register, SignalFrame
+from .target import TOC_SYMBOL, InRegister, Register, SignalFrame
 from .world import Bytes, Region, World
 
 AT_ONE = 1  # deliveries before one instruction in one run, however often it is executed
@@ -56,14 +58,13 @@ class Deliveries(Interruptions):
         return self.only is None or len(self.places) - 1 == self.only
 
     def happen(self, run: Execute, address: int) -> None:
-        delivery = _Delivery(run, self.players, self.signals, len(self.places))
-        place = delivery.stack()
-        if place is None:
+        delivery = _Signal(run, self.players, self.signals, len(self.places), address)
+        if not delivery.has_room():
             return
         self.count += 1
         where = interrupted_at(run, address)
-        for violation in delivery.play(place):
-            message = f"handling a signal that came before {where}: {violation.message}"
+        for violation in delivery.play():
+            message = f"handling {delivery.what} that came before {where}: {violation.message}"
             self.found.append(replace(violation, message=message, seed=run.world.seed))
         run.violations += self.found
 
@@ -77,109 +78,191 @@ def interrupted_at(run: Execute, address: int) -> str:
     return f'"{code.instructions[index].text}" at {code.name}+{code.offsets[index]:#x}'
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Addresses: the kernel's frame starts at `start`, what it writes ends at `top`, the handler's stack pointer is
-    `entry`, a frame record is at `record`; `interrupted` is the stack pointer that was interrupted."""
-
-    start: int
-    entry: int
-    top: int
-    record: int
-    interrupted: int
-
-
 class _Delivery:
-    """One signal."""
+    """One interruption. `top`: below it the system builds its frames; `region`: the stack that it does that on; None
+    if the stack pointer is astray. `address`: of the instruction that waits."""
 
-    def __init__(self, run: Execute, players: Players, signals: ir.Signals, number: int) -> None:
+    what: str
+
+    def __init__(self, run: Execute, players: Players, signals: ir.Signals, number: int, address: int) -> None:
         self.run = run
         self.players = players
         self.signals = signals
         self.machine = run.machine
         self.number = number
+        self.address = address
         self.random = random.Random(f"{run.world.seed} signal {number}")
         self.handler = run.build.program.functions[signals.handler]
-        kernel = run.architecture.signals
-        assert kernel is not None, "the resolver knows that there is a kernel"
-        self.kernel: SignalFrame = kernel
-
-    def stack(self) -> _Place | None:
-        """Where the kernel builds its frame; None if there is no room, as when the stack pointer is astray."""
-        kernel, interrupted = self.kernel, self.machine.sp
-        top = interrupted - kernel.untouched
-        region = self._region(interrupted)
-        if self.signals.stack is not None:
-            alternate = self.run.world.stack_tops[self.signals.stack.name]
+        self.interrupted = self.machine.sp
+        self.top = self.interrupted - self.untouched()
+        self.region = self._region(self.interrupted)
+        if signals.stack is not None:
+            alternate = run.world.stack_tops[signals.stack.name]
             on_it = self._region(alternate)
-            if region is not on_it:  # a signal that comes while another is handled there does not begin at the top
-                top, region = alternate, on_it
-        record = (top - self.run.word * len(kernel.record)) // kernel.alignment * kernel.alignment
-        state = (record - self.random.choice(kernel.state)) // STATE_ALIGNMENT * STATE_ALIGNMENT
-        start = (state if any(kernel.state) else record) - kernel.size
-        start = start // kernel.alignment * kernel.alignment - kernel.misalignment
-        if region is None or start + kernel.entry - HANDLER_ROOM < region.base:
-            return None
-        return _Place(start, start + kernel.entry, top, record, interrupted)
+            if self.region is not on_it:  # a signal that comes while another is handled there does not begin at the top
+                self.top, self.region = alternate, on_it
+        self.lay_out()
+
+    def untouched(self) -> int:
+        """Bytes below the interrupted stack pointer that stay as they are."""
+        raise NotImplementedError
+
+    def lay_out(self) -> None:
+        """Decide where everything goes."""
+        raise NotImplementedError
+
+    def bottom(self) -> int:
+        """The handler's stack pointer."""
+        raise NotImplementedError
+
+    def has_room(self) -> bool:
+        return self.region is not None and self.bottom() - HANDLER_ROOM >= self.region.base
+
+    def play(self) -> list[Violation]:
+        """It comes, is handled, and is over. What was done wrong."""
+        raise NotImplementedError
 
     def _region(self, address: int) -> Region | None:
         return next((r for r in self.run.stack_of if r.base <= address <= r.end), None)
 
-    def play(self, place: _Place) -> list[Violation]:
-        """The signal comes, is handled, and is over."""
-        run, machine, kernel, handler = self.run, self.machine, self.kernel, self.handler
-        machine.write(place.entry, self._frame(place))
-        convention = handler.convention
-        cfa = place.entry + (run.word if convention.return_address is None else 0)
-        arguments = (self.random.randrange(1, SIGNALS + 1), place.start + kernel.info, place.start + kernel.context)
+    def back(self) -> int:
+        """Where the system's own code is that the handler returns to: no call of the judge's does."""
+        plan = self.run.build.plan
+        return plan.returns.base + plan.returns.size // 4 * 3
+
+    def write_words(self, data: bytearray, base: int, words: Mapping[int, int]) -> None:
+        """Put words at their addresses into what will be at `base`."""
+        size = self.run.word
+        for address, value in words.items():
+            data[address - base : address - base + size] = (value & self.run.word_mask).to_bytes(size, self.run.order)
+
+    def handle(self, arguments: tuple[int, ...], cfa: int, back: int, values: dict[Register, int]) -> _Handling:
+        """Let the handler run, called by what has `cfa` for a stack pointer, with registers as in `values`. What its
+        source stores is taken back by the caller, from `memory`."""
+        run, handler = self.run, self.handler
         memory = _Seen(run)
-        plan = run.build.plan
-        # The kernel's own code: where no call of the judge's returns to.
-        back = plan.returns.base + plan.returns.size // 4 * 3
-        if self.signals.restorer is not None:
-            back = run.build.symbols[self.signals.restorer]
         world = replace(
             run.world,
             arguments=list(arguments),
             variables=dict(run.variables),
-            thread=machine.get(run.thread_register) if run.thread_register is not None else run.world.thread,
+            thread=self.machine.get(run.thread_register) if run.thread_register is not None else run.world.thread,
             sp=cfa,
             seed=run.world.seed * MOST + self.number,
         )
-        trace, trouble = self._meant(world, memory, cfa, back)
-        if trouble is not None:
-            return [Violation("effect", trouble, function=handler.name)]
-        handling = _Handling(self, world, trace, cfa, back)
-        handling.expected |= {a: b[0] for a in trace.permitted if (b := memory.before.get(a)) is not None}
-        handling.enter(place, arguments)
-        memory.take_back()
+        players = self.players
+        oracle = Oracle(run.build, world, players.frames, run.scenario, players.anonymous, players.asm)
+        oracle.memory = memory
+        trouble = ""
+        try:
+            oracle.trace.result = oracle.function(handler, arguments, cfa, back)
+        except Trouble as caught:
+            trouble = caught.message
+        for node in oracle.trace.unmet:
+            trouble = f"an expectation does not hold: {' '.join(node.span.text.split())} ({node.span})"
+        handling = _Handling(self, world, oracle.trace, cfa, back, memory)
+        if trouble:
+            handling.violations.append(Violation("effect", trouble, function=handler.name))
+        else:
+            handling.enter(arguments, values)
+        return handling
+
+
+class _Signal(_Delivery):
+    """Linux. `start`: where the kernel's frame starts; `record`: where its frame record is."""
+
+    what = "a signal"
+
+    @property
+    def kernel(self) -> SignalFrame:
+        kernel = self.run.architecture.signals
+        assert kernel is not None, "the resolver knows that there is a kernel"
+        return kernel
+
+    def untouched(self) -> int:
+        return self.kernel.untouched
+
+    def lay_out(self) -> None:
+        kernel = self.kernel
+        self.record = (self.top - self.run.word * len(kernel.record)) // kernel.alignment * kernel.alignment
+        state = (self.record - self.random.choice(kernel.state)) // STATE_ALIGNMENT * STATE_ALIGNMENT
+        start = (state if any(kernel.state) else self.record) - kernel.size
+        self.start = start // kernel.alignment * kernel.alignment - kernel.misalignment
+
+    def bottom(self) -> int:
+        return self.start + self.kernel.entry
+
+    def play(self) -> list[Violation]:
+        run, kernel = self.run, self.kernel
+        words = {self.record + i * run.word: self.machine.get(r) for i, r in enumerate(kernel.record)}
+        if kernel.chain is not None:
+            words[self.start + kernel.chain] = self.interrupted
+        frame = bytearray(self.random.randbytes(self.top - self.bottom()))
+        self.write_words(frame, self.bottom(), words)
+        self.machine.write(self.bottom(), bytes(frame))
+        convention = self.handler.convention
+        back = self.back()
+        if self.signals.restorer is not None:
+            back = run.build.symbols[self.signals.restorer]
+        values: dict[Register, int] = {r: v for r, v in kernel.values.items() if r in run.bench.masks}
+        for register in kernel.entered_in:
+            values[register] = run.build.symbols[self.handler.name]
+        if kernel.record:
+            values[kernel.record[0]] = self.record
+        toc = run.architecture.toc
+        if convention.descriptors and toc is not None:
+            values[toc] = run.build.symbols[TOC_SYMBOL]
+        # What the conventions fix is as it was, where the kernel does not set it: DF is clear.
+        values |= {f.register: self.machine.get(f.register) for f in convention.fixed if f.register in run.bench.masks}
+        arguments = (
+            self.random.randrange(1, SIGNALS + 1),
+            self.start + kernel.info,
+            self.start + kernel.context,
+        )
+        cfa = self.bottom() + (run.word if convention.return_address is None else 0)
+        handling = self.handle(arguments, cfa, back, values)
+        handling.memory.take_back()
         return handling.violations
 
-    def _frame(self, place: _Place) -> bytes:
-        """Everything from the handler's stack pointer up: whatever was there is gone."""
-        kernel, word = self.kernel, self.run.word
-        words = {place.record + i * word: self.machine.get(r) for i, r in enumerate(kernel.record)}
-        if kernel.chain is not None:
-            words[place.start + kernel.chain] = place.interrupted
-        data = bytearray(self.random.randbytes(place.top - place.entry))
-        for address, value in words.items():
-            offset = address - place.entry
-            data[offset : offset + word] = value.to_bytes(word, self.run.order)
-        return bytes(data)
 
-    def _meant(self, world: World, memory: _Seen, cfa: int, back: int) -> tuple[Trace, str | None]:
-        """What the handler's source does now."""
-        oracle = Oracle(
-            self.run.build, world, self.players.frames, self.run.scenario, self.players.anonymous, self.players.asm
+class _Passage(Execute):
+    """Code of the program between the system and the interrupted code: it calls nobody, and stores nothing. `goal`:
+    where it has to arrive."""
+
+    def __init__(self, delivery: _Delivery, function: ir.Function, goal: int) -> None:
+        run = delivery.run
+        super().__init__(
+            run.bench, run.world, Trace(), function, None, run.anonymous, delivery.number, False, budget=HANDLER_BUDGET
         )
-        oracle.memory = memory
-        try:
-            oracle.function(self.handler, tuple(world.arguments), cfa, back)
-        except Trouble as trouble:
-            return oracle.trace, trouble.message
-        for node in oracle.trace.unmet:
-            return oracle.trace, f"an expectation does not hold: {' '.join(node.span.text.split())} ({node.span})"
-        return oracle.trace, None
+        self.goal = goal
+
+    def enter(self) -> None:
+        self._go_through(self.build.symbols[self.function.name])
+
+    def step(self, address: int) -> None:
+        if address == self.goal:
+            self.finished = True
+            self._end()
+        self.executed.append(address)
+        place = self._locate(address)
+        if place is None or place[0].name != self.function.name:
+            self._violate("flow", f"leads to {address:#x}, and {self.goal:#x} was interrupted", found=address)
+            self._end()
+
+    def wrote(self, address: int, size: int, value: int, pc: int) -> None:
+        self._violate("writes", f"writes {size} bytes at {address:#x}, and the stack is not its own", memory=address)
+
+    def stub(self, address: int) -> None:
+        self._violate("flow", f"calls {self.bench.stubs.get(address, hex(address))}, where it can only go on")
+        self._end()
+
+    def returned(self, address: int) -> None:
+        self._violate("flow", f"leads to {address:#x}, and {self.goal:#x} was interrupted", found=address)
+        self._end()
+
+    astray = returned
+
+    def _stopped(self, stop: Stop) -> None:
+        self._violate("flow", stop.detail or f"stops at {stop.pc:#x}", pc=self.executed[-1] if self.executed else None)
 
 
 class _Seen(Bytes):
@@ -218,7 +301,7 @@ class _Seen(Bytes):
 class _Handling(Execute):
     """The run of a handler, in the midst of another."""
 
-    def __init__(self, delivery: _Delivery, world: World, trace: Trace, cfa: int, back: int) -> None:
+    def __init__(self, delivery: _Delivery, world: World, trace: Trace, cfa: int, back: int, memory: _Seen) -> None:
         run = delivery.run
         super().__init__(
             run.bench,
@@ -231,43 +314,44 @@ class _Handling(Execute):
             False,
             budget=HANDLER_BUDGET,
         )
-        self.delivery = delivery
         self.cfa = cfa
         self.back = back
-        self.restoring = False
+        self.memory = memory
+        # What is still as it was where the source will write.
+        self.expected |= {a: b[0] for a in trace.permitted if (b := memory.before.get(a)) is not None}
 
-    def enter(self, place: _Place, arguments: tuple[int, ...]) -> None:
-        """As the kernel does it; to the end of the handler."""
-        machine, kernel, handler = self.machine, self.delivery.kernel, self.function
+    def enter(self, arguments: tuple[int, ...], values: dict[Register, int]) -> None:
+        """As the system does it; to the end of the handler."""
+        machine, handler = self.machine, self.function
         convention = handler.convention
         entry = self.build.symbols[handler.name]
-        values: dict[Register, int] = {r: v for r, v in kernel.values.items() if r in self.bench.masks}
-        for register in kernel.entered_in:
-            values[register] = entry
-        if kernel.record:
-            values[kernel.record[0]] = place.record
-        places = convention.place([p.type.value_type for p in handler.parameters], None).arguments
+        result = handler.result.value_type if handler.result is not None else None
+        places = convention.place([p.type.value_type for p in handler.parameters], result).arguments
         for parameter, value, location in zip(handler.parameters, arguments, places, strict=True):
             for part in location:
                 if isinstance(part.place, InRegister):
-                    values[part.place.register] = 0  # the kernel widens what it passes in registers
+                    values[part.place.register] = 0  # systems widen what they pass in registers
                 self._put(part, value, parameter.type, self.cfa, values)
+        sp = self.cfa
         if convention.return_address is None:
-            machine.write(place.start, self.back.to_bytes(self.word, self.order))
+            sp -= self.word
+            machine.write(sp, self.back.to_bytes(self.word, self.order))
         else:
             values[convention.return_address] = self.back
-        toc = self._toc()
-        if convention.descriptors and toc is not None:
-            values[toc] = self.build.symbols[".TOC."]
-        fixed = {f.register: machine.get(f.register) for f in convention.fixed if f.register in self.bench.masks}
-        self._fix(fixed, convention, entry)
-        values |= fixed
+        self._fix(values, convention, entry)
         if self.bench.stacks:
             machine.empty_x87()
         machine.set_many(values)
-        machine.sp = place.entry
-        self._activate(handler, self.cfa, machine.sp, self.back, None)
+        machine.sp = sp
+        self._activate(handler, self.cfa, sp, self.back, None)
         self._go_through(entry)
+
+    def _check_returned(self, activation: Activation) -> int | None:
+        toc = self._toc()
+        if toc is not None and activation is self.activations[0]:
+            # Who enters a function from another module puts its own table of contents back; the kernel puts all back.
+            activation.registers = {**activation.registers, toc: self.machine.get(toc)}
+        return super()._check_returned(activation)
 
 
 __all__ = ["Deliveries", "Players", "interrupted_at"]

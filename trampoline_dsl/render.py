@@ -23,7 +23,7 @@ _MARKS = {
     "not applicable": ("–", "dim"),
 }
 _ASCII = {"✓": "+", "✗": "X", "?": "?", "–": "-"}
-_PLAIN_WIDTH = 132  # where there is no terminal
+_PLAIN_WIDTH = 144  # where there is no terminal
 
 
 def console(stream: TextIO) -> Console:
@@ -71,7 +71,7 @@ def print_report(report: Report, stream: TextIO) -> None:
             cells.append(Text(_ASCII[mark] if ascii_only else mark, style=style))
         cells += [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
         if delivered:
-            cells.append(str(verdict.deliveries or ""))
+            cells.append(str(verdict.deliveries))
         table.add_row(*cells)
     out.print(table)
     out.print()
