@@ -33,6 +33,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
@@ -208,6 +209,16 @@ class Amd64(X86):
     registers = by_name((*integers, *_xmm64, eflags, mxcsr, fpcw))
     conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
     signals = SIGNALS
+    # x86-64 psABI, appendix A.2.1: the kernel destroys rcx and r11, for `syscall` itself writes them (SDM volume 2B).
+    system_calls = system_calls(
+        C,
+        registers.values(),
+        (rax, rdi, rsi, rdx, r10, r8, r9),
+        rax,
+        (rcx, r11),
+        'x86-64 psABI, appendix A.2.1 "Calling conventions"; syscall(2)',
+        size=2,
+    )
     # x86-64 psABI 4.4.1. A call through a PLT and one past it differ in the linker only.
     fixups = MappingProxyType(
         {
@@ -234,6 +245,11 @@ class Amd64(X86):
             relocation=Relocation("R_X86_64_PC32", symbol, -4, 3),
             keystone=f"lea {d}, [rip]",
         )
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        if number is not None:
+            yield from self.constant(rax, number)
+        yield self.kernel_entry("syscall")
 
     def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
         text = f"mov {d}, qword ptr {self.thread_address(slot)}"

@@ -61,6 +61,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import NO_REGISTERS
@@ -441,6 +442,10 @@ class Arm(Architecture):
         }
         go0 = _go0(variant)
         self.conventions = {"c": _c(variant), "go0": go0, "goregs": go0.derive(name="goregs", title=NO_REGISTERS)}
+        # Linux, arch/arm/kernel/entry-common.S, vector_swi: all but r0 comes back, the flags too.
+        source = "Linux, arch/arm/kernel/entry-common.S, vector_swi (EABI); syscall(2)"
+        passed = (R[7], *R[0:6])
+        self.system_calls = system_calls(self.conventions["c"], self.registers.values(), passed, R[0], (), source)
         machine = ("armv7-a", "vfpv3") if self.v7 else ("armv5te", "softvfp")
         abi = variant or "hard"
         self.gnu_as = (
@@ -722,6 +727,11 @@ class Arm(Architecture):
     def trap(self) -> Code:
         """DDI 0406, "UDF": permanently undefined."""
         yield Insn("udf #0", memory="both", transfer="trap", keystone=".byte 0xf0, 0x00, 0xf0, 0xe7")
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        if number is not None:
+            yield from self.constant(R[7], number)
+        yield self.kernel_entry("svc #0")
 
     # -- frames
 

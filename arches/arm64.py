@@ -59,6 +59,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
@@ -390,6 +391,14 @@ class Arm64(Architecture):
     flags = NZCV
     conventions = _CONVENTIONS
     signals = SIGNALS
+    system_calls = system_calls(
+        C,
+        _REGISTERS.values(),
+        (X[8], *X[0:6]),
+        X[0],
+        (),
+        "Linux, arch/arm64/kernel/entry.S, el0t_64_sync; syscall(2)",
+    )
     fixups = _FIXUPS
     two_address = False
     gnu_as = ("aarch64-linux-gnu-as", "-march=armv8-a")
@@ -666,6 +675,11 @@ class Arm64(Architecture):
     def trap(self) -> Code:
         """DDI 0487, "BRK": a Breakpoint Instruction exception, with the number that GCC gives it."""
         yield Insn("brk #0x3e8", memory="both", transfer="trap")
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        if number is not None:
+            yield from self.constant(X[8], number)
+        yield self.kernel_entry("svc #0")
 
     # -- frames
 

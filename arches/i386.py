@@ -33,6 +33,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import NO_REGISTERS
@@ -186,6 +187,15 @@ class I386(X86):
     registers = by_name((*integers, *_xmm32, st0, eflags, mxcsr, fpcw))
     conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
     signals = SIGNALS
+    system_calls = system_calls(
+        C,
+        registers.values(),
+        (eax, ebx, ecx, edx, esi, edi, ebp),
+        eax,
+        (),
+        "Linux, arch/x86/entry/entry_32.S, entry_INT80_32; syscall(2)",
+        size=2,
+    )
     # The addend is in the field, unlike on amd64. i386 psABI, chapter 4, "Relocation".
     fixups = MappingProxyType(
         {
@@ -245,6 +255,11 @@ class I386(X86):
             relocation=Relocation("R_386_32", symbol, 0, 1),
             keystone=f"mov {d}, 0x0",
         )
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        if number is not None:
+            yield from self.constant(eax, number)
+        yield self.kernel_entry("int 0x80")
 
     def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
         yield Insn(

@@ -60,6 +60,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import NO_REGISTERS
@@ -468,6 +469,17 @@ class Mips(Architecture):
         known = (*self.integers[1:], self.hi, self.lo, *(() if soft else (*self.floats, _FCSR)))
         self.registers = {name: register for register in known for name in (register.name, *register.aliases)}
         self._by_text = {register.gnu: register for register in self.integers[1:]}
+        r = self.integers
+        self.system_calls = system_calls(
+            self.conventions["c"],
+            self.registers.values(),
+            (r[2], *r[4 : 8 if word == 4 else 10]),
+            r[2],
+            (r[1], r[3], *r[8:16], r[24], r[25], self.hi, self.lo),
+            "Linux, arch/mips/include/asm/stackframe.h (SAVE_SOME) and kernel/scall32-o32.S, scall64-n64.S; syscall(2)",
+            first_in_memory=16 if word == 4 else 0,
+            failed=(r[7], (1 << 8 * word) - 1, 1),
+        )
 
     # -- single instructions
 
@@ -782,6 +794,16 @@ class Mips(Architecture):
     def trap(self) -> Code:
         """MIPS R4000 User's Manual, appendix A, "BREAK": a breakpoint trap, immediately and unconditionally."""
         yield Insn("break", memory="both", transfer="trap")
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        result, failed = self.integers[2], self.integers[7]
+        if number is not None:
+            yield from self.constant(result, number)
+        yield self.kernel_entry("syscall")
+        if label:
+            yield from self.compare_branch("eq", failed, 0, label)
+            yield self._set(self.subtract, result, self.integers[0], result)
+            yield Insn("", label=label)
 
     # -- frames
 

@@ -71,6 +71,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
@@ -436,6 +437,15 @@ class Ppc64(Architecture):
             ("CS_MODE_64", f"CS_MODE_{letters}_ENDIAN"),
         )
         self.conventions: Mapping[str, Convention] = {"c": c_convention(version, order), "go0": GO0, "goregs": GOREGS}
+        self.system_calls = system_calls(
+            self.conventions["c"],
+            _REGISTERS.values(),
+            (R0, *R[3:9]),
+            R[3],
+            (R0, *R[4:13], CTR, XER),
+            "Linux, Documentation/arch/powerpc/syscall64-abi.rst",
+            failed=(CR[0], 1, 1),  # summary overflow
+        )
         self.signals = _signals(version)
         assembler = "powerpc64le-linux-gnu-as" if order == "little" else "powerpc64-linux-gnu-as"
         self.gnu_as = (assembler, "-a64", f"-m{order}", "-mpower8")
@@ -737,6 +747,15 @@ class Ppc64(Architecture):
     def trap(self) -> Code:
         """Power ISA, "Trap Word": `tw 31,r0,r0` traps whatever is compared."""
         yield Insn("trap", memory="both", transfer="trap")
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        if number is not None:
+            yield from self.constant(R0, number)
+        yield self.kernel_entry("sc")
+        if label:
+            yield Insn(f"bns {label}", reads=frozenset((CR[0],)), transfer="branch", target=label)
+            yield insn(f"neg {R[3]}, {R[3]}", (R[3],), (R[3],))
+            yield Insn("", label=label)
 
     # -- frames
 

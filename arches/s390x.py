@@ -60,6 +60,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     spelled,
+    system_calls,
 )
 
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
@@ -347,6 +348,16 @@ class S390x(Architecture):
     flags = CC
     conventions = _CONVENTIONS
     signals = SIGNALS
+    system_calls = system_calls(
+        C,
+        _REGISTERS.values(),
+        (R1, *R[2:8]),
+        R[2],
+        (),
+        "Linux, arch/s390/kernel/entry.S, system_call; syscall(2)",
+        size=2,
+        number_at=1,
+    )
     fixups = _FIXUPS
     two_address = False
     singles_left = True
@@ -657,6 +668,16 @@ class S390x(Architecture):
     def trap(self) -> Code:
         """Principles of Operation, "Operation Exception": operation code 00 is no instruction, nor will it be."""
         yield Insn(".insn e, 0x0000", memory="both", transfer="trap", keystone=".byte 0x00, 0x00")
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        """A number of eight bits is in the instruction itself (arch/s390/kernel/syscall.c); for 0 the kernel looks in
+        r1."""
+        if number is not None and 0 < number < 256:
+            yield self.kernel_entry(f"svc {number:#x}", f".byte 0x0a, {number:#04x}")
+            return
+        if number is not None:
+            yield from self.constant(R1, number)
+        yield self.kernel_entry("svc 0x0", ".byte 0x0a, 0x00")
 
     # -- frames
 

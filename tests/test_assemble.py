@@ -171,6 +171,9 @@ def control_cases(a: Architecture, convention: Convention) -> Iterator[Case]:
     yield case("call", a.call("symbol", convention))
     yield case("tail_call", a.tail_call("symbol", convention))
     yield case("trap", a.trap())
+    for number in (None, 1, 173, 255, 256, 4193, 0x12345):
+        yield case(f"system_call {number}", a.system_call(number, ""))
+        yield case(f"system_call {number} with a result", a.improve(list(a.system_call(number, ".Lhere"))))
     for register in registers:
         yield case(f"call_register {register}", a.call_register(register, convention))
         yield case(f"jump_register {register}", a.jump_register(register, convention))

@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -101,11 +102,18 @@ def no_thread() -> None:
 
 
 def _with_conventions(architecture: object, conventions: object) -> object:
-    from copy import copy
-
     changed = copy(architecture)
     changed.conventions = conventions  # type: ignore[attr-defined]
     return changed
+
+
+def no_system_calls() -> None:
+    """Linux has them on every machine."""
+    target = find_target("linux/arm64")
+    architecture = copy(target.architecture)
+    architecture.system_calls = None
+    text = "trampoline f() using c {\n    syscall 1()\n}\n"
+    compile_source(Source("R072.tramp", text), [replace(target, architecture=architecture)])
 
 
 def no_instruction() -> None:
@@ -117,7 +125,11 @@ def no_instruction() -> None:
     _ = replace(artifact, instructions=(Insn("jmp nowhere", line=2, column=5),)).code
 
 
-MADE: dict[str, Callable[[], None]] = {"R042_thread": no_thread, "A002_no_instruction": no_instruction}
+MADE: dict[str, Callable[[], None]] = {
+    "R042_thread": no_thread,
+    "R072_no_system_calls": no_system_calls,
+    "A002_no_instruction": no_instruction,
+}
 
 
 def found_for(name: str) -> str:

@@ -165,3 +165,75 @@ def test_c_on_both_sides(target: str, level: str, tmp_path: Path) -> None:
     assert "executable stack" not in built.stderr
     result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
     assert result.returncode == 0, f"the check near line {result.returncode - 1} (modulo 200) failed"
+
+
+# ------------------------------------------------------------------------------------------------------- system calls
+
+SYSTEM_CALLS = """
+# A call of any number, and one whose arguments are six: some are in memory where registers are few.
+trampoline call_kernel(number: uptr, a: uptr, b: uptr) -> uptr using c { return syscall number(a, b) }
+
+const SYS_sendto {
+    when amd64 { 44 }
+    when arm { 290 }
+    when arm64 { 206 }
+    when ppc64, ppc64le { 335 }
+    when mips, mipsle { 4180 }
+    when mips64, mips64le { 5043 }
+    else { 369 }
+}
+
+trampoline send_all(fd: i32, data: ptr, size: uptr, flags: i32, to: ptr, length: u32) -> uptr using c {
+    let kept = fd as uptr + size * 3
+    let answer = syscall SYS_sendto(fd, data, size, flags, to, length)
+    if kept != fd as uptr + size * 3 { return 0 }
+    return answer
+}
+"""
+
+KERNEL_PROGRAM = """
+#include <errno.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+long my_write(int, const void *, unsigned long);
+long call_kernel(unsigned long, unsigned long, unsigned long);
+long send_all(int, const void *, unsigned long, int, void *, unsigned);
+#define CHECK(x) do { if (!(x)) return 1 + __LINE__ % 200; } while (0)
+
+int main(void)
+{
+    char text[8] = "0123456", back[8];
+    int ends[2], sockets[2];
+    CHECK(pipe(ends) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+    errno = 0;
+    CHECK(my_write(ends[1], text, 7) == 7 && errno == 0);
+    CHECK(read(ends[0], back, 8) == 7 && back[0] == '0' && back[6] == '6');
+    CHECK(my_write(-1, text, 7) == -1 && errno == EBADF);
+    CHECK(my_write(ends[1], (void *)8, 7) == -1 && errno == EFAULT);
+    CHECK(call_kernel(SYS_getpid, 0, 0) == getpid());
+    CHECK(call_kernel(SYS_close, 1000, 0) == -EBADF);
+    CHECK(call_kernel(3999, 0, 0) == -ENOSYS);
+    CHECK(send_all(sockets[0], text + 1, 5, MSG_DONTWAIT, 0, 0) == 5);
+    CHECK(read(sockets[1], back, 8) == 5 && back[0] == '1' && back[4] == '5');
+    CHECK(send_all(ends[1], text, 7, 0, 0, 0) == -ENOTSOCK);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("target", RUNNERS)
+def test_the_kernel_answers_as_the_source_says(target: str, tmp_path: Path) -> None:
+    """Results and failures of real system calls: -errno, also on machines that tell a failure otherwise."""
+    compile_command = compiler(target)
+    for program in (compile_command[0], *RUNNERS[target]):
+        need(program)
+    example = (Path(__file__).parent.parent / "examples" / "c" / "system_call.tramp").read_text("utf-8")
+    (tmp_path / "example.s").write_text(compile_text(example, target).text, "utf-8")
+    (tmp_path / "more.s").write_text(compile_text(SYSTEM_CALLS, target).text, "utf-8")
+    (tmp_path / "program.c").write_text(KERNEL_PROGRAM, "utf-8")
+    command = [*compile_command, "-O2", "-static", "-w", "-o", "program", "program.c", "example.s", "more.s"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
+    assert result.returncode == 0, f"the check in line {result.returncode - 1} (modulo 200) failed"

@@ -10,7 +10,7 @@ from . import ir
 from . import syntax as s
 from .diagnostics import Report, Span, listed, suggestion
 from .layout import MAXIMUM_DEPTH, scalar
-from .target import Bank, Convention, Register, allocatable, float_allocatable
+from .target import MOST_SYSTEM_ARGUMENTS, Bank, Convention, Register, allocatable, float_allocatable
 
 if TYPE_CHECKING:
     from .resolve import Environment
@@ -1040,6 +1040,8 @@ class BodyResolver:
         return made if len(made) == len(values) else None
 
     def _call(self, call: s.CallExpression, expected: ir.Type | None, *, wanted: bool = False) -> ir.Call | None:
+        if call.number is not None:
+            return self._system_call(call, call.number, expected, wanted=wanted)
         if call.at is not None and not self.scope.check:
             self.report.error("R050", "`at` belongs in a check", call.at.span, notes=["use `on stack`"])
         found = self._callee(call)
@@ -1085,6 +1087,43 @@ class BodyResolver:
             return None
         clobbers = signature.clobbers if signature else None
         return ir.Call(callee, arguments, convention, result, None, clobbers, call.span, at)
+
+    def _system_call(
+        self, call: s.CallExpression, number_node: s.Expression, expected: ir.Type | None, *, wanted: bool
+    ) -> ir.Call | None:
+        target = self.environment.target
+        kernel = target.architecture.system_calls
+        number = self.value(number_node, self.word_type, "the number of a system call")
+        values = [self.expression(argument) for argument in call.arguments]
+        before = len(self.report.diagnostics)
+        if self.scope.check:
+            notes = ["`on syscall(number, ...) { }` answers it"]
+            self.report.error("R050", "`syscall` belongs in a trampoline", call.span, notes=notes)
+        if kernel is None:
+            notes = ["call a function of the system's libraries", "`when linux { }` keeps it to where it works"]
+            self.report.error("R072", f"{target.name} has no system calls that stay the same", call.span, notes=notes)
+        if len(call.arguments) > MOST_SYSTEM_ARGUMENTS:
+            message = (
+                f"a system call takes {MOST_SYSTEM_ARGUMENTS} arguments at most, and here are {len(call.arguments)}"
+            )
+            self.report.error("R073", message, call.span)
+        for argument, value in zip(call.arguments, values, strict=True):
+            if value is not None and (value.type.kind == "float" or value.type.bits > 8 * self.environment.word):
+                message = f"a system call takes words, and this is {value.type}"
+                notes = [] if value.type.kind == "float" else ["pass its halves, in the order that the kernel wants"]
+                self.report.error("R073", message, argument.span, notes=notes)
+        if (
+            wanted
+            and expected is not None
+            and (expected.bits != self.word_type.bits or expected.kind == "float" or expected.struct)
+        ):
+            message = f"{expected} is wanted, and a system call returns {self.word_type}"
+            notes = ["`let x = syscall ...`, then `x as ...`"]
+            self.report.error("R049", message, call.span, notes=[] if expected.kind == "float" else notes)
+        arguments = tuple(value for value in (number, *values) if value is not None)
+        if kernel is None or len(arguments) <= len(values) or len(self.report.diagnostics) > before:
+            return None
+        return ir.Call(ir.SYSTEM_CALL, arguments, kernel.convention, self.word_type, None, None, call.span)
 
     def _aligned(self, callee: Convention, call: s.CallExpression) -> bool:
         """Inside `on stack` the block's stack pointer is the programmer's; elsewhere the entry's alignment must do."""
@@ -1283,7 +1322,7 @@ class BodyResolver:
                 case s.CheckOn():
                     handler = self._handler(node)
                     if handler is not None and handler.callee in handlers:
-                        self.report.error("R002", f"`on {handler.callee}` stands here twice", node.callee.span)
+                        self.report.error("R002", f"`on {node.callee}` stands here twice", node.callee.span)
                     elif handler is not None:
                         handlers[handler.callee] = handler
                 case s.CheckSignals():
@@ -1406,6 +1445,8 @@ class BodyResolver:
         signature = self.environment.signatures.get(name)
         if signature is None and name in self.environment.misdeclared:
             return None
+        if signature is None and name == "syscall":
+            return self._kernel_handler(node)
         if signature is None:
             notes = suggestion(name, self.environment.signatures)
             self.report.error("R022", f"there is no extern or trampoline `{name}`", node.callee.span, notes=notes)
@@ -1415,12 +1456,25 @@ class BodyResolver:
             message = f"`{name}` takes {count} argument{'s' * (count != 1)}, and here are {len(node.parameters)}"
             self.report.error("R059", message, node.callee.span, related=[(signature.span, "declared here")])
             return None
+        types = [type_ for _, type_ in signature.parameters]
+        return self._handler_of(name, node, types, signature.result)
+
+    def _kernel_handler(self, node: s.CheckOn) -> ir.Handler | None:
+        if not 1 <= len(node.parameters) <= 1 + MOST_SYSTEM_ARGUMENTS:
+            message = f"a system call has a number and up to {MOST_SYSTEM_ARGUMENTS} arguments"
+            self.report.error("R073", message, node.callee.span, notes=["`on syscall(number, a, b) { }`"])
+            return None
+        return self._handler_of(ir.SYSTEM_CALL, node, [self.word_type] * len(node.parameters), self.word_type)
+
+    def _handler_of(
+        self, name: str, node: s.CheckOn, types: Sequence[ir.Type], result: ir.Type | None
+    ) -> ir.Handler | None:
         outer = self.scope
         self.scope = outer.inner()
         self.scope.handler = True
-        self.handler_result = signature.result
+        self.handler_result = result
         parameters = []
-        for parameter, (_, type_) in zip(node.parameters, signature.parameters, strict=True):
+        for parameter, type_ in zip(node.parameters, types, strict=True):
             variable = ir.Variable(str(parameter), type_, "local", parameter.span)
             shadowed = self.scope.variables.get(variable.name)
             if shadowed is not None and shadowed.kind == "parameter":

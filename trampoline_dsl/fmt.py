@@ -72,7 +72,7 @@ _WORDS = frozenset(  # what may share a line
     {"field", "gap", "slot", "convention_fact", "asm_in", "asm_out", "asm_clobbers", "asm_text"}
 )
 _CALLS = frozenset(  # no space is before their `(`
-    {"call", "jump", "extern", "trampoline", "memory", "size_of", "offset_of", "check_on"}
+    {"call", "syscall", "jump", "extern", "trampoline", "memory", "size_of", "offset_of", "check_on"}
 )
 _UNARY = frozenset({"negative", "complement", "address_of"})
 

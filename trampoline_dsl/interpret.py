@@ -186,7 +186,7 @@ class Execution:
         at = None if node.at is None else self.value(node.at)
         result = yield Request(self.callee(node.callee), arguments, node, at)
         if node.variable is not None and node.result is not None:
-            self.variables[node.variable] = self.normal(result or 0, node.result)
+            self.variables[node.variable] = self.normal(result or 0, node.variable.type)
 
     def callee(self, callee: str | ir.Expression) -> str | int:
         return callee if isinstance(callee, str) else self.value(callee)

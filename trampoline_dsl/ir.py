@@ -248,9 +248,13 @@ class SetThread:
     span: Span = field(compare=False)
 
 
+SYSTEM_CALL = "system call"  # the callee's name where that is the kernel: no function's
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`callee` is a symbol or an address. `clobbers`: None for all that the convention lets the callee change."""
+    """`callee` is a symbol or an address. `clobbers`: None for all that the convention lets the callee change. A system
+    call's first argument is its number."""
 
     callee: str | Expression
     arguments: tuple[Expression, ...]
@@ -389,6 +393,14 @@ class Signature:
     convention: Convention
     clobbers: frozenset[Register] | None
     span: Span = field(compare=False)
+
+
+def kernel_signature(call: Call | TailCall) -> Signature:
+    """What one system call passes to the kernel, the number first."""
+    names = ("number", *(f"argument {index}" for index in range(1, len(call.arguments))))
+    parameters = tuple(zip(names, (argument.type for argument in call.arguments), strict=True))
+    result = call.result if isinstance(call, Call) else None
+    return Signature(SYSTEM_CALL, parameters, result, call.convention, None, call.span)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from .oracle import (
     Trace,
     draw,
     enters_without_thread,
+    handed_over,
+    kernel_answer,
     leaves_other_thread,
     local_variables,
     restore,
@@ -32,6 +34,7 @@ from .oracle import (
     thread_register,
 )
 from .target import (
+    HIGHEST_ERRNO,
     Architecture,
     Bank,
     Convention,
@@ -246,6 +249,7 @@ class Bench:
             if not region.executable:
                 self.machine.on_instruction(self._astray, region.base, region.end - 1)
         self.machine.on_write(self._wrote)
+        self.machine.on_system_call(self._called_kernel)
         self.initial = self.machine.save()
         self.clean = self._executable()
 
@@ -356,6 +360,10 @@ class Bench:
     def _astray(self, address: int, _size: int) -> None:
         if self.run is not None:
             self.run.astray(address)
+
+    def _called_kernel(self, address: int) -> None:
+        if self.run is not None:
+            self.run.system_call(address)
 
     def _wrote(self, address: int, size: int, value: int, pc: int) -> None:
         if self.run is not None:
@@ -1256,6 +1264,11 @@ class Execute:
         program = self.build.program
         signature = program.externs.get(name) or self.anonymous[name]
         arrival = self._check_call(name, signature, ("call", "jump"))
+        self._play(arrival)
+
+    def _play(self, arrival: Arrival) -> None:
+        """The callee's script runs, if it has one, and answers."""
+        name, signature = arrival.name, arrival.signature
         if self.watcher is not None:
             self.watcher.arrived(arrival)
         registers = self.machine.get_many(self.bench.observable)
@@ -1268,12 +1281,85 @@ class Execute:
             self._answer(arrival, registers, None)
             return
         before = {v: self.variables.get(v) for v in local_variables(handler, self.scenario)}
-        for variable, value in zip(handler.parameters, arrival.event.arguments, strict=True):
+        for variable, value in handed_over(handler, arrival.event.arguments, self.word):
             self.variables[variable] = value
-        execution = self._script(arrival.cfa - (self.word if signature.convention.return_address is None else 0))
+        pushes = signature.convention.return_address is None and name != ir.SYSTEM_CALL
+        execution = self._script(arrival.cfa - (self.word if pushes else 0))
         request = Request("", (), arrival.event.node or ir.TailCall("", (), signature.convention, signature.span))
         waiting = Waiting(execution.run(handler.body), execution, handler, before, arrival, registers, request, None)
         self._go_on(waiting, None, first=True)
+
+    def system_call(self, address: int) -> None:
+        """The instruction at an address calls the kernel."""
+        if self.watcher is not None:
+            self.watcher.settled()
+        kernel = self.architecture.system_calls
+        if kernel is None:
+            self._violate("flow", "makes a system call, on a system that lets nobody make one", pc=address)
+            self._end()
+            return
+        event = self._next(("call",), "makes a system call")
+        if event.callee != ir.SYSTEM_CALL or event.node is None:
+            self._violate("effect", f"makes a system call, where the source calls {event.callee}")
+            self._end()
+            return
+        signature = ir.kernel_signature(event.node)
+        activation, sp = self.activations[-1], self.machine.sp
+        if sp != event.sp:
+            self._violate(
+                "sp",
+                f"makes a system call with the stack pointer {_away(sp - event.sp)} where the source has it",
+                register=self.architecture.sp.name,
+                expected=event.sp,
+                found=sp,
+            )
+        types = [type_.value_type for _, type_ in signature.parameters]
+        places = kernel.convention.place(types, None)
+        top = self._frame_top(event, activation)
+        if places.stack_bytes and sp + places.stack_bytes > top:
+            message = "makes a system call with arguments in memory that is not its own"
+            self._violate("area", message, memory=sp, expected=places.stack_bytes, found=max(top - sp, 0))
+        number = 0 if kernel.number_at is None else self.machine.read(address + kernel.number_at, 1)[0]
+        if number and number != event.arguments[0]:
+            message = "the number in the system call's instruction is not what the source says"
+            self._violate("args", message, expected=event.arguments[0], found=number)
+        passed = list(zip(signature.parameters, event.arguments, places.arguments, strict=True))
+        for (name, type_), value, location in passed[1:] if number else passed:
+            self._check_value(f"the system call's {name}", value, type_, location, sp)
+        self._compare_memory(event)
+        self._compare_pinned(ir.SYSTEM_CALL, event)
+        self.calls += 1
+        self._play(Arrival(ir.SYSTEM_CALL, signature, event, sp, address + kernel.size, self.calls, False))
+
+    def _answer_as_kernel(self, arrival: Arrival, registers: Mapping[Register, int], result: int | None) -> None:
+        """Overwrite what the kernel may, and go on behind the system call."""
+        kernel = self.architecture.system_calls
+        assert kernel is not None
+        if result is None:
+            result = kernel_answer(self.world.seed, arrival.number, 8 * self.word)
+        if self.watcher is not None:
+            self.watcher.answered(arrival, result)
+        values = self._clobbered(arrival.signature, registers)
+        if self.spare != "below":
+            for region in self.stack_of:
+                if arrival.cfa in region:
+                    floor = arrival.cfa - self.activations[-1].function.convention.red_zone
+                    start = max(region.base, floor - 2048)
+                    self.machine.write(start, self._garbage(max(floor - start, 0)))
+        value = result & self.word_mask
+        failed = -value & self.word_mask
+        if kernel.failed is not None:
+            register, mask, told = kernel.failed
+            values[register] = values.get(register, 0) & ~mask
+            if 0 < failed <= HIGHEST_ERRNO:
+                value = failed
+                values[register] |= told
+        values[kernel.convention.integer_results[0]] = value
+        self._fix(values, kernel.convention, 0)
+        if self.bench.stacks:
+            values = {r: v for r, v in values.items() if r not in self.bench.stacks}
+        self.machine.set_many(values)
+        self._go(arrival.return_address)
 
     def _script(self, sp: int) -> Execution:
         return Execution(
@@ -1321,6 +1407,9 @@ class Execute:
 
     def _answer(self, arrival: Arrival, registers: Mapping[Register, int], result: int | None) -> None:
         """Overwrite all that the callee may, deliver the result, and return."""
+        if arrival.name == ir.SYSTEM_CALL:
+            self._answer_as_kernel(arrival, registers, result)
+            return
         signature = arrival.signature
         convention = signature.convention
         machine = self.machine

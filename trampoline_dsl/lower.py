@@ -445,6 +445,8 @@ class _Lowering:
                 self._store(values, base, offset, type_)
             case ir.SetThread(value=value):
                 self._set_thread(value)
+            case ir.Call(callee=ir.SYSTEM_CALL):
+                self._system_call(node)
             case ir.Call():
                 self._call(node)
             case ir.TailCall():
@@ -900,12 +902,58 @@ class _Lowering:
             narrow=self._narrow(assignment.arguments),
         )
         self.operations += after
+        self._take_result(node, values)
+
+    def _take_result(self, node: ir.Call, values: Values) -> None:
         if node.variable is not None and node.result is not None:
+            type_ = node.variable.type
+            if type_.bits < self.word_bits and type_.kind == "int" and type_.signed != node.result.signed:
+                widened = self.new(node.variable.name)
+                self.add("extend", (widened,), values, bits=type_.bits, signed=type_.signed)
+                values = (widened,)
             if node.variable in self.homes:
                 self._home_store(values, self.homes[node.variable], node.variable.type)
             else:
                 for d, value in zip(self._variable(node.variable), values, strict=True):
                     self.add("move", (d,), (value,))
+
+    def _system_call(self, node: ir.Call) -> None:
+        """The kernel takes nothing of the frame but arguments in memory, and is given no return address."""
+        convention, kernel = node.convention, self.architecture.system_calls
+        assert kernel is not None
+        assert node.result is not None
+        assignment = self._assignment(convention, [a.type for a in node.arguments], node.result)
+        known = isinstance(node.arguments[0], ir.Constant)  # then it is put into its register at the last moment
+        passed = list(zip(node.arguments, assignment.arguments, strict=True))[known:]
+        values = [self.evaluate(argument) for argument, _ in passed]
+        uses: list[VirtualRegister] = []
+        places: list[Register | None] = []
+        for given, (argument, location) in zip(values, passed, strict=True):
+            self._deliver(given, argument.type, location, uses, places, "outgoing")
+        if assignment.stack_bytes:
+            context = self.contexts[self.context]
+            context.outgoing = max(context.outgoing, assignment.stack_bytes)
+            context.outgoing_start = min(context.outgoing_start, convention.first_stack_argument)
+        number, result = convention.integer_arguments[0], convention.integer_results[0]
+        lost = dict(lost_bits(convention, self.architecture, None))
+        lost |= {r: (1 << r.bits) - 1 for r in (number, result)}
+        self._lose(lost)
+        wanted = node.variable is not None
+        back = self.fresh(node.variable.name if node.variable is not None else "result", node.result)
+        first = node.arguments[0]
+        self.add(
+            "call",
+            back if wanted else (),
+            tuple(uses),
+            places=tuple(places),
+            results=(result,) if wanted else (),
+            clobbers=clobbers_of(lost),
+            convention=convention,
+            value=first.value if isinstance(first, ir.Constant) else 0,
+            immediate=known,
+            label=self.label("answered") if wanted else "",
+        )
+        self._take_result(node, back)
 
     def _copy_thread(self, convention: Convention, uses: list[VirtualRegister], places: list[Register | None]) -> None:
         """Where a convention wants g in a register beside its slot, it travels like an argument."""

@@ -364,7 +364,8 @@ class _Unchanged(Watcher):
             self.before = self.machine.get_many(self.registers)
 
     def arrived(self, arrival: Arrival) -> None:
-        self.called = True
+        kept_by_kernel = arrival.signature.convention.keeps if arrival.name == ir.SYSTEM_CALL else None
+        self.called |= kept_by_kernel is None or not all(map(kept_by_kernel, self.registers))
 
 
 @dataclass
@@ -418,6 +419,9 @@ class _Record(Watcher):
         result = arrival.signature.result.value_type if arrival.signature.result else None
         places = convention.place(types, result).arguments
         wanted = {p.place.register for location in places for p in location if isinstance(p.place, InRegister)}
+        if arrival.name == ir.SYSTEM_CALL:
+            # To the kernel nothing else means anything.
+            convention = self.session.compiled.program.functions[arrival.event.function].convention
         self._tell("call", arrival.name, convention, wanted)
 
     def left(self, activation: Activation, result: int | None) -> None:

@@ -6,7 +6,7 @@ The events are what machine code is compared with. Nothing here has seen an inst
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from . import ir
 from .diagnostics import Span
 from .interpret import Execution, Request, Resumed, Run, Trouble, Unset
-from .target import ByteOrder, Convention, Register
+from .target import HIGHEST_ERRNO, ByteOrder, Convention, Register
 from .world import RETURN_SPACING, Build, Bytes, World, thread_base, walk
 
 
@@ -71,6 +71,12 @@ def draw(seed: int, what: str, bits: int) -> int:
     return random.Random(f"{seed} {what}").getrandbits(bits)
 
 
+def kernel_answer(seed: int, call: int, bits: int) -> int:
+    """What a system call returns of which no check says it: one in three fails."""
+    value = draw(seed, f"result {call}", bits)
+    return value if value % 3 else -(1 + value // 3 % HIGHEST_ERRNO) & ((1 << bits) - 1)
+
+
 def thread_register(build: Build) -> Register | None:
     for convention in build.architecture.conventions.values():
         if isinstance(convention.thread, Register):
@@ -104,6 +110,15 @@ def local_variables(handler: ir.Handler, scenario: ir.Scenario | None) -> tuple[
         if isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None and node.variable not in shared:
             found.append(node.variable)
     return tuple(dict.fromkeys(found))
+
+
+def handed_over(handler: ir.Handler, arguments: Sequence[int], word: int) -> Iterable[tuple[ir.Variable, int]]:
+    """The parameters of a handler and their values. The kernel's may be more or fewer than a system call has: all are
+    words, and 0 where nothing is passed."""
+    if handler.callee != ir.SYSTEM_CALL:
+        return zip(handler.parameters, arguments, strict=True)
+    words = [value & ((1 << 8 * word) - 1) for value in arguments] + [0] * len(handler.parameters)
+    return zip(handler.parameters, words, strict=False)
 
 
 def restore(variables: dict[ir.Variable, int], before: Mapping[ir.Variable, int | None]) -> None:
@@ -354,15 +369,16 @@ class Oracle:
         if name in program.functions:
             # The return address of a compiled caller is the machine's affair: a walk there is not compared.
             return self.function(program.functions[name], request.arguments, sp, return_address)
-        signature = self.signature(name)
+        signature = ir.kernel_signature(request.node) if name == ir.SYSTEM_CALL else self.signature(name)
         handler = self.scenario.handlers.get(name) if self.scenario else None
         result: int | None = None
         if handler is not None:
             variables = self.variables
             before = {v: variables.get(v) for v in local_variables(handler, self.scenario)}
-            for variable, value in zip(handler.parameters, request.arguments, strict=True):
+            for variable, value in handed_over(handler, request.arguments, self.word):
                 variables[variable] = value
-            push = self.word if signature.convention.return_address is None else 0
+            pushes = signature.convention.return_address is None and name != ir.SYSTEM_CALL
+            push = self.word if pushes else 0
             self.scripting += 1
             execution = self.script(variables, sp - push)
             self.drive(execution.run(handler.body), sp)
@@ -371,6 +387,8 @@ class Oracle:
             restore(variables, before)
         elif leaves_other_thread(self.build, program.functions[self.executions[-1][1]].convention, signature):
             self.thread = draw(self.world.seed, f"thread after call {call}", 8 * self.word)
+        if result is None and name == ir.SYSTEM_CALL:
+            result = kernel_answer(self.world.seed, call, 8 * self.word)
         if result is None and signature.result is not None:
             result = draw(self.world.seed, f"result {call}", signature.result.bits)
         return result

@@ -33,7 +33,7 @@ MAXIMUM_ERRORS_OF_PIECE = 10
 _ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "trampoline", "check")
 _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
-    *("on", "when", "asm", "expect", "trap"),
+    *("on", "when", "asm", "expect", "trap", "syscall"),
 )
 _CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
@@ -819,6 +819,12 @@ class _Builder:
             self.maybe(at),
             self.span(tree),
         )
+
+    def _syscall(self, tree: Tree[Any]) -> s.CallExpression:
+        number, arguments = tree.children
+        span = self.span(tree)
+        callee = s.Name(("syscall",), (span,), span)
+        return s.CallExpression(callee, self.maybe(arguments) or (), None, None, None, span, self.make(number))
 
     def _arguments(self, tree: Tree[Any]) -> tuple[s.Expression, ...]:
         return tuple(self.each(tree))

@@ -255,6 +255,9 @@ class _Selection:
     def _call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
         make, convention = self.make, operation.convention
         assert convention is not None
+        if convention is self._kernel_convention():
+            yield from self._system_call(operation)
+            return
         address = yield from self._marshal(operation, uses, convention)
         for fixed in convention.fixed:
             yield from make.establish(fixed)
@@ -271,6 +274,17 @@ class _Selection:
         """A caller that has no table of contents has none to bring back."""
         toc = self.architecture.toc
         return callee if toc is None or self.convention.keeps(toc) else _without_toc(callee)
+
+    def _kernel_convention(self) -> Convention | None:
+        kernel = self.architecture.system_calls
+        return kernel.convention if kernel is not None else None
+
+    def _system_call(self, operation: Operation) -> Iterator[Insn]:
+        yield from self.parallel(self._operands(operation), operation.clobbers)
+        number = operation.value if operation.immediate else None
+        label = self.label(operation.label) if operation.label else ""
+        yield from self.architecture.system_call(number, label)
+        yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
 
     def _results(self, operation: Operation) -> list[Move]:
         """The moves that take an operation's results from where they arrive."""

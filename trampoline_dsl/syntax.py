@@ -163,7 +163,8 @@ class Special:
 
 @dataclass(frozen=True, slots=True)
 class CallExpression:
-    """`call f(a, b) using c -> i32 at sp`: the last two parts only where the form allows them."""
+    """`call f(a, b) using c -> i32 at sp`: the last two parts only where the form allows them. `syscall n(a, b)`: then
+    there is a `number`."""
 
     callee: Name
     arguments: tuple[Expression, ...]
@@ -171,6 +172,7 @@ class CallExpression:
     result: TypeName | None
     at: Expression | None
     span: Span = field(compare=False)
+    number: Expression | None = None
 
 
 Expression = (

@@ -269,7 +269,7 @@ class Insn:
     writes: frozenset[Register] = frozenset()
     memory: Literal["none", "read", "write", "both"] = "none"
     access: Access | None = None
-    transfer: Literal["none", "branch", "jump", "call", "return", "trap"] = "none"  # "branch" is conditional
+    transfer: Literal["none", "branch", "jump", "call", "return", "trap", "system"] = "none"  # "branch" is conditional
     target: str | None = None
     label: str | None = None
     relocation: Relocation | None = None
@@ -388,6 +388,91 @@ class SignalFrame:
     record: tuple[Register, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SystemCalls:
+    """How a program calls the kernel.
+
+    `convention`: the first of its integer arguments is the number of the call; it `keeps` what the kernel gives back,
+    and the caller's own memory is never the kernel's. `size`: bytes of the instruction. `failed`, where a failure is
+    told beside the result: a register, its bits that tell, and what they hold then (0 if all went well); the result is
+    the errno itself in that case. Elsewhere the result is -errno. `number_at`: a byte of the instruction that is the
+    number itself, if it is not 0, whatever is in the register.
+    """
+
+    convention: Convention
+    size: int
+    failed: tuple[Register, int, int] | None = None
+    number_at: int | None = None
+
+
+MOST_SYSTEM_ARGUMENTS = 6
+HIGHEST_ERRNO = 4095  # results from -4095 to -1 are failures (Linux, include/linux/err.h, MAX_ERRNO)
+
+
+def assign_system_call(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
+    """A word each, in registers and then in memory. A narrow value is widened by its type, as C does it."""
+    places: list[Location] = []
+    top = convention.first_stack_argument
+    registers = convention.integer_arguments
+    word = registers[0].bits
+    for index, value in enumerate(arguments):
+        place: InRegister | OnStack
+        if index < len(registers):
+            place = InRegister(registers[index])
+        else:
+            place, top = OnStack(top), top + word // 8
+        places.append((Part(place, 0, value.bits, word if value.bits < word else 0, value.signed),))
+    back: Location = (Part(InRegister(convention.integer_results[0]), 0, word),) if result is not None else ()
+    return Assignment(tuple(places), back, top if top > convention.first_stack_argument else 0)
+
+
+def system_calls(
+    c: Convention,
+    registers: Iterable[Register],
+    passed: tuple[Register, ...],
+    result: Register,
+    lost: Iterable[Register],
+    source: str,
+    *,
+    size: int = 4,
+    first_in_memory: int = 0,
+    failed: tuple[Register, int, int] | None = None,
+    number_at: int | None = None,
+) -> SystemCalls:
+    """System calls of a machine whose C convention is `c`: `passed` are the registers of the number and the arguments,
+    and all but `lost` and the result's come back as they were."""
+    gone = {result, *lost, *((failed[0],) if failed else ())}
+    convention = c.derive(
+        name="syscall",
+        title="a system call",
+        source=source,
+        integer_arguments=passed,
+        float_arguments=(),
+        integer_results=(result,),
+        float_results=(),
+        assign=assign_system_call,
+        first_stack_argument=first_in_memory,
+        slot=passed[0].bits // 8,
+        kept={r: (1 << r.bits) - 1 for r in dict.fromkeys(registers) if r not in gone},
+        alignment=1,
+        area=0,
+        save_area={},
+        back_chain=False,
+        callee_pops=False,
+        return_address=None,
+        return_slot="none",
+        call_through=None,
+        descriptors=False,
+        toc_slot=None,
+        thread=None,
+        scratch=(),
+        linker_may_write=(),
+        notes={},
+        environment=None,
+    )
+    return SystemCalls(convention, size, failed, number_at)
+
+
 # -------------------------------------------------------------------------------------------------------- interfaces
 
 Condition = Literal["eq", "ne", "lt", "le", "gt", "ge", "ult", "ule", "ugt", "uge"]
@@ -445,6 +530,7 @@ class Architecture(ABC):
     zero: Register | None = None  # what `store` takes to store zero, if that needs no register; nothing else takes it
     singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one
     signals: SignalFrame | None = None  # of Linux on this machine
+    system_calls: SystemCalls | None = None  # where programs may make them
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
 
     # -- which registers values may live in, best first
@@ -518,6 +604,20 @@ class Architecture(ABC):
     @abstractmethod
     def trap(self) -> Code:
         """One instruction that its manual says never to be executed without an exception."""
+
+    def system_call(self, number: int | None, label: str) -> Code:
+        """Call the kernel. `number`, if it is known; else it is in its register already. `label`, if there is one: the
+        result is -errno on failure, however the kernel tells; a place for a label of that name is made if need be."""
+        raise ValueError("there are no system calls")
+
+    def kernel_entry(self, text: str, keystone: str | None = None) -> Insn:
+        """The instruction that enters the kernel: all is done when the next one is executed."""
+        assert self.system_calls is not None
+        convention = self.system_calls.convention
+        lost = frozenset(r for r in self.registers.values() if not convention.keeps(r))
+        return Insn(
+            text, frozenset(convention.integer_arguments), lost, memory="both", transfer="system", keystone=keystone
+        )
 
     # -- frames
 
