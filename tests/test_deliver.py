@@ -13,15 +13,16 @@ import pytest
 from broken import around_call, before, code_from, first, leaving
 
 from trampoline_dsl.deliver import Deliveries
-from trampoline_dsl.judge import Code, Execute
-from trampoline_dsl.pipeline import Compiled
+from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.judge import Code, Execute, Violation
+from trampoline_dsl.pipeline import Compiled, compile_source
 from trampoline_dsl.target import Bank, Insn
-from trampoline_dsl.targets import all_targets
+from trampoline_dsl.targets import all_targets, find_target
 from trampoline_dsl.verify import Session, verify
 
 CASES = Path(__file__).parent / "cases" / "signals.tramp"
 TARGETS = [t.name for t in all_targets().values() if t.os == "linux"]
-WITHOUT_RESTORER = [name for name in TARGETS if "amd64" not in name]
+WITH_RESTORER = ["linux/386", "linux/amd64", "linux/arm", "linux/arm64", "linux/s390x"]
 HANDLER = "runtime.sigtramp"
 
 
@@ -57,9 +58,10 @@ def interruptible(program: Compiled, name: str) -> int:
 
 def test_every_instruction_of_every_target_is_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
     counts = {}
-    for target in WITHOUT_RESTORER:
+    for target in TARGETS:
         program = program_for(target)
-        for turn in (0, 1):
+        scenario = next(s for s in program.program.scenarios if s.trampoline == "interrupted")
+        for turn in range(len(scenario.signals)):
             run, deliveries = delivered(program, "interrupted", turn=turn)
             assert run.finished, target
             assert not run.violations, (target, texts(run))
@@ -69,7 +71,7 @@ def test_every_instruction_of_every_target_is_interrupted(capsys: pytest.Capture
         print(f"\n{sum(counts.values())} signals on {len(counts)} targets: {counts}")
 
 
-@pytest.mark.parametrize("target", WITHOUT_RESTORER)
+@pytest.mark.parametrize("target", TARGETS)
 def test_what_waits_below_the_stack_pointer_is_lost(target: str) -> None:
     """The result is kept below the stack pointer, beyond what the kernel leaves alone, for two instructions."""
     program = program_for(target)
@@ -95,7 +97,7 @@ def test_what_waits_below_the_stack_pointer_is_lost(target: str) -> None:
     assert verdict.obligations["below"].state == "violated"
 
 
-@pytest.mark.parametrize("target", WITHOUT_RESTORER)
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_store_before_the_stack_pointer_has_moved(target: str) -> None:
     """The result is stored where the stack is about to grow to."""
     program = program_for(target)
@@ -121,7 +123,7 @@ def test_a_store_before_the_stack_pointer_has_moved(target: str) -> None:
     assert not deliveries.found
 
 
-@pytest.mark.parametrize("target", WITHOUT_RESTORER)
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_handler_that_loses_a_register(target: str) -> None:
     program = program_for(target)
     architecture, convention = program.target.architecture, program.target.conventions["c"]
@@ -138,7 +140,7 @@ def test_a_handler_that_loses_a_register(target: str) -> None:
         assert deliveries.count == 1  # the first one tells
 
 
-@pytest.mark.parametrize("target", WITHOUT_RESTORER)
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_handler_that_passes_something_else(target: str) -> None:
     program = program_for(target)
     architecture = program.target.architecture
@@ -180,12 +182,72 @@ def test_a_verdict_names_the_instruction_that_was_interrupted() -> None:
 def test_json_has_the_number_of_deliveries() -> None:
     program = program_for("linux/arm64")
     by_name = {v.trampoline: v.as_json() for v in verify(program, runs=2)}
-    assert by_name["interrupted"]["deliveries"] == 2 * interruptible(program, "interrupted")
+    assert by_name["interrupted"]["deliveries"] == 3 * interruptible(program, "interrupted")
     assert "deliveries" not in by_name[HANDLER]
 
 
 def test_signals_are_resolved() -> None:
-    program = program_for("linux/arm")
-    ways = next(s for s in program.program.scenarios if s.trampoline == "interrupted").signals
-    assert [(way.handler, way.restorer) for way in ways] == [(HANDLER, None), (HANDLER, None)]
-    assert [way.stack and way.stack.name for way in ways] == [None, "alternate"]
+    ways = next(s for s in program_for("linux/arm").program.scenarios if s.trampoline == "interrupted").signals
+    assert [way.handler for way in ways] == [HANDLER] * 3
+    assert [way.restorer for way in ways] == ["restorer", "restorer", None]
+    assert [way.stack and way.stack.name for way in ways] == [None, "alternate", None]
+    ways = next(s for s in program_for("linux/mips").program.scenarios if s.trampoline == "interrupted").signals
+    assert [way.restorer for way in ways] == [None, None]  # that kernel looks at none
+
+
+# ------------------------------------------------------------------------------------------------------- restorers
+
+
+def restored(target: str, edit: Callable[[Sequence[Insn]], Iterable[Insn]]) -> list[Violation]:
+    """What is found with a restorer that is edited."""
+    program = program_for(target)
+    run, deliveries = delivered(program, "leaf", [edited(program, "restorer", edit)])
+    assert deliveries.found == run.violations
+    assert {v.function for v in run.violations} <= {"restorer"}
+    return run.violations
+
+
+@pytest.mark.parametrize("target", WITH_RESTORER)
+def test_a_restorer_with_the_wrong_number(target: str) -> None:
+    text = CASES.read_text().replace("syscall SYS_rt_sigreturn()", "syscall SYS_rt_sigreturn + 1()")
+    program = compile_source(Source("wrong.tramp", text), [find_target(target)])[target]
+    run, _ = delivered(program, "leaf")
+    [violation] = run.violations
+    kernel = program.target.architecture.signals
+    assert kernel is not None
+    assert (violation.obligation, violation.function) == ("args", "restorer")
+    assert (violation.expected, violation.found) == (kernel.number, kernel.number + 1)
+
+
+@pytest.mark.parametrize("target", WITH_RESTORER)
+def test_a_restorer_that_moves_the_stack_pointer(target: str) -> None:
+    architecture = program_for(target).target.architecture
+    s = architecture.sp
+    step = architecture.binary("sub", s, s, 16)
+    [violation] = restored(target, lambda code: before(code, 0, step))
+    assert (violation.obligation, violation.register) == ("sp", s.name)
+    assert (violation.expected or 0) - (violation.found or 0) == 16
+
+
+@pytest.mark.parametrize("target", WITH_RESTORER)
+def test_a_restorer_that_stores(target: str) -> None:
+    architecture = program_for(target).target.architecture
+    store = architecture.store(
+        architecture.allocatable(program_for(target).target.conventions["c"])[0], architecture.sp, 0, 32
+    )
+    [violation] = restored(target, lambda code: before(code, 0, store))
+    assert violation.obligation == "writes"
+
+
+@pytest.mark.parametrize("target", WITH_RESTORER)
+def test_a_restorer_that_never_calls_the_kernel(target: str) -> None:
+    violations = restored(target, lambda code: [insn for insn in code if insn.transfer != "system"])
+    assert [v.obligation for v in violations] == ["flow"]
+
+
+@pytest.mark.parametrize("target", WITH_RESTORER)
+def test_a_restorer_that_returns(target: str) -> None:
+    """As a function would: there is nobody to return to."""
+    leaf = program_for(target)["leaf"].instructions
+    violations = restored(target, lambda _code: leaf[first(leaf, leaving) :])
+    assert [v.obligation for v in violations] == ["flow"]

@@ -1364,11 +1364,8 @@ class BodyResolver:
             message = f"`{restorer.name}` is returned to, not called: it has no parameters and no result"
             self.report.error("R091", message, node.handler.span, related=[(restorer.span, "declared here")])
             return None
-        if node.restorer is not None and kernel.restorer == "none":
-            message = f"{target.name} returns from handlers by the kernel's own code"
-            notes = [f"for it alone: `when {target.architecture.name} {{ signals {handler.name} }}`"]
-            self.report.error("R092", message, node.restorer.span, notes=notes)
-            return None
+        if kernel.restorer == "none":
+            restorer = None  # this kernel does not look at it
         if node.restorer is None and kernel.restorer == "needed":
             message = f"{target.name} has no code of its own to return from a handler"
             notes = [f"name what makes the system call: `signals {handler.name} return through ...`"]

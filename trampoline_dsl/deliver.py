@@ -220,49 +220,73 @@ class _Signal(_Delivery):
         )
         cfa = self.bottom() + (run.word if convention.return_address is None else 0)
         handling = self.handle(arguments, cfa, back, values)
+        found = handling.violations
+        if not found and self.signals.restorer is not None:
+            restoring = _Restoring(self, run.build.program.functions[self.signals.restorer])
+            restoring.enter()
+            found = restoring.violations
         handling.memory.take_back()
-        return handling.violations
+        return found
 
 
 class _Passage(Execute):
     """Code of the program between the system and the interrupted code: it calls nobody, and stores nothing. `goal`:
-    where it has to arrive."""
+    where it is to lead, for people."""
 
-    def __init__(self, delivery: _Delivery, function: ir.Function, goal: int) -> None:
+    goal: str
+
+    def __init__(self, delivery: _Delivery, function: ir.Function) -> None:
         run = delivery.run
         super().__init__(
             run.bench, run.world, Trace(), function, None, run.anonymous, delivery.number, False, budget=HANDLER_BUDGET
         )
-        self.goal = goal
+        self.delivery = delivery
 
     def enter(self) -> None:
+        """From its first instruction, with registers and memory as they are."""
         self._go_through(self.build.symbols[self.function.name])
 
     def step(self, address: int) -> None:
-        if address == self.goal:
-            self.finished = True
-            self._end()
         self.executed.append(address)
         place = self._locate(address)
         if place is None or place[0].name != self.function.name:
-            self._violate("flow", f"leads to {address:#x}, and {self.goal:#x} was interrupted", found=address)
-            self._end()
+            self.returned(address)
 
     def wrote(self, address: int, size: int, value: int, pc: int) -> None:
-        self._violate("writes", f"writes {size} bytes at {address:#x}, and the stack is not its own", memory=address)
-
-    def stub(self, address: int) -> None:
-        self._violate("flow", f"calls {self.bench.stubs.get(address, hex(address))}, where it can only go on")
-        self._end()
+        self._violate("writes", f"writes {size} bytes at {address:#x}: no memory is its own", memory=address, pc=pc)
 
     def returned(self, address: int) -> None:
-        self._violate("flow", f"leads to {address:#x}, and {self.goal:#x} was interrupted", found=address)
+        self._violate("flow", f"leads to {address:#x}, and not to {self.goal}", found=address)
         self._end()
 
-    astray = returned
+    stub = astray = system_call = returned
 
     def _stopped(self, stop: Stop) -> None:
         self._violate("flow", stop.detail or f"stops at {stop.pc:#x}", pc=self.executed[-1] if self.executed else None)
+
+
+class _Restoring(_Passage):
+    """What a handler returns to on Linux."""
+
+    goal = "the system call that ends a handler"
+
+    def system_call(self, address: int) -> None:
+        """The kernel takes everything from its frame, if it finds that."""
+        assert isinstance(self.delivery, _Signal)
+        calls, kernel, sp = self.architecture.system_calls, self.delivery.kernel, self.machine.sp
+        assert calls is not None, "there are system calls where there are signals"
+        register = calls.convention.integer_arguments[0]
+        number = 0 if calls.number_at is None else self.machine.read(address + calls.number_at, 1)[0]
+        number = number or self.machine.get(register) & 0xFFFFFFFF
+        if number != kernel.number:
+            message = f"makes the system call {number}, and not rt_sigreturn, {kernel.number}"
+            self._violate("args", message, register=register.name, expected=kernel.number, found=number)
+        want = self.delivery.start + kernel.restored
+        if sp != want:
+            message = "calls rt_sigreturn with another stack pointer than the handler returned with"
+            self._violate("sp", message, register=self.architecture.sp.name, expected=want, found=sp)
+        self.finished = True
+        self._end()
 
 
 class _Seen(Bytes):
@@ -345,6 +369,12 @@ class _Handling(Execute):
         machine.sp = sp
         self._activate(handler, self.cfa, sp, self.back, None)
         self._go_through(entry)
+
+    def step(self, address: int) -> None:
+        if address == self.back and len(self.activations) == 1 and self._has_returned():
+            self.returned(address)
+            return
+        super().step(address)
 
     def _check_returned(self, activation: Activation) -> int | None:
         toc = self._toc()
