@@ -1,8 +1,8 @@
 """The trampolines of two commits to Go, and on which targets each holds: what `trampoline verify examples/go` finds.
 
-The first, "simplify C -> Go call path", rewrote crosscall2, cgocallback and the Windows callbacks, and left the callbacks
-of windows/arm as they were, for want of a way to test them. The second, "factor out windows sigtramp", is the
-exceptions' part.
+The first, "simplify C -> Go call path", rewrote crosscall2, cgocallback and the Windows callbacks, and left those of
+windows/arm as they were, for want of a way to test them. The second, "factor out windows sigtramp", is the exceptions'
+part.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def main() -> int:
     results = json.loads(found.stdout)["results"]
     marks = {(r["trampoline"], r["target"]): mark(r["obligations"]) for r in results}
     targets = [f"linux/{name}" for name in LINUX] + [f"windows/{name}" for name in WINDOWS]
-    print(f"{'':28}{'linux':<{sum(len(n) + 1 for n in LINUX)}}  windows")
-    print(f"{'':28}{' '.join(LINUX)}   {' '.join(WINDOWS)}")
+    print(f"{'':30}{'linux':<{sum(len(n) + 1 for n in LINUX)}}  windows")
+    print(f"{'':30}{' '.join(LINUX)}   {' '.join(WINDOWS)}")
     for seed, symbols in SEEDS.items():
         print(f"\n{seed}")
         for symbol in symbols:
             cells = [marks.get((symbol, target), "-").ljust(len(target.split("/")[1])) for target in targets]
-            print(f"  {symbol:26}{' '.join(cells[: len(LINUX)])}   {' '.join(cells[len(LINUX) :])}".rstrip())
+            print(f"  {symbol:28}{' '.join(cells[: len(LINUX)])}   {' '.join(cells[len(LINUX) :])}".rstrip())
     return found.returncode
 
 

@@ -18,7 +18,7 @@ from .target import Target
 from .targets import find_target
 from .verify import Report, Verdict, verify
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", Verdict, Mutation)
 # What is done with each file on each target: with a seed and a number of runs, one result for each trampoline.
 Work = Callable[[Compiled, int, int], tuple[Found, ...]]
 
@@ -140,8 +140,9 @@ def _everywhere(
 def _in_order(found: Sequence[tuple[Found, ...]], targets: int) -> Iterator[Found]:
     """Trampoline by trampoline, as a file declares them, and each on all targets: outcomes come file by file."""
     for start in range(0, len(found), targets):
-        for same in zip(*found[start : start + targets], strict=True):
-            yield from same
+        of_file = [one for of_target in found[start : start + targets] for one in of_target]
+        for name in dict.fromkeys(one.trampoline for one in of_file):
+            yield from (one for one in of_file if one.trampoline == name)
 
 
 def _outcomes(

@@ -35,8 +35,10 @@ _ITEMS = frozenset(
         "convention",
         "trampoline",
         "check",
+        "items_when",
     }
 )
+_HOLDS_ITEMS = frozenset({"items_when", "items_else"})
 _LINES = frozenset(  # what has a line of its own
     {
         *(
@@ -218,9 +220,9 @@ class _Writer:
     def _break(self, before: _Token | None, token: _Token, inner: _Bracket | None) -> tuple[int | None, bool]:
         """The indentation of the line that begins with this token, or None if it goes on; and whether a blank line
         before it is kept."""
-        if token.begins(_ITEMS):
-            self.unit = 0
-            return 0, True
+        if token.begins(_ITEMS) and (before is None or before.text != "else"):
+            self.unit = inner.indent if inner is not None else 0
+            return self.unit, True
         assert before is not None  # a file begins with a declaration
         if inner is not None and inner.kind == "{" and inner.spread:
             if token.text == "}":
@@ -238,7 +240,7 @@ class _Writer:
         return self._continued(inner), False
 
     def _may_break(self, before: _Token, token: _Token) -> bool:
-        if token.text in ("{", "}", "else") or before.text in ("{", "}"):
+        if token.text in ("{", "}", "else") or before.text in ("{", "}", "else"):
             return False
         if token.text == ")":
             # On a line of its own only where the list begins on one too.
@@ -276,6 +278,8 @@ class _Writer:
     def _spread(self, index: int) -> tuple[bool, bool]:
         """Whether a block takes several lines; and whether that is because it is too long for one."""
         end = _matching(self.tokens, index)
+        if self.tokens[index].lexeme.rule in _HOLDS_ITEMS and end > index + 1:
+            return True, False
         if end == index + 1:
             return bool(self.tokens[end].comments), False
         inside = self.tokens[index + 1 : end + 1]

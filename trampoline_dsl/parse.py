@@ -30,7 +30,7 @@ MAXIMUM_KEPT = 1 << 13  # characters of a declaration whose tree is kept
 MAXIMUM_ERRORS = 20  # a file that is not in this language at all is not listed to its end
 MAXIMUM_ERRORS_OF_PIECE = 10
 
-_ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "trampoline", "check")
+_ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "trampoline", "check", "when")
 _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
     *("on", "when", "asm", "expect", "trap", "syscall"),
@@ -670,6 +670,18 @@ class _Builder:
     def _constant_else(self, tree: Tree[Any]) -> s.Expression:
         value: s.Expression = self.make(tree.children[0])
         return value
+
+    def _items_when(self, tree: Tree[Any]) -> s.ItemsWhen:
+        targets, then, otherwise = tree.children
+        others = self.make(otherwise) if otherwise is not None else ()
+        return s.ItemsWhen(self.make(targets), self.make(then), others, self.span(tree))
+
+    def _items_else(self, tree: Tree[Any]) -> tuple[s.Declaration, ...]:
+        made = self.make(tree.children[0])
+        return (made,) if isinstance(made, s.ItemsWhen) else made
+
+    def _items(self, tree: Tree[Any]) -> tuple[s.Declaration, ...]:
+        return tuple(self.make(child) for child in tree.children)
 
     def _struct(self, tree: Tree[Any]) -> s.Struct:
         name, header, *rest = tree.children

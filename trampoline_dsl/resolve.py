@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -153,6 +153,7 @@ class Environment:
     signatures: dict[str, ir.Signature] = field(default_factory=dict)
     variables: dict[str, ir.ExternVariable | None] = field(default_factory=dict)  # None where a mistake has been told
     misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
+    elsewhere: set[str] = field(default_factory=set)  # trampolines that there are, perhaps for other targets only
     declared_conventions: dict[str, Span] = field(default_factory=dict)
 
     @property
@@ -194,6 +195,14 @@ class Environment:
             message = f"{convention.name} keeps {' '.join(kept)} on {self.target.name}, where this result would travel"
             self.report.error("R026", message, span, notes=["return nothing, or name other registers as `results`"])
         return not kept
+
+    def meant(self, items: Iterable[s.Item]) -> Iterator[s.Plain]:
+        """The declarations that are there for this target."""
+        for item in items:
+            if isinstance(item, s.ItemsWhen):
+                yield from self.meant(item.then if self.holds(item.targets) else item.otherwise)
+            else:
+                yield item
 
     def holds(self, targets: s.TargetSet) -> bool:
         """Whether this target is meant. Names that no target has are reported when the file is checked."""
@@ -255,7 +264,7 @@ def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
     report = Report()
     environment = _environment(target, report, module.include)
     for file in module.files:
-        for item in file.items:
+        for item in environment.meant(file.items):
             if isinstance(item, s.ConventionDeclaration):
                 _declare_convention(item, environment)
     report.finish()
@@ -274,9 +283,15 @@ def resolve(module: Module, target: Target) -> ir.Program:
     """The program for one target. Raises InputError with everything that is wrong with it there."""
     report = Report()
     environment = _environment(target, report, module.include)
+    for file in module.files:
+        environment.elsewhere |= _trampolines(file.items)
     layouts = environment.layouts
     folders = [_folder(file.source.name) for file in module.files]
-    items = [(item, folder) for file, folder in zip(module.files, folders, strict=True) for item in file.items]
+    items = [
+        (item, folder)
+        for file, folder in zip(module.files, folders, strict=True)
+        for item in environment.meant(file.items)
+    ]
 
     names: dict[str, Span] = {}
     defined: dict[str, Span] = {}
@@ -330,8 +345,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
         scenarios = _scenarios(checks, environment, functions)
         if not report.diagnostics:
             right.update(check.span.text for check in checks)
-    own = tuple(str(i.name) for i in module.file.items if isinstance(i, s.Trampoline))
-    if not own and not report.diagnostics:
+    own = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Trampoline))
+    if not own and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
@@ -424,6 +439,23 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
     return signature, frozenset(untyped)
 
 
+def own_trampolines(module: Module, target: Target) -> tuple[str, ...]:
+    """The trampolines that the module's first file declares for a target."""
+    items = _environment(target, Report(), ()).meant(module.file.items)
+    return tuple(str(item.name) for item in items if isinstance(item, s.Trampoline))
+
+
+def _trampolines(items: Iterable[s.Item]) -> set[str]:
+    """The names of the trampolines that there are for any target."""
+    found: set[str] = set()
+    for item in items:
+        if isinstance(item, s.ItemsWhen):
+            found |= _trampolines((*item.then, *item.otherwise))
+        elif isinstance(item, s.Trampoline):
+            found.add(str(item.name))
+    return found
+
+
 def _scenarios(
     checks: Iterable[s.Check], environment: Environment, functions: Mapping[str, ir.Function]
 ) -> tuple[ir.Scenario, ...]:
@@ -439,7 +471,7 @@ def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, i
         message = f"`{name}` is an extern, and what is checked is a trampoline"
         notes = ["say what it does in the check of a trampoline that calls it: `on " + name + "(...) { }`"]
         environment.report.error("R022", message, item.trampoline.span, notes=notes)
-    elif name not in environment.misdeclared:
+    elif name not in environment.misdeclared and name not in environment.elsewhere:
         notes = suggestion(name, functions)
         environment.report.error("R022", f"there is no trampoline `{name}` to check", item.trampoline.span, notes=notes)
     return None

@@ -647,7 +647,19 @@ class Check:
     span: Span = field(compare=False)
 
 
-Item = Import | Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Trampoline | Check
+@dataclass(frozen=True, slots=True)
+class ItemsWhen:
+    """`when windows { ... } else { ... }`: declarations for some targets only."""
+
+    targets: TargetSet
+    then: tuple[Declaration, ...]
+    otherwise: tuple[Declaration, ...]
+    span: Span = field(compare=False)
+
+
+Declaration = Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Trampoline | Check | ItemsWhen
+Item = Import | Declaration
+Plain = Import | Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Trampoline | Check
 
 
 @dataclass(frozen=True, slots=True)
