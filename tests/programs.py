@@ -252,6 +252,8 @@ class Program:
             return self._asm(scope)
         if self.chance(0.02):
             return [f"if {self._condition(scope)} {{ trap }}"]
+        if self.chance(0.04):
+            return self._system_call(scope)
         choices = ["let"] * 6 + ["assign"] * 4 + ["call"] * 5 + ["store"] * 3 + ["slot"] * 2 + ["thread", "follow"]
         if scope.depth < 3:
             choices += ["if"] * 2 + ["while", "stack"]
@@ -322,6 +324,19 @@ class Program:
         variable = Variable(self.name("v"), "uptr")
         scope.variables.append(variable)
         return [f"let {variable.name} = {self.random.choice(('g as uptr', 'sp'))}"]
+
+    def _system_call(self, scope: Scope) -> list[str]:
+        types = [
+            self.random.choice(("u8", "i16", "u32", "i32", "uptr", "ptr")) for _ in range(self.random.randrange(7))
+        ]
+        number = self._value(scope, "uptr") if self.chance(0.3) else str(self.random.choice((1, 200, 256, 5000)))
+        # Widths are to be seen: an argument has its own type.
+        call = f"syscall ({number})({', '.join(f'({self._value(scope, t)}) as {t}' for t in types)})"
+        if self.chance(0.3):
+            return [call]
+        variable = Variable(self.name("v"), self.random.choice(("uptr", "iptr")))
+        scope.variables.append(variable)
+        return [f"let {variable.name}: {variable.type} = {call}"]
 
     def _asm(self, scope: Scope) -> list[str]:
         """A block for each target that moves a word from one register to another, and to a third that it clobbers."""
