@@ -32,8 +32,11 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
     operations = _store_zeros(_share_thread_loads(body), architecture)
     operations = _hoist_outgoing(operations)
     operations, live = _remove_dead(operations)
-    bits = _bits_that_matter(operations, 8 * architecture.word)
-    operations = _drop_widening(operations, bits)
+    # What matters is asked of all operations; only where something is widened, or later spilled.
+    everything, bits = operations, None
+    if any(o.kind == "extend" for o in operations):
+        bits = _bits_that_matter(everything, 8 * architecture.word)
+        operations = _drop_widening(operations, bits)
     incoming = {
         o.defs[0]: o.home
         for o in operations
@@ -47,6 +50,8 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         if not victims:
             kept = [o for o in operations if not (o.kind == "move" and _same(o, colouring.colours))]
             return Allocation(tuple(kept), colouring.colours)
+        if bits is None:
+            bits = _bits_that_matter(everything, 8 * architecture.word)
         # Every round leaves fewer values that can be spilled, so this ends.
         first = {v for v in victims if not v.temporary}
         for some in (first, set(victims) - first):
@@ -129,8 +134,11 @@ def _store_zeros(operations: Sequence[Operation], architecture: Architecture) ->
     """Zeros that are stored take no register on machines that can do without."""
     if architecture.zero is None:
         return list(operations)
+    zeros = {o.defs[0] for o in operations if o.kind == "constant" and o.value == 0}
+    if not zeros:
+        return list(operations)
     definitions = Counter(value for operation in operations for value in operation.defs)
-    zeros = {o.defs[0] for o in operations if o.kind == "constant" and o.value == 0 and definitions[o.defs[0]] == 1}
+    zeros = {value for value in zeros if definitions[value] == 1}
     zero = VirtualRegister(0, "zero", fixed=architecture.zero)
     return [
         o.with_registers(o.defs, (zero, *o.uses[1:])) if o.kind in STORES and o.uses[0] in zeros else o
@@ -242,6 +250,8 @@ class _Liveness:
                     values[value] = len(values)
         self.index = values
         self.values = list(values)
+        self.uses = [self.bits(o.uses) if o.uses else 0 for o in operations]
+        self.defs = [self.bits(o.defs) if o.defs else 0 for o in operations]
         self.after: list[int] = [0] * len(operations)
         self._solve()
 
@@ -253,7 +263,7 @@ class _Liveness:
         return total
 
     def _solve(self) -> None:
-        bits, after = self.bits, self.after
+        after = self.after
         labels = {o.label: i for i, o in enumerate(self.operations) if o.kind == "label"}
         before = [0] * (len(self.operations) + 1)
         steps = []  # backwards: where, what is read, what is not set, whether the next one follows, where it may go
@@ -261,11 +271,9 @@ class _Liveness:
         for i in range(len(self.operations) - 1, -1, -1):
             operation = self.operations[i]
             kind = operation.kind
-            uses = bits(operation.uses) if operation.uses else 0
-            others = ~bits(operation.defs) if operation.defs else -1
             goes = labels[operation.label] if kind in ("branch", "jump") else -1
             again |= 0 <= goes <= i  # what is live at its beginning is known only when all of a loop has been seen
-            steps.append((i, uses, others, kind not in NO_FALL_THROUGH, goes))
+            steps.append((i, self.uses[i], ~self.defs[i], kind not in NO_FALL_THROUGH, goes))
         changed = True
         while changed:
             changed = False
@@ -288,11 +296,10 @@ def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], _Liv
         live = _Liveness(current)
         stored = {o.home for o in current if o.kind == "home_load"}
         kept = []
-        for operation, after in zip(current, live.after, strict=True):
+        for operation, defs, after in zip(current, live.defs, live.after, strict=True):
             kind = operation.kind
             if kind in REMOVABLE:
-                defs = operation.defs
-                if not live.bits(defs) & after and all(d.fixed is None for d in defs):
+                if not defs & after and all(d.fixed is None for d in operation.defs):
                     continue
             elif kind == "home_store" and operation.home not in stored and _private(operation.home):
                 continue
@@ -524,7 +531,8 @@ class _Colouring:
             wanted = self._wanted(index)
             # A register that the caller wants back costs a save and a restore, unless it is paid for already.
             cheap = [r for r in free if r not in costs or r in used] or free
-            best = max(cheap, key=lambda r: wanted.get(r, 0)) if wanted else cheap[0]
+            drawn = [r for r in cheap if r in wanted] if wanted else None
+            best = max(drawn, key=wanted.__getitem__) if drawn else cheap[0]
             self.colours[value] = best
             used.add(best)
         return victims
@@ -535,20 +543,20 @@ class _Colouring:
 
     def _tied(self) -> set[Register]:
         """Registers with a meaning of their own in this body: the thread's, where the body or a callee needs it."""
-        tied = {v.fixed for o in self.operations for v in (*o.defs, *o.uses) if v.fixed is not None}
+        tied = {v.fixed for o in self.operations for v in o.defs if v.fixed is not None}
+        tied |= {v.fixed for o in self.operations for v in o.uses if v.fixed is not None}
         threads = {o.convention.thread for o in self.operations if o.convention is not None}
         return tied | {thread for thread in threads if isinstance(thread, Register)}
 
     def _constraints(self) -> None:
-        for operation, after in zip(self.operations, self.live.after, strict=True):
+        for operation, defined, after in zip(self.operations, self.live.defs, self.live.after, strict=True):
             # Others set nothing, and take what they read from wherever it is.
             if operation.defs or operation.places or operation.kind in ("call", "asm"):
-                self._interfere(operation, after)
+                self._interfere(operation, defined, after)
                 self._attract(operation)
 
-    def _interfere(self, operation: Operation, after: int) -> None:
+    def _interfere(self, operation: Operation, defined: int, after: int) -> None:
         live = self.live
-        defined = live.bits(operation.defs)
         busy = after | defined
         if self._early(operation):
             busy |= live.bits(operation.uses)
