@@ -889,7 +889,8 @@ _SIZES = {"x": 8, "w": 4, "d": 8, "s": 4, "q": 16}
 
 def _is_idle(one: Insn) -> bool:
     """A move to itself. Not of w registers: that one clears the upper half."""
-    return not one.user_text and _IDLE.fullmatch(one.text) is not None
+    text = one.text
+    return text.startswith(("mov ", "fmov ")) and not one.user_text and _IDLE.fullmatch(text) is not None
 
 
 def _apart(one: Insn) -> Iterable[Insn]:
@@ -989,7 +990,7 @@ def _with_steps(code: Sequence[Insn]) -> list[Insn]:
     index = 0
     while index < len(code):
         one = code[index]
-        step = None if one.user_text else _STEP.fullmatch(one.text)
+        step = None if one.user_text or " sp, sp" not in one.text else _STEP.fullmatch(one.text)
         if step is None:
             result.append(one)
             index += 1

@@ -1001,7 +1001,7 @@ class Mips(Architecture):
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Fill the delay slots, then keep apart what the machine does not keep apart itself."""
-        kept = [insn for insn in code if not re.fullmatch(r"(?:move|mov\.[sd]) (\S+), \1", insn.text)]
+        kept = [insn for insn in code if not (insn.text[:3] == "mov" and _TO_ITSELF.fullmatch(insn.text))]
         return self._separate(self._fill_slots(kept))
 
     def _fill_slots(self, code: Sequence[Insn]) -> list[Insn]:
@@ -1069,6 +1069,11 @@ class Mips(Architecture):
     def _separate(self, code: list[Insn]) -> list[Insn]:
         """MIPS32 interlocks everything that this module emits."""
         return code
+
+
+_TO_ITSELF = re.compile(r"(?:move|mov\.[sd]) (\S+), \1")
+# What others have to keep their distance from.
+_SLOW = ("mfhi", "mflo", "cfc1", "ctc1", "mfc1", "mtc1", "dmfc1", "dmtc1")
 
 
 class O32(Mips):
@@ -1197,6 +1202,8 @@ class N64(Mips):
         """MIPS III, unlike MIPS IV, leaves two things to software (R4000 User's Manual, appendix A, "MFLO", and
         table 5-11; GNU as does the same in reorder mode): two instructions between a move from hi or lo and the next
         multiplication, and one between a move from or to the floating point unit and the use of what it moved."""
+        if not any(insn.text.startswith(_SLOW) for insn in code):
+            return code
         done: list[Insn] = []
         for insn in code:
             real = [previous for previous in done[-4:] if previous.label is None]

@@ -1096,6 +1096,8 @@ def _without_keeping_link(code: Sequence[Insn]) -> list[Insn]:
 
 
 def _moves_nothing(item: Insn) -> bool:
+    if not item.text.startswith(("mr ", "fmr ")):
+        return False
     name, _, operands = item.text.partition(" ")
     d, _, s = operands.partition(", ")
     return name in ("mr", "fmr") and d == s

@@ -931,6 +931,8 @@ def _longest_run(first: Insn, items: Sequence[Insn]) -> list[Insn]:
 
 
 def _moves_nothing(item: Insn) -> bool:
+    if not item.text.startswith(("lgr ", "ldr ")):
+        return False
     name, _, operands = item.text.partition(" ")
     d, _, s = operands.partition(", ")
     return name in ("lgr", "ldr") and d == s and not item.user_text

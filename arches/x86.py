@@ -701,6 +701,8 @@ def _may_be_read(registers: frozenset[Register], code: Sequence[Insn]) -> bool:
 
 def _is_idle(insn: Insn) -> bool:
     # `mov eax, eax` on amd64 is not: it clears the upper half, and names no whole register.
+    if not insn.text.startswith(("mov ", "movaps ")):
+        return False
     return any(insn.text in (f"mov {r}, {r}", f"movaps {r}, {r}") for r in insn.writes)
 
 

@@ -488,4 +488,6 @@ class Program:
     own: tuple[str, ...]
     file: str
     variables: Mapping[str, ExternVariable] = field(default_factory=dict)
-    right: set[str] = field(default_factory=set, compare=False, repr=False)  # texts that have been found right before
+    # Texts that have been found right before, and the imported functions that are known by them.
+    right: set[str] = field(default_factory=set, compare=False, repr=False)
+    later: frozenset[str] = field(default=frozenset(), compare=False, repr=False)

@@ -218,14 +218,13 @@ def compile_module(module: Module, target: Target) -> Compiled:
     artifacts = Artifacts(program)
     errors: list[Diagnostic] = []
     own = set(program.own)
-    for function in program.functions.values():
-        imported = function.name not in own
-        if imported and function.span.text in program.right:
+    for name in program.functions:
+        if name in program.later:
             continue
         try:
-            _ = artifacts[function.name]
-            if imported:
-                program.right.add(function.span.text)
+            made = artifacts[name]
+            if name not in own:
+                program.right.add(made.function.span.text)
         except InputError as error:
             errors += error.diagnostics
     if errors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import assert_never, overload
 
@@ -54,6 +54,38 @@ def found_right(target: Target, declarations: tuple[str, ...], headers: tuple[st
     """The texts of checks and trampolines that have been found right among such declarations, to be added to: what is
     not wanted of them need not be looked at again before it is. `headers` are the texts of those that were read."""
     return set()
+
+
+class Functions(Mapping[str, ir.Function]):
+    """The trampolines of a program, in the order of the source. Those in `later` have been found right before, and are
+    resolved when they are asked for."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, ir.Function] = {}
+        self.later: dict[str, Callable[[], ir.Function]] = {}
+        self._names: list[str] = []
+
+    def add(self, name: str, make: Callable[[], ir.Function], *, later: bool) -> None:
+        if name not in self:
+            self._names.append(name)
+        if later:
+            self.later[name] = make
+        else:
+            self.made[name] = make()
+
+    def __getitem__(self, name: str) -> ir.Function:
+        if name not in self.made and name in self.later:
+            self.made[name] = self.later.pop(name)()
+        return self.made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.made or name in self.later
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class Scenarios(Sequence[ir.Scenario]):
@@ -332,12 +364,14 @@ def resolve(module: Module, target: Target) -> ir.Program:
                 bodies.append((item, signature, untyped))
 
     # Functions and checks with mistakes go no further than `report.finish`.
-    functions: dict[str, ir.Function] = {}
-    for trampoline, signature, untyped in bodies:
-        resolver = BodyResolver(environment, Scope(), signature)
-        functions[signature.name] = resolver.function(trampoline, signature, untyped)
-    checks = [item for item, _ in items if isinstance(item, s.Check)]
+    own = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Trampoline))
     right = found_right(target, module.declarations, tuple(layouts.headers.values()))
+    functions = Functions()
+    for trampoline, signature, untyped in bodies:
+        imported = signature.name not in own
+        later = imported and not report.diagnostics and trampoline.span.text in right
+        functions.add(signature.name, partial(_function, trampoline, signature, untyped, environment), later=later)
+    checks = [item for item, _ in items if isinstance(item, s.Check)]
     scenarios: Sequence[ir.Scenario]
     if not report.diagnostics and all(check.span.text in right for check in checks):
         scenarios = Scenarios(lambda: _scenarios(checks, environment, functions)) if checks else ()
@@ -345,14 +379,14 @@ def resolve(module: Module, target: Target) -> ir.Program:
         scenarios = _scenarios(checks, environment, functions)
         if not report.diagnostics:
             right.update(check.span.text for check in checks)
-    own = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Trampoline))
     if not own and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
     externs = {name: sig for name, sig in environment.signatures.items() if name not in functions}
     variables = {name: variable for name, variable in environment.variables.items() if variable is not None}
-    return ir.Program(target, structs, externs, functions, scenarios, own, module.name, variables, right)
+    unseen = frozenset(functions.later)
+    return ir.Program(target, structs, externs, functions, scenarios, own, module.name, variables, right, unseen)
 
 
 def _declare_variable(item: s.ExternVariable, environment: Environment, names: dict[str, Span]) -> None:
@@ -369,6 +403,12 @@ def _declare_variable(item: s.ExternVariable, environment: Environment, names: d
         message = f"`{name}` is declared twice, and not alike"
         environment.report.error("R002", message, item.name.span, related=[(before.span, "first here")])
     environment.variables.setdefault(name, variable)
+
+
+def _function(
+    item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str], environment: Environment
+) -> ir.Function:
+    return BodyResolver(environment, Scope(), signature).function(item, signature, untyped)
 
 
 def _declare_function(
@@ -512,7 +552,19 @@ def _declare_convention(item: s.ConventionDeclaration, environment: Environment)
     for message in conflicts:
         environment.report.error("R023", message, item.name.span)
     if not conflicts:
-        environment.conventions[name] = base.derive(**changes, kept=kept, reserved=reserved)
+        facts_of_it = tuple(changes.items()), tuple(kept.items()), tuple(reserved.items())
+        environment.conventions[name] = _derived(base, *facts_of_it)
+
+
+@lru_cache(maxsize=256)
+def _derived(
+    base: Convention,
+    changes: tuple[tuple[str, object], ...],
+    kept: tuple[tuple[Register, int], ...],
+    reserved: tuple[tuple[Register, str], ...],
+) -> Convention:
+    """The same convention for the same facts, so that what is kept of a convention is found again."""
+    return base.derive(**dict(changes), kept=dict(kept), reserved=dict(reserved))
 
 
 def _conflicts(
