@@ -383,8 +383,9 @@ def _spill(
         if is_incoming_load:
             # The value stays where it is until somebody wants it.
             continue
+        touched = not homes.keys().isdisjoint((*operation.defs, *operation.uses))
         uses = []
-        for value in operation.uses:
+        for value in operation.uses if touched else ():
             if value in homes:
                 if value not in cache:
                     fresh = cache[value] = _renewed(body, value, share)
@@ -395,7 +396,7 @@ def _spill(
                 uses.append(value)
         defs = []
         stores: list[Operation] = []
-        for value in operation.defs:
+        for value in operation.defs if touched else ():
             if value in homes:
                 fresh = _renewed(body, value, share)
                 base = _reach(body, homes[value], operation, stores)
@@ -403,10 +404,10 @@ def _spill(
                 defs.append(fresh)
             else:
                 defs.append(value)
-        result.append(operation.with_registers(tuple(defs), tuple(uses)))
+        result.append(operation.with_registers(tuple(defs), tuple(uses)) if touched else operation)
         if operation.kind == "call" or operation.kind == "asm":
             cache = {v: r for v, r in cache.items() if not _all_lost(architecture, operation.clobbers, r, body)}
-        for value, fresh in zip(original.defs, defs, strict=True):
+        for value, fresh in zip(original.defs, defs, strict=touched):
             if value in homes:
                 cache[value] = fresh
         result += stores
@@ -500,6 +501,8 @@ class _Colouring:
         self.live = live
         self.colours: dict[VirtualRegister, Register] = {}
         count = len(self.live.values)
+        self.given: dict[int, Register] = {}  # by index, of those in `coloured`
+        self.coloured = 0
         self.neighbours = [0] * count
         self.forbidden: list[set[Register]] = [set() for _ in range(count)]
         self.preferred: list[list[Register]] = [[] for _ in range(count)]
@@ -524,7 +527,8 @@ class _Colouring:
             if not free:
                 victim = self._victim(index, candidates, victims)
                 victims.append(victim)
-                self.colours.pop(victim, None)
+                if self.colours.pop(victim, None) is not None:
+                    self.coloured ^= 1 << self.live.index[victim]
                 free = self._free(index, candidates)
                 if victim is value or not free:
                     continue
@@ -533,12 +537,13 @@ class _Colouring:
             cheap = [r for r in free if r not in costs or r in used] or free
             drawn = [r for r in cheap if r in wanted] if wanted else None
             best = max(drawn, key=wanted.__getitem__) if drawn else cheap[0]
-            self.colours[value] = best
+            self.colours[value] = self.given[index] = best
+            self.coloured |= 1 << index
             used.add(best)
         return victims
 
     def _free(self, index: int, candidates: Sequence[Register]) -> list[Register]:
-        taken = self._taken(index) | self.forbidden[index]
+        taken = self._taken(index)
         return [r for r in candidates if r not in taken]
 
     def _tied(self) -> set[Register]:
@@ -639,13 +644,12 @@ class _Colouring:
         return wanted
 
     def _taken(self, index: int) -> set[Register]:
-        taken = set()
-        remaining = self.neighbours[index]
+        """What neighbours have, and what the value must not have for other reasons."""
+        taken = set(self.forbidden[index])
+        remaining, given = self.neighbours[index] & self.coloured, self.given
         while remaining:
             low = remaining & -remaining
-            colour = self.colours.get(self.live.values[low.bit_length() - 1])
-            if colour is not None:
-                taken.add(colour)
+            taken.add(given[low.bit_length() - 1])
             remaining ^= low
         return taken
 
