@@ -1,63 +1,115 @@
-"""Frozen records that are made quickly.
+"""Frozen records that are made quickly, and whose classes are.
 
 The standard library's `dataclass` fills a frozen record through `object.__setattr__`, which makes records a large part
 of what a build costs. Here each record has a twin that is not frozen and has the same slots: a new object is filled as
-a twin, and then given the record's class.
+a twin, and then given the record's class. And the library writes and compiles five functions for each class, which for
+a hundred classes takes longer than to build a trampoline for all machines: here they share what they can, and
+`__new__` is written when the first record is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform
 
 _Class = TypeVar("_Class", bound=type)
+_MISSING = dataclasses.MISSING
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 def dataclass(
     *, frozen: bool = False, slots: bool = False, eq: bool = True, repr: bool = True
 ) -> Callable[[_Class], _Class]:
-    """As the standard library's; quicker where a record is frozen and has slots."""
+    """As the standard library's; quicker where a record is frozen and has slots. Such a record inherits no fields."""
 
     def make(cls: _Class) -> _Class:
-        quick = frozen and slots
+        if frozen and slots:
+            made: _Class = _record(cls, eq)
+            return made
         decorate: Callable[[_Class], _Class] = dataclasses.dataclass(  # type: ignore[assignment]
-            frozen=frozen, slots=slots, eq=eq, repr=repr, init=not quick
+            frozen=frozen, slots=slots, eq=eq, repr=repr
         )
-        made = decorate(cls)
-        if quick:
-            _give_new(made)
-        return made
+        return decorate(cls)
 
     return make
 
 
-def _give_new(cls: Any) -> None:
-    """Give a record `__new__`, which does what `__init__` would."""
-    fields = dataclasses.fields(cls)
+def _record(cls: Any, eq: bool) -> Any:
+    contents = dict(cls.__dict__)
+    fields: dict[str, Any] = {}
+    for name, kind in contents.get("__annotations__", {}).items():
+        given = contents.pop(name, _MISSING)
+        field: Any = given if isinstance(given, dataclasses.Field) else dataclasses.field(default=given)
+        # What `fields` and `replace` of the standard library look at.
+        field.name, field.type, field.kw_only = name, kind, False
+        field._field_type = dataclasses._FIELD  # type: ignore[attr-defined]
+        fields[name] = field
+    for name in ("__dict__", "__weakref__"):
+        contents.pop(name, None)
+    names = tuple(fields)
+    contents |= {"__slots__": names, "__match_args__": names, "__dataclass_fields__": fields}
+    contents |= {"__setattr__": _refuse_to_set, "__delattr__": _refuse_to_delete, "__reduce__": _reduce}
+    contents.setdefault("__repr__", _repr)
+    if eq:
+        contents["__eq__"], contents["__hash__"] = _comparing([f.name for f in fields.values() if f.compare])
+    contents["__new__"] = _first_new
+    return type(cls)(cls.__name__, cls.__bases__, contents)
+
+
+def _refuse_to_set(self: Any, name: str, value: object) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _refuse_to_delete(self: Any, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _reduce(self: Any) -> tuple[Any, ...]:
+    return type(self), tuple(getattr(self, name) for name in self.__slots__)
+
+
+def _repr(self: Any) -> str:
+    shown = (f"{f.name}={getattr(self, f.name)!r}" for f in self.__dataclass_fields__.values() if f.repr)
+    return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+def _comparing(names: list[str]) -> tuple[Callable[[Any, object], Any], Callable[[Any], int]]:
+    values: Callable[[Any], object] = attrgetter(*names) if names else type
+
+    def equal(self: Any, other: object) -> Any:
+        return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+
+    def hashed(self: Any) -> int:
+        return hash(values(self))
+
+    return equal, hashed
+
+
+def _first_new(cls: Any, *values: object, **named: object) -> Any:
+    """Makes the first record of a class, and what makes the others."""
+    fields = cls.__dataclass_fields__.values()
     known: dict[str, object] = {
         "_new": object.__new__,
-        "_Twin": type(cls.__name__, (), {"__slots__": tuple(field.name for field in fields)}),
+        "_Twin": type(cls.__name__, (), {"__slots__": cls.__slots__}),
     }
     parameters, lines = [], []
     for field in fields:
         parameter = value = field.name
-        if field.default is not dataclasses.MISSING:
+        if field.default is not _MISSING:
             known[f"_{field.name}"] = field.default
             parameter = f"{field.name}=_{field.name}"
-        elif field.default_factory is not dataclasses.MISSING:
+        elif field.default_factory is not _MISSING:
             known[f"_{field.name}"] = field.default_factory
             parameter = f"{field.name}=_new"
             value = f"_{field.name}() if {field.name} is _new else {field.name}"
         parameters.append(parameter)
         lines.append(f"    self.{field.name} = {value}")
+    lines.append("    self.__class__ = cls")
     if hasattr(cls, "__post_init__"):
-        lines.append("    self.__class__ = cls\n    self.__post_init__()")
-    else:
-        lines.append("    self.__class__ = cls")
+        lines.append("    self.__post_init__()")
     body = "\n".join(lines)
     exec(f"def __new__(cls, {', '.join(parameters)}):\n    self = _new(_Twin)\n{body}\n    return self", known)
     cls.__new__ = known["__new__"]
-    # For copies and pickles, which would otherwise call `__new__` without the fields.
-    cls.__getnewargs__ = lambda self: tuple(getattr(self, field.name) for field in fields)
+    return cls.__new__(cls, *values, **named)
