@@ -9,7 +9,7 @@ instructions, the listing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -1673,9 +1673,12 @@ class Execute:
             execution = self._script(self.world.sp)
             for _ in execution.run(self.scenario.finally_):
                 break
+        resumed = [event.resumed.sp for event in self.trace.events[-1:] if event.resumed is not None]
+        tops = (*self.world.stack_tops.values(), *self.trace.entered, *resumed)
+        regions = {region.base: region for region in reversed(self.build.plan.regions)}
         for base, image in self.trace.memory.images.items():
-            region = next(r for r in self.build.plan.regions if r.base == base)
-            start = self._compared_from(region)
+            region = regions[base]
+            start = self._compared_from(region, tops)
             want = bytes(image[start - base :])
             found = self.machine.read(start, region.end - start)
             for offset in _differing(want, found):
@@ -1701,13 +1704,11 @@ class Execute:
             return True
         return self._given(address, outermost)
 
-    def _compared_from(self, region: Region) -> int:
+    def _compared_from(self, region: Region, tops: Sequence[int]) -> int:
         """Below its callers' part, a stack holds frames that are gone."""
         if self.world.sp in region:
             return self.world.sp
-        resumed = [event.resumed.sp for event in self.trace.events[-1:] if event.resumed is not None]
-        tops = [top for top in (*self.world.stack_tops.values(), *self.trace.entered, *resumed) if top in region]
-        return max(tops, default=region.base)
+        return max([top for top in tops if top in region], default=region.base) if tops else region.base
 
 
 def _differing(want: bytes, found: bytes) -> Iterator[int]:

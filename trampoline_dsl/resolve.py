@@ -12,7 +12,7 @@ from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
 from .diagnostics import InputError, Report, Source, Span, read_source, suggestion
-from .layout import Layouts
+from .layout import Layouts, scalar
 from .parse import EMPTY, parse
 from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
@@ -266,6 +266,9 @@ def _check_target_names(module: Module, report: Report) -> None:
         known |= target_words(target)
     for file in module.files:
         for item in file.items:
+            text = item.span.text
+            if "when" not in text and "asm" not in text:
+                continue  # there are no targets behind other words
             for targets in _target_sets(item):
                 for name in targets.names:
                     if name.name not in known:
@@ -446,7 +449,7 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
     """A function's signature, and the names of the parameters (and `->` for the result) whose types are not known:
     those have another type in it. None where its convention is not known."""
     convention = environment.convention(item.convention)
-    word = environment.layouts.type(s.TypeName("uptr", None, None, item.name.span))
+    word = scalar("uptr", environment.target)
     assert word is not None
     result = environment.layouts.type(item.result) if item.result else None
     untyped = {"->"} if item.result is not None and result is None else set()
