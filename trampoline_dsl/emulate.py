@@ -251,7 +251,8 @@ class Machine:
         self._transfers: dict[tuple[str, ...], _Transfer] = {}
         self._everywhere: list[tuple[int, int, InstructionCallback]] = []
         self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere`
-        self._translated: set[int] = set()  # numbers of pages that may have been
+        self._translated: set[int] = set()  # numbers of pages that may have been, and the ends of their range
+        self._lowest, self._highest = 1 << 64, -1
         self._buffers: dict[int, Any] = {}
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
@@ -327,7 +328,8 @@ class Machine:
             return
         if _mem_write(self.handle, address, data, len(data)):
             raise MachineError(f"cannot write {len(data)} bytes at {address:#x}: not all of them are mapped")
-        if self._translated.isdisjoint(range(address // _PAGE, (address + len(data) - 1) // _PAGE + 1)):
+        first, last = address // _PAGE, (address + len(data) - 1) // _PAGE
+        if last < self._lowest or first > self._highest or self._translated.isdisjoint(range(first, last + 1)):
             return
         begin, end = ctypes.c_uint64(address), ctypes.c_uint64(address + len(data))
         # What `ctl_remove_cache` does, in half the time.
@@ -786,6 +788,7 @@ class Machine:
         further than into the next page."""
         page = address // _PAGE
         self._translated |= {page - 1, page, page + 1}
+        self._lowest, self._highest = min(self._lowest, page - 1), max(self._highest, page + 1)
         if len(self._ranges) >= _MOST_ADDRESSES:
             self._ranges = {}
         found = self._ranges[address] = tuple([c for begin, end, c in self._everywhere if begin <= address <= end])

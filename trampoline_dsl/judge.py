@@ -346,8 +346,9 @@ class Bench:
             self.machine.write(address, code)
 
     def _step(self, address: int, _size: int) -> None:
-        if self.run is not None:
-            self.run.step(address)
+        run = self.run
+        if run is not None:
+            run.step(address)
 
     def _stub(self, address: int, _size: int) -> None:
         if self.run is not None:
