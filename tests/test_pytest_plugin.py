@@ -61,6 +61,16 @@ def test_a_named_file_becomes_one_item_for_each_trampoline_target_and_obligation
     )
 
 
+def test_a_trampoline_for_other_targets_is_no_item(pytester: pytest.Pytester) -> None:
+    text = "when 386 { trampoline one() using c { } } else { trampoline two() using c { } }"
+    pytester.path.joinpath("some.tramp").write_text(text)
+    result = run(pytester, "some.tramp", "--trampoline-target=linux/386", "--trampoline-target=s390x", "-v")
+    result.stdout.fnmatch_lines(
+        ["some.tramp::one::linux/386::flow PASSED*", "some.tramp::two::linux/s390x::flow PASSED*"]
+    )
+    result.stdout.no_fnmatch_line("some.tramp::one::linux/s390x*")
+
+
 def test_items_can_be_chosen_by_their_names(pytester: pytest.Pytester) -> None:
     pytester.path.joinpath("bridge.tramp").write_text(GOOD)
     run(pytester, "bridge.tramp::bridge::linux/arm64::sp").assert_outcomes(passed=1)

@@ -106,9 +106,8 @@ class TrampolineFile(pytest.File):
                     _ = artifact.code  # machine text of the user's may turn out not to assemble
         except InputError as error:
             raise self.CollectError(str(error)) from None
-        first = next(iter(compiled.values()))
-        for artifact in first.own:
-            yield TrampolineCollector.from_parent(self, name=artifact.name, compiled=compiled)
+        for name in dict.fromkeys(name for results in compiled.values() for name in results.program.own):
+            yield TrampolineCollector.from_parent(self, name=name, compiled=compiled)
 
     def _shown_path(self) -> Path:
         """As the command would be given it, so that places in messages can be followed from where pytest runs."""
@@ -125,6 +124,8 @@ class TrampolineCollector(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Collector]:
         for name, results in self.compiled.items():
+            if self.name not in results.program.own:
+                continue  # it is for other targets
             yield TargetCollector.from_parent(self, name=name, compiled=results, artifact=results[self.name])
 
 
