@@ -4,6 +4,10 @@ Three variants share this module. `linux/arm` passes floats in VFP registers (ar
 `linux/arm-softfp` has the same machine and passes floats in core registers; `linux/arm-soft` has no VFP and runs on
 ARMv5TE, as GOARM=5: no `movw`, no `sxtb`, and a `mul` whose first two registers differ.
 
+`windows/arm` is the machine of `linux/arm`. Windows' own code is Thumb code; this is ARM state, as Go's is there. It is
+entered from Thumb code by `blx`, returns there by `bx lr` or a load of pc, and calls pointers by `blx`: all of these
+obey bit 0 of an address. A direct `bl` to a symbol stays in ARM state, unless a linker puts a veneer between.
+
 How this machine differs from the others:
 
 * One instruction pushes or pops any set of registers, the lowest number to the lowest address. What pops the link
@@ -42,6 +46,7 @@ from trampoline_dsl.target import (
     BinaryOp,
     Code,
     Condition,
+    ContextRecord,
     Convention,
     Engines,
     Fixed,
@@ -290,6 +295,50 @@ def _go0(variant: Variant) -> Convention:
     )
 
 
+_RED_ZONE = (
+    'the 8 bytes below sp are not overwritten by exceptions (Microsoft Learn, "Overview of ARM32 ABI conventions", '
+    '"Red zone"). Code from here never uses them'
+)
+
+
+def _windows() -> tuple[Convention, ...]:
+    """Microsoft's convention is AAPCS32's VFP variant; the 386 conventions' names mean the same here."""
+    base, go0 = _c(""), _go0("")
+    c = base.derive(
+        title="Microsoft ARM32",
+        source='Microsoft Learn, "Overview of ARM32 ABI conventions", which is the VFP variant of AAPCS32',
+        red_zone=8,
+        notes={
+            **base.notes,
+            "r9": 'kept (Microsoft Learn, "Overview of ARM32 ABI conventions", "Integer registers")',
+            "r11": "the frame pointer of Windows' own code; here a kept register like others",
+            "code pointers": "bit 0 says Thumb state, as all code has it but this: blx, bx and loads of pc obey it",
+            "red zone": _RED_ZONE,
+        },
+    )
+    same = (
+        c.derive(name=n, title=f"Microsoft ARM32, which {n} means here") for n in ("stdcall", "fastcall", "thiscall")
+    )
+    go0 = go0.derive(red_zone=8, notes={**go0.notes, "red zone": _RED_ZONE})
+    return (c, *same, go0, go0.derive(name="goregs", title=NO_REGISTERS))
+
+
+# winnt.h of the Windows SDK, struct _CONTEXT of ARM.
+CONTEXT = ContextRecord(
+    size=416,
+    alignment=8,
+    registers={
+        **{register: (0x4 + 4 * n, 4) for n, register in enumerate((*R, SP, LR))},
+        APSR: (0x44, 4),
+        FPSCR: (0x48, 4),
+        **{register: (0x50 + 8 * n, 8) for n, register in enumerate(D)},
+    },
+    pc=0x40,
+    flags=0,
+    full=0x200007,  # CONTEXT_ARM: control, integer, floating point
+    source="winnt.h, struct _CONTEXT (_ARM_)",
+)
+
 # -------------------------------------------------------------------------------------------------- instruction pieces
 
 _BRANCH = Fixup(4, 0x00FFFFFF, shift=2, pc_relative=True, in_place=True)
@@ -419,9 +468,9 @@ class Arm(Architecture):
     two_address = False
     comment = "@"
     function_alignment = 4
-    signals = SIGNALS
+    signals: SignalFrame | None = SIGNALS
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, system: Literal["linux", "windows"] = "linux") -> None:
         vfp = variant != "soft"
         # ARMv7 has 16-bit immediates, extensions, and pairs that need no more alignment than words.
         self.v7 = vfp
@@ -446,6 +495,9 @@ class Arm(Architecture):
         source = "Linux, arch/arm/kernel/entry-common.S, vector_swi (EABI); syscall(2)"
         passed = (R[7], *R[0:6])
         self.system_calls = system_calls(self.conventions["c"], self.registers.values(), passed, R[0], (), source)
+        if system == "windows":
+            self.conventions = {convention.name: convention for convention in _windows()}
+            self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         machine = ("armv7-a", "vfpv3") if self.v7 else ("armv5te", "softvfp")
         abi = variant or "hard"
         self.gnu_as = (
@@ -838,7 +890,7 @@ class Arm(Architecture):
         yield self._thread_pointer(base, slot)
         yield from self.load(d, base, slot.offset, 32, signed=False)
 
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
         yield self._thread_pointer(R12, slot)
         yield from self.store(s, R12, slot.offset, 32)
 
@@ -1052,4 +1104,5 @@ TARGETS = (
     Target("linux/arm", "linux", Arm(""), "ARMv7-A, VFPv3"),
     Target("linux/arm-softfp", "linux", Arm("softfp"), "ARMv7-A, VFPv3", variant="softfp"),
     Target("linux/arm-soft", "linux", Arm("soft"), "ARMv5TE", variant="soft"),
+    Target("windows/arm", "windows", Arm("", "windows"), "ARMv7-A, VFPv3"),
 )

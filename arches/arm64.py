@@ -40,6 +40,7 @@ from trampoline_dsl.target import (
     BinaryOp,
     Code,
     Condition,
+    ContextRecord,
     Convention,
     Engines,
     Fixed,
@@ -55,6 +56,7 @@ from trampoline_dsl.target import (
     Relocation,
     SignalFrame,
     Slot,
+    SystemCalls,
     Target,
     ThreadSlot,
     ValueType,
@@ -240,6 +242,57 @@ GOREGS = GO0.derive(
 
 _CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0, "goregs": GOREGS}
 
+_WINDOWS_NOTES = {
+    "x18": 'the address of the thread\'s TEB: reserved (Microsoft Learn, "Overview of ARM64 ABI conventions", "Integer '
+    'registers")',
+    "red zone": 'the 16 bytes below sp are not overwritten by exceptions (Microsoft Learn, "Overview of ARM64 ABI '
+    'conventions", "Red zone"). Code from here never uses them',
+}
+_WINDOWS_RESERVED = {PLATFORM: "the thread's TEB"}
+WINDOWS_C = C.derive(
+    title="Microsoft ARM64",
+    source='Microsoft Learn, "Overview of ARM64 ABI conventions", which is AAPCS64 but for variadic functions',
+    reserved={**C.reserved, **_WINDOWS_RESERVED},
+    red_zone=16,
+    notes={
+        **{topic: note for topic, note in C.notes.items() if topic != "SME"},
+        **_WINDOWS_NOTES,
+        "variadic": "a variadic function takes all its arguments in x0 to x7 and in memory, none in v registers",
+    },
+)
+
+
+def _same(name: str) -> Convention:
+    """What the compilers make of a 386 convention's name: they take it, and mean the one convention that there is."""
+    return WINDOWS_C.derive(name=name, title=f"Microsoft ARM64, which {name} means here")
+
+
+WINDOWS_GO0 = GO0.derive(
+    reserved={**GO0.reserved, **_WINDOWS_RESERVED}, red_zone=16, notes={**GO0.notes, **_WINDOWS_NOTES}
+)
+WINDOWS_GOREGS = GOREGS.derive(
+    reserved={**GOREGS.reserved, **_WINDOWS_RESERVED}, red_zone=16, notes={**GOREGS.notes, **_WINDOWS_NOTES}
+)
+_WINDOWS = (WINDOWS_C, *map(_same, ("stdcall", "fastcall", "thiscall")), WINDOWS_GO0, WINDOWS_GOREGS)
+
+# winnt.h of the Windows SDK, struct _ARM64_NT_CONTEXT.
+CONTEXT = ContextRecord(
+    size=912,
+    alignment=16,
+    registers={
+        NZCV: (0x4, 4),
+        **{register: (0x8 + 8 * n, 8) for n, register in enumerate(X)},
+        SP: (0x100, 8),
+        **{register: (0x110 + 16 * n, 16) for n, register in enumerate(V)},
+        FPCR: (0x310, 4),
+        FPSR: (0x314, 4),
+    },
+    pc=0x108,
+    flags=0,
+    full=0x400007,  # CONTEXT_ARM64: control, integer, floating point
+    source="winnt.h, struct _ARM64_NT_CONTEXT",
+)
+
 # -------------------------------------------------------------------------------------------------- instruction pieces
 
 # ELF for the Arm 64-bit Architecture, "Static AArch64 relocations".
@@ -259,6 +312,24 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_AARCH64_ABS32": Fixup(4, 0xFFFFFFFF),
     "R_AARCH64_PREL64": Fixup(8, WHOLE, pc_relative=True),
     "R_AARCH64_PREL32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+}
+
+# PE Format, "Type Indicators", ARM64 Processors.
+_COFF_FIXUPS: Mapping[str, Fixup] = {
+    "IMAGE_REL_ARM64_BRANCH26": Fixup(4, 0x03FFFFFF, shift=2, pc_relative=True, in_place=True),
+    "IMAGE_REL_ARM64_PAGEBASE_REL21": Fixup(
+        4, 0x60FFFFE0, shift=12, pc_relative=True, scatter=((0x60000000, 0), (0x00FFFFE0, 2)), in_place=True
+    ),
+    "IMAGE_REL_ARM64_PAGEOFFSET_12A": Fixup(4, 0x003FFC00, in_place=True),
+    "IMAGE_REL_ARM64_PAGEOFFSET_12L": Fixup(4, 0x003FFC00, in_place=True, scaled=True),
+    "IMAGE_REL_ARM64_ADDR64": Fixup(8, WHOLE, in_place=True),
+}
+_COFF_NAMES: Mapping[str, str] = {
+    "R_AARCH64_CALL26": "IMAGE_REL_ARM64_BRANCH26",
+    "R_AARCH64_JUMP26": "IMAGE_REL_ARM64_BRANCH26",
+    "R_AARCH64_ADR_PREL_PG_HI21": "IMAGE_REL_ARM64_PAGEBASE_REL21",
+    "R_AARCH64_ADD_ABS_LO12_NC": "IMAGE_REL_ARM64_PAGEOFFSET_12A",
+    **{f"R_AARCH64_LDST{bits}_ABS_LO12_NC": "IMAGE_REL_ARM64_PAGEOFFSET_12L" for bits in (8, 16, 32, 64)},
 }
 
 _CONDITIONS: Mapping[Condition, str] = {
@@ -389,9 +460,8 @@ class Arm64(Architecture):
     sp = SP
     zero = ZERO
     flags = NZCV
-    conventions = _CONVENTIONS
-    signals = SIGNALS
-    system_calls = system_calls(
+    signals: SignalFrame | None = SIGNALS
+    system_calls: SystemCalls | None = system_calls(
         C,
         _REGISTERS.values(),
         (X[8], *X[0:6]),
@@ -399,11 +469,26 @@ class Arm64(Architecture):
         (),
         "Linux, arch/arm64/kernel/entry.S, el0t_64_sync; syscall(2)",
     )
-    fixups = _FIXUPS
     two_address = False
-    gnu_as = ("aarch64-linux-gnu-as", "-march=armv8-a")
     header = (".arch armv8-a",)
     comment = "//"
+
+    def __init__(self, system: Literal["linux", "windows"] = "linux") -> None:
+        if system == "linux":
+            self.conventions = _CONVENTIONS
+            self.fixups = _FIXUPS
+            self.gnu_as = ("aarch64-linux-gnu-as", "-march=armv8-a")
+            return
+        self.conventions = {convention.name: convention for convention in _WINDOWS}
+        self.fixups = _COFF_FIXUPS
+        self.object_format = "coff"
+        self.signals, self.system_calls, self.context_record = None, None, CONTEXT
+        # GNU as has no COFF for this machine; LLVM reads the same text.
+        self.gnu_as = ("clang-14", "--target=aarch64-windows-gnu", "-c", "-x", "assembler")
+
+    def relocation(self, kind: str, symbol: str) -> Relocation:
+        """A relocation, by its name in ELF."""
+        return Relocation(_COFF_NAMES[kind] if self.object_format == "coff" else kind, symbol)
 
     # -- which registers values may live in
 
@@ -445,12 +530,12 @@ class Arm64(Architecture):
         name = spelled(symbol)
         yield replace(
             insn(f"adrp {d}, {name}", (), (d,)),
-            relocation=Relocation("R_AARCH64_ADR_PREL_PG_HI21", symbol),
+            relocation=self.relocation("R_AARCH64_ADR_PREL_PG_HI21", symbol),
             keystone=f"adrp {d}, 0x0",
         )
         yield replace(
             insn(f"add {d}, {d}, :lo12:{name}", (d,), (d,)),
-            relocation=Relocation("R_AARCH64_ADD_ABS_LO12_NC", symbol),
+            relocation=self.relocation("R_AARCH64_ADD_ABS_LO12_NC", symbol),
             keystone=f"add {d}, {d}, #0",
         )
 
@@ -461,7 +546,7 @@ class Arm64(Architecture):
         text = f"ld{name} {narrow(d, letter)}, [{d}"
         yield replace(
             insn(f"{text}, :lo12:{spelled(symbol)}]", (d,), (d,), memory="read"),
-            relocation=Relocation(f"R_AARCH64_LDST{bits}_ABS_LO12_NC", symbol),
+            relocation=self.relocation(f"R_AARCH64_LDST{bits}_ABS_LO12_NC", symbol),
             keystone=f"{text}]",
         )
 
@@ -654,7 +739,7 @@ class Arm64(Architecture):
             f"bl {spelled(symbol)}",
             writes=frozenset((LINK,)),
             transfer="call",
-            relocation=Relocation("R_AARCH64_CALL26", symbol),
+            relocation=self.relocation("R_AARCH64_CALL26", symbol),
             keystone="bl 0x0",
         )
 
@@ -665,7 +750,7 @@ class Arm64(Architecture):
         yield Insn(
             f"b {spelled(symbol)}",
             transfer="jump",
-            relocation=Relocation("R_AARCH64_JUMP26", symbol),
+            relocation=self.relocation("R_AARCH64_JUMP26", symbol),
             keystone="b 0x0",
         )
 
@@ -807,7 +892,7 @@ class Arm64(Architecture):
         base = yield from self._thread_base(slot, IP0 if d == SP else d)
         yield from self.load(d, base, slot.offset, 64, signed=False)
 
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
         base = yield from self._thread_base(slot, _temporary(s))
         yield from self.store(s, base, slot.offset, 64)
 
@@ -1071,4 +1156,7 @@ def _reach(before: Insn, match: re.Match[str]) -> bool:
     return earlier is None or int(earlier[4] or "0", 0) < _SIZES[match[3]] * (2 if "," in match[2] else 1)
 
 
-TARGETS = (Target("linux/arm64", "linux", Arm64(), "Armv8.0-A"),)
+TARGETS = (
+    Target("linux/arm64", "linux", Arm64(), "Armv8.0-A"),
+    Target("windows/arm64", "windows", Arm64("windows"), "Armv8.0-A"),
+)

@@ -1,4 +1,4 @@
-"""386: the System V i386 ABI and Go's stack convention. What it shares with amd64 is in `x86`.
+"""386: the System V i386 ABI, Microsoft's conventions, and Go's. What it shares with amd64 is in `x86`.
 
 Unlike amd64 there are seven registers for values, only four of them with a byte of their own, and no argument travels
 in any. A C function returns floating point values on top of the x87 stack. That is the register `st0` here, seen as the
@@ -19,6 +19,7 @@ from trampoline_dsl.target import (
     Assignment,
     Bank,
     Code,
+    ContextRecord,
     Convention,
     Engines,
     Fixup,
@@ -29,6 +30,7 @@ from trampoline_dsl.target import (
     Register,
     Relocation,
     SignalFrame,
+    SystemCalls,
     Target,
     ThreadSlot,
     ValueType,
@@ -39,8 +41,10 @@ from trampoline_dsl.target import (
 from .go import NO_REGISTERS
 from .x86 import (
     CONTROL_BITS,
+    DIRECTION,
     FORWARD,
     X86,
+    OperatingSystem,
     assign_go0,
     by_name,
     eflags,
@@ -50,6 +54,7 @@ from .x86 import (
     integers,
     mxcsr,
     number,
+    raw,
     stacked,
     up,
     vectors,
@@ -86,6 +91,17 @@ def assign_cdecl(convention: Convention, arguments: Sequence[ValueType], result:
             for low in range(0, result.bits, 32)
         )
     return Assignment(tuple(places), back, offset)
+
+
+def assign_gnu_registers(
+    convention: Convention, arguments: Sequence[ValueType], result: ValueType | None
+) -> Assignment:
+    """gcc's fastcall and thiscall: as `assign_cdecl`, but no register is used behind an integer of 64 bits."""
+    wide = next((n for n, kind in enumerate(arguments) if kind.kind == "int" and kind.bits > 32), len(arguments))
+    before = assign_cdecl(convention, arguments[:wide], None)
+    rest = convention.derive(integer_arguments=(), first_stack_argument=before.stack_bytes)
+    behind = assign_cdecl(rest, arguments[wide:], result)
+    return Assignment(before.arguments + behind.arguments, behind.result, behind.stack_bytes)
 
 
 C = Convention(
@@ -169,6 +185,126 @@ SIGNALS = SignalFrame(
     values={mxcsr: 0x1F80, fpcw: 0x37F, **dict.fromkeys(_xmm32, 0)},
 )
 
+# The names of these three are GNU C's too: gcc's manual, "x86 Function Attributes".
+STDCALL = C.derive(
+    name="stdcall",
+    title="System V i386, stdcall",
+    source='gcc manual, "x86 Function Attributes": stdcall; System V i386 for the rest',
+    callee_pops=True,
+    notes={**C.notes, "who pops": "the callee, all its arguments: gcc manual, stdcall"},
+)
+_GNU_REGISTERS = (
+    "once an argument of more than 32 bits has been passed in memory, gcc takes no further register; clang goes on to "
+    "the next one, as Microsoft's compiler does: measured with gcc 12 and clang 14"
+)
+FASTCALL = STDCALL.derive(
+    name="fastcall",
+    title="System V i386, fastcall",
+    source='gcc manual, "x86 Function Attributes": fastcall; System V i386 for the rest',
+    integer_arguments=(ecx, edx),
+    assign=assign_gnu_registers,
+    notes={**STDCALL.notes, "ecx": "the first two arguments of at most 32 bits", "wide": _GNU_REGISTERS},
+)
+THISCALL = FASTCALL.derive(
+    name="thiscall",
+    title="System V i386, thiscall",
+    source='gcc manual, "x86 Function Attributes": thiscall; System V i386 for the rest',
+    integer_arguments=(ecx,),
+    notes={**STDCALL.notes, "ecx": "the first argument, if it has at most 32 bits", "wide": _GNU_REGISTERS},
+)
+
+_WINDOWS_NOTES = {
+    "kept": 'ebx, ebp, esi, edi: Microsoft Learn, "Argument passing and naming conventions"',
+    "mxcsr": "control bits are kept, status bits 0-5 are not",
+    "fpcw": "the x87 control word is kept, the status word is not",
+    "eflags": "DF comes back as it was. It is clear in code of a C compiler; a callback may be entered with DF set, so "
+    "nothing is taken for granted at entry",
+    "st0": "a float or double result; the x87 stack is empty at entry, and but for st0 at return",
+    "alignment": "4. gcc assumes 16 in functions that align vectors, unless it is given -mstackrealign",
+    "narrow": "nothing above a narrow argument or result is defined: measured with gcc 12 and clang 20",
+    "red zone": "none: an exception's frames start below esp",
+    "symbol": "the name that C's compilers give it: _name for cdecl, _name@bytes for stdcall, @name@bytes for fastcall "
+    '(Microsoft Learn, "Decorated names")',
+}
+WINDOWS_C = C.derive(
+    title="Microsoft cdecl",
+    source='Microsoft Learn, "Argument passing and naming conventions", "__cdecl"',
+    kept={**C.kept, eflags: DIRECTION},
+    fixed=(),
+    alignment=4,
+    decoration="_{name}",
+    notes=_WINDOWS_NOTES,
+)
+WINDOWS_STDCALL = WINDOWS_C.derive(
+    name="stdcall",
+    title="Microsoft stdcall",
+    source='Microsoft Learn, "__stdcall"',
+    callee_pops=True,
+    decoration="_{name}@{bytes}",
+    notes={**_WINDOWS_NOTES, "who pops": 'the callee, all its arguments: Microsoft Learn, "__stdcall"'},
+)
+WINDOWS_FASTCALL = WINDOWS_STDCALL.derive(
+    name="fastcall",
+    title="Microsoft fastcall",
+    source='Microsoft Learn, "__fastcall"',
+    integer_arguments=(ecx, edx),
+    decoration="@{name}@{bytes}",
+    notes={
+        **WINDOWS_STDCALL.notes,
+        "ecx": "the first two arguments of at most 32 bits, from left to right; wider ones are in memory and passed "
+        'over: Microsoft Learn, "__fastcall"',
+        "wide": "gcc takes no further register behind a wide argument: measured with gcc 12",
+    },
+)
+WINDOWS_THISCALL = WINDOWS_STDCALL.derive(
+    name="thiscall",
+    title="Microsoft thiscall",
+    source='Microsoft Learn, "__thiscall"',
+    integer_arguments=(ecx,),
+    decoration="_{name}",
+    notes={
+        **WINDOWS_STDCALL.notes,
+        "ecx": "`this`, the first argument",
+        "symbol": "C++ compilers make names of their own for methods; here it has cdecl's",
+    },
+)
+WINDOWS_GO0 = GO0.derive(
+    thread=ThreadSlot("fs", 0, symbol="runtime.tls_g", indirect=True),
+    notes={
+        **GO0.notes,
+        "thread": "fs:[runtime.tls_g] holds the address of the word that holds g, or null on a thread that Go has not "
+        "set up: runtime/sys_windows_386.s, wintls",
+    },
+)
+
+WINDOWS_GOREGS = WINDOWS_GO0.derive(name="goregs", title=NO_REGISTERS)
+
+# winnt.h of the Windows SDK, struct _CONTEXT of i386. The vector and x87 state is that of `fxsave` (SDM, volume 1,
+# 10.5.1) from 0xcc on, and once more, as `fnsave` has it, from 0x1c on.
+CONTEXT = ContextRecord(
+    size=716,
+    alignment=4,
+    registers={
+        edi: (0x9C, 4),
+        esi: (0xA0, 4),
+        ebx: (0xA4, 4),
+        edx: (0xA8, 4),
+        ecx: (0xAC, 4),
+        eax: (0xB0, 4),
+        ebp: (0xB4, 4),
+        esp: (0xC4, 4),
+        eflags: (0xC0, 4),
+        fpcw: (0xCC, 2),
+        mxcsr: (0xE4, 4),
+        **{register: (0x16C + 16 * n, 16) for n, register in enumerate(_xmm32)},
+    },
+    pc=0xB8,
+    flags=0,
+    full=0x1003F,  # CONTEXT_ALL
+    source="winnt.h, struct _CONTEXT (_X86_)",
+    copies=((fpcw, 0x1C, 2),),
+)
+
 
 class I386(X86):
     name = "386"
@@ -185,9 +321,8 @@ class I386(X86):
     integers = (eax, ecx, edx, ebx, esp, ebp, esi, edi)
     accumulator, counter, frame_pointer, sp = eax, ecx, ebp, esp
     registers = by_name((*integers, *_xmm32, st0, eflags, mxcsr, fpcw))
-    conventions = MappingProxyType({"c": C, "go0": GO0, "goregs": GOREGS})
-    signals = SIGNALS
-    system_calls = system_calls(
+    signals: SignalFrame | None = SIGNALS
+    system_calls: SystemCalls | None = system_calls(
         C,
         registers.values(),
         (eax, ebx, ecx, edx, esi, edi, ebp),
@@ -205,8 +340,30 @@ class I386(X86):
         }
     )
     branch_relocation = "R_386_PC32"
+    absolute_relocation = "R_386_32"
+    branch_addend = -4
     byte_registers = frozenset({eax, ecx, edx, ebx})
     gnu_as = ("i686-linux-gnu-as", "--32", "-march=pentium4")
+
+    def __init__(self, system: OperatingSystem = "linux") -> None:
+        if system == "linux":
+            self.conventions = MappingProxyType({c.name: c for c in (C, STDCALL, FASTCALL, THISCALL, GO0, GOREGS)})
+            return
+        windows = (WINDOWS_C, WINDOWS_STDCALL, WINDOWS_FASTCALL, WINDOWS_THISCALL, WINDOWS_GO0, WINDOWS_GOREGS)
+        self.conventions = MappingProxyType({c.name: c for c in windows})
+        # PE Format, "Type Indicators", Intel 386 Processors. The addend is in the field.
+        self.fixups = MappingProxyType(
+            {
+                "IMAGE_REL_I386_DIR32": Fixup(4, 0xFFFFFFFF, in_place=True),
+                "IMAGE_REL_I386_REL32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True, ahead=4),
+            }
+        )
+        self.branch_relocation, self.absolute_relocation = "IMAGE_REL_I386_REL32", "IMAGE_REL_I386_DIR32"
+        self.branch_addend = 0
+        self.object_format = "coff"
+        self.local_prefix = "L"  # GNU as for PE on 386 takes .L for a symbol like others
+        self.signals, self.system_calls, self.context_record = None, None, CONTEXT
+        self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         return free((eax, ecx, edx, ebx, esi, edi, ebp), convention)
@@ -252,7 +409,7 @@ class I386(X86):
         yield Insn(
             guarded(f"mov {d}, offset {spelled(symbol)}", f"movl ${symbol}, %{d}", symbol),
             writes=frozenset({d}),
-            relocation=Relocation("R_386_32", symbol, 0, 1),
+            relocation=Relocation(self.absolute_relocation, symbol, 0, 1),
             keystone=f"mov {d}, 0x0",
         )
 
@@ -261,17 +418,42 @@ class I386(X86):
             yield from self.constant(eax, number)
         yield self.kernel_entry("int 0x80")
 
+    def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        if bits < 32:
+            yield from super().load_symbol(d, symbol, bits, signed)
+            return
+        # eax has a form of its own, a byte shorter.
+        opcode = (0xA1,) if d == eax else (0x8B, d.number << 3 | 5)
+        yield Insn(
+            guarded(f"mov {d}, dword ptr [{spelled(symbol)}]", f"movl {symbol}, %{d}", symbol),
+            writes=frozenset({d}),
+            memory="read",
+            relocation=Relocation(self.absolute_relocation, symbol, 0, len(opcode)),
+            keystone=raw(bytes((*opcode, 0, 0, 0, 0))),
+        )
+
     def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
+        if slot.symbol:
+            yield from self.load_symbol(d, slot.symbol, 32, False)
+            yield Insn(f"mov {d}, dword ptr {slot.segment}:[{d}]", frozenset({d}), frozenset({d}), "read")
+            return
         yield Insn(
             f"mov {d}, dword ptr {slot.segment}:[{number(self.signed(slot.offset))}]",
             writes=frozenset({d}),
             memory="read",
         )
 
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
+        if offset is not None:
+            text = f"mov dword ptr {slot.segment}:[{offset}], {s}"
+            yield Insn(text, frozenset({s, offset}), memory="write")
+            return
         yield Insn(
             f"mov dword ptr {slot.segment}:[{number(self.signed(slot.offset))}], {s}", frozenset({s}), memory="write"
         )
 
 
-TARGETS: tuple[Target, ...] = (Target("linux/386", "linux", I386(), "SSE2 (Pentium 4; GO386=sse2)"),)
+TARGETS: tuple[Target, ...] = (
+    Target("linux/386", "linux", I386(), "SSE2 (Pentium 4; GO386=sse2)"),
+    Target("windows/386", "windows", I386("windows"), "SSE2 (Pentium 4; GO386=sse2)"),
+)

@@ -986,7 +986,7 @@ class Mips(Architecture):
         yield self._thread_pointer(d)
         yield from self.load(d, d, slot.offset, 8 * self.word, signed=True)
 
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
         self._refuse_segment(slot)
         if not _fits_signed(slot.offset):
             raise ValueError(f"a thread slot at {slot.offset} is out of reach on {self.name}")

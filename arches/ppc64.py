@@ -960,7 +960,7 @@ class Ppc64(Architecture):
     def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
         yield from self.load(d, _thread_pointer(slot), slot.offset, 64, signed=False)
 
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
         yield from self.store(s, _thread_pointer(slot), slot.offset, 64)
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:

@@ -853,7 +853,7 @@ class S390x(Architecture):
         yield from self._thread_pointer(slot)
         yield from self.load(d, R1, slot.offset, 64, signed=False)
 
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code:
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
         if s == R1:
             raise ValueError("r1 is needed to reach thread-local storage")
         yield from self._thread_pointer(slot)

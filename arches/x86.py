@@ -129,6 +129,7 @@ def up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+OperatingSystem = Literal["linux", "windows"]
 FORWARD = Fixed(eflags, DIRECTION, 0, "string instructions count upwards (DF = 0)")
 CONTROL_BITS = {mxcsr: MXCSR_CONTROL, fpcw: FPCW_CONTROL}
 
@@ -186,6 +187,8 @@ class X86(Architecture):
     header = (".intel_syntax noprefix",)
     comment = "#"
     branch_relocation: str  # of calls and jumps to symbols
+    absolute_relocation: str  # of the address of a symbol, a word
+    branch_addend: int  # PE/COFF counts from the end of the field, ELF from its start
     integers: tuple[Register, ...]  # by number
     accumulator: Register
     counter: Register
@@ -467,7 +470,7 @@ class X86(Architecture):
             frozenset({self.sp}),
             memory="both" if transfer == "call" else "none",
             transfer=transfer,
-            relocation=Relocation(self.branch_relocation, symbol, -4, 1),
+            relocation=Relocation(self.branch_relocation, symbol, self.branch_addend, 1),
             # Keystone would choose the short jump for a near placeholder.
             keystone=raw(bytes((opcode, 0, 0, 0, 0))),
         )

@@ -3,7 +3,8 @@
 Go's are the bytes and instructions of its linked code: crosscall2 and cgocallback of release 1.19.8 (for ppc64 and
 ppc64le crosscall2 as release 1.24 has it, which keeps the vectors too), the others of 1.24.11. Some of Go's keep fewer
 registers than C's convention wants: beside those stands what ours would be if it lost the same ones. Every ratio
-between functions that keep the same has to be below 1.
+between functions that keep the same has to be below 1, but for the number of instructions on windows/386: there the
+direction flag is cleared, which Go's crosscall2 leaves out, and g is loaded anew where Go's cgocallback holds on to it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ GO: dict[str, dict[str, Size]] = {
         "linux/ppc64": (556, 139),
         "linux/ppc64le": (556, 139),
         "linux/s390x": (118, 26),
+        "windows/386": (67, 18),
+        "windows/amd64": (275, 48),
+        "windows/arm": (140, 34),
+        "windows/arm64": (108, 27),
     },
     "runtime.cgocallback": {
         "linux/386": (202, 53),
@@ -52,6 +57,10 @@ GO: dict[str, dict[str, Size]] = {
         "linux/ppc64": (244, 61),
         "linux/ppc64le": (244, 61),
         "linux/s390x": (288, 51),
+        "windows/386": (212, 56),
+        "windows/amd64": (328, 72),
+        "windows/arm": (212, 50),
+        "windows/arm64": (240, 60),
     },
     "runtime.sigtramp": {
         "linux/386": (67, 18),
@@ -72,6 +81,7 @@ _O32 = f"{_SAVED}, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31"
 _N64 = f"{_SAVED}, gp, f24, f25, f26, f27, f28, f29, f30, f31"
 # What Go's version of a function loses, although C's convention keeps it.
 LOSES: dict[str, dict[str, str]] = {
+    "crosscall2": {"windows/386": "eflags"},
     "runtime.sigtramp": {
         "linux/arm": "d8, d9, d10, d11, d12, d13, d14, d15",
         "linux/mips": _O32,
@@ -81,6 +91,7 @@ LOSES: dict[str, dict[str, str]] = {
         "linux/s390x": "r6, r7, r8, r9, r10, r11, r12, r13, f8, f9, f10, f11, f12, f13, f14, f15",
     },
 }
+MORE_INSTRUCTIONS = {"windows/386"}
 BANKS = {Bank.INTEGER: "integer", Bank.FLOAT: "float", Bank.VECTOR: "vector", Bank.CONTROL: "control"}
 
 
@@ -146,7 +157,7 @@ def main() -> None:
             f" {alike.instruction_count:6} {count:4} {by_count:6.2f}  {kept(alike)}{more}"
         )
         total += 1
-        larger += max(by_bytes, by_count) >= 1
+        larger += by_bytes >= 1 or (by_count >= 1 and ours.target.name not in MORE_INSTRUCTIONS)
     print(f"\n{larger} of {total} are not smaller than Go's")
 
 

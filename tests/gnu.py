@@ -1,4 +1,5 @@
-"""GNU as and ld as oracles: bytes and relocations of a text, and linked bytes, for one architecture.
+"""GNU as and ld as oracles: bytes and relocations of a text, and linked bytes, for one architecture. For COFF on arm64,
+where GNU as has none, it is LLVM's.
 
 `.text` is padded to its alignment by some assemblers, so its end is marked by a symbol and the padding cut off.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import struct
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from elftools.elf.sections import SymbolTableSection
 from tools import need
 
 from trampoline_dsl.target import Architecture
+from trampoline_dsl.targets import find_target
 
 # Offset in `.text`, ELF name, symbol, and addend: None where the format keeps it in the field (REL).
 GnuRelocation = tuple[int, str, str, int | None]
@@ -57,6 +60,8 @@ def assemble_each(architecture: Architecture, texts: Sequence[str]) -> list[Snip
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "out.o")
         _run([*architecture.gnu_as, "-o", str(result), "-"], "\n".join(_lines(architecture, texts)))
+        if architecture.object_format == "coff":
+            return _coff_snippets(result.read_bytes(), len(texts))
         with result.open("rb") as stream:
             return _snippets(ELFFile(stream), len(texts))
 
@@ -81,6 +86,9 @@ def _lines(architecture: Architecture, texts: Sequence[str]) -> list[str]:
 
 def link(architecture: Architecture, text: str, base: int, symbols: Mapping[str, int], *options: str) -> bytes:
     """The bytes of `.text` when GNU ld puts it at `base` with these symbols."""
+    if architecture.object_format == "coff" and architecture.family == "arm64":
+        # No linker in reach puts COFF of this machine at a given address; the text is that for ELF.
+        architecture = find_target("linux/arm64").architecture
     lines = [*architecture.header, ".text", ".globl snippet_0", "snippet_0:", text, "snippet_1:", ""]
     with tempfile.TemporaryDirectory() as folder:
         objects, result = Path(folder, "in.o"), Path(folder, "out")
@@ -88,7 +96,11 @@ def link(architecture: Architecture, text: str, base: int, symbols: Mapping[str,
         defined = [f"--defsym={name}={value:#x}" for name, value in symbols.items()]
         linker = architecture.gnu_as[0].removesuffix("as") + "ld"
         command = [linker, "-o", str(result), f"-Ttext={base:#x}", "-e", "snippet_0", *options, *defined, str(objects)]
+        if architecture.object_format == "coff":
+            command.insert(1, "--image-base=0")
         _run(command, "")
+        if architecture.object_format == "coff":
+            return _coff_snippets(_of_executable(result.read_bytes()), 1)[0].code
         with result.open("rb") as stream:
             return _snippets(ELFFile(stream), 1)[0].code
 
@@ -114,6 +126,68 @@ def _snippets(elf: ELFFile, count: int) -> list[Snippet]:
         own = [(r[0] - start, *r[1:]) for r in relocations if start <= r[0] < end]
         result.append(Snippet(code[start:end], tuple(own)))
     return result
+
+
+# PE Format, "Type Indicators": by machine, then by number.
+_COFF_TYPES = {
+    0x14C: {6: "IMAGE_REL_I386_DIR32", 20: "IMAGE_REL_I386_REL32"},
+    0x8664: {1: "IMAGE_REL_AMD64_ADDR64", 4: "IMAGE_REL_AMD64_REL32"},
+    0xAA64: {
+        3: "IMAGE_REL_ARM64_BRANCH26",
+        4: "IMAGE_REL_ARM64_PAGEBASE_REL21",
+        6: "IMAGE_REL_ARM64_PAGEOFFSET_12A",
+        7: "IMAGE_REL_ARM64_PAGEOFFSET_12L",
+        14: "IMAGE_REL_ARM64_ADDR64",
+    },
+}
+
+
+def coff_symbols(image: bytes) -> list[tuple[str, int, int, int, int]]:
+    """PE Format, "COFF Symbol Table": name, value, section (from 1 on; 0: elsewhere), type and storage class of each.
+    Places of auxiliary records are filled, for relocations count them."""
+    at, count = struct.unpack_from("<II", image, 8)
+    strings = at + 18 * count
+    found: list[tuple[str, int, int, int, int]] = []
+    while len(found) < count:
+        raw, value, section, kind, storage, extra = struct.unpack_from("<8sIhHBB", image, at + 18 * len(found))
+        if raw[:4] == bytes(4):
+            start = strings + int.from_bytes(raw[4:], "little")
+            raw = image[start : image.index(0, start)]
+        name = raw.rstrip(b"\0").decode()
+        found += [(name, value, section, kind, storage)] + [("", 0, 0, 0, 0)] * extra
+    return found
+
+
+def _of_executable(image: bytes) -> bytes:
+    """The COFF part of a PE file, whose offsets count from the start of the file all the same."""
+    start = struct.unpack_from("<I", image, 0x3C)[0] + 4
+    header = bytearray(image[start:])
+    for place in (8, *(20 + struct.unpack_from("<H", header, 16)[0] + 40 * n + 20 for n in range(header[2]))):
+        struct.pack_into("<I", header, place, struct.unpack_from("<I", header, place)[0] - start)
+    return bytes(header)
+
+
+def _coff_snippets(image: bytes, count: int) -> list[Snippet]:
+    machine, sections, _, _, _, optional, _ = struct.unpack_from("<HHIIIHH", image, 0)
+    symbols = coff_symbols(image)
+    for number in range(sections):
+        header = struct.unpack_from("<8sIIIIIIHHI", image, 20 + optional + 40 * number)
+        name, size, data, table, entries = header[0].rstrip(b"\0"), header[3], header[4], header[5], header[7]
+        if name != b".text":
+            continue
+        code = image[data : data + size]
+        values = {name: value for name, value, section, _, _ in symbols if section == number + 1}
+        starts = [values[f"snippet_{index}"] for index in range(count + 1)]
+        relocations: list[GnuRelocation] = []
+        for entry in range(entries):
+            offset, symbol, kind = struct.unpack_from("<IIH", image, table + 10 * entry)
+            relocations.append((offset, _COFF_TYPES[machine].get(kind, f"type {kind}"), symbols[symbol][0], None))
+        relocations.sort()
+        return [
+            Snippet(code[start:end], tuple((r[0] - start, *r[1:]) for r in relocations if start <= r[0] < end))
+            for start, end in itertools.pairwise(starts)
+        ]
+    raise AssertionError("no .text")
 
 
 def _relocations(elf: ELFFile, symbols: SymbolTableSection) -> list[GnuRelocation]:

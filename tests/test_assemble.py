@@ -36,7 +36,11 @@ from trampoline_dsl.target import (
 from trampoline_dsl.targets import all_targets
 
 TARGETS = list(all_targets().values())
-ARCHITECTURES = {target.architecture.name: target.architecture for target in TARGETS if not target.variant}
+ARCHITECTURES = {
+    target.architecture.name if target.os == "linux" else target.name: target.architecture
+    for target in TARGETS
+    if not target.variant
+}
 
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
@@ -132,7 +136,8 @@ def data_cases(a: Architecture, convention: Convention) -> Iterator[Case]:
     if isinstance(convention.thread, ThreadSlot):
         for register in registers:
             yield case(f"thread_load {register}", a.thread_load(register, convention.thread))
-            yield case(f"thread_store {register}", a.thread_store(register, convention.thread))
+            offset_in = next(r for r in registers if r is not register) if convention.thread.symbol else None
+            yield case(f"thread_store {register}", a.thread_store(register, convention.thread, offset_in))
     for fixed in convention.fixed:
         yield case(f"establish {fixed.register}", a.establish(fixed))
 
@@ -171,7 +176,7 @@ def control_cases(a: Architecture, convention: Convention) -> Iterator[Case]:
     yield case("call", a.call("symbol", convention))
     yield case("tail_call", a.tail_call("symbol", convention))
     yield case("trap", a.trap())
-    for number in (None, 1, 173, 255, 256, 4193, 0x12345):
+    for number in (None, 1, 173, 255, 256, 4193, 0x12345) if a.system_calls is not None else ():
         yield case(f"system_call {number}", a.system_call(number, ""))
         yield case(f"system_call {number} with a result", a.improve(list(a.system_call(number, ".Lhere"))))
     for register in registers:

@@ -68,8 +68,8 @@ def test_the_same_input_gives_the_same_output(path: Path) -> None:
 
 def test_another_header_moves_the_offsets(tmp_path: Path) -> None:
     path = ROOT / "examples" / "go" / "cgocallback.tramp"
-    header = (path.parent / "go1.19" / "go_asm_amd64.h").read_text("utf-8")
-    (tmp_path / "go_asm_amd64.h").write_text(header.replace("m_curg 192", "m_curg 4096"), "utf-8")
+    header = (path.parent / "go1.19" / "go_asm_linux_amd64.h").read_text("utf-8")
+    (tmp_path / "go_asm_linux_amd64.h").write_text(header.replace("m_curg 192", "m_curg 4096"), "utf-8")
     before = compiled(path, "linux/amd64")["runtime.cgocallback"]
     after = compiled(path, "linux/amd64", (tmp_path,))["runtime.cgocallback"]
     assert "+0xc0]" in before.text

@@ -147,8 +147,8 @@ def compiler(target: str) -> tuple[str, ...]:
     return (assembler.removesuffix("as") + "gcc",)
 
 
-def test_every_target_has_a_runner() -> None:
-    assert list(RUNNERS) == [target.name for target in default_targets()]
+def test_every_target_on_linux_has_a_runner() -> None:
+    assert list(RUNNERS) == [target.name for target in default_targets() if target.os == "linux"]
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O2"])

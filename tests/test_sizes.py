@@ -13,6 +13,6 @@ def test_code_is_smaller_than_go_s() -> None:
     for comparison in SIZES["comparisons"]():
         by_bytes, by_count = comparison.ratio
         assert by_bytes < 1, comparison
-        assert by_count < 1, comparison
+        assert by_count < 1 or comparison.ours.target.name in SIZES["MORE_INSTRUCTIONS"], comparison
         compared += 1
     assert compared == sum(map(len, SIZES["GO"].values()))

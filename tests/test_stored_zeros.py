@@ -44,6 +44,7 @@ WITHOUT_REGISTER = {
     "linux/mips64": "$zero",
     "linux/mips64le": "$zero",
     "linux/s390x": "mvghi",
+    "windows/arm64": "xzr",
 }
 
 

@@ -93,7 +93,7 @@ def test_nested_activations_are_indented_and_stacks_told(target: str) -> None:
 
 
 def test_branches_say_whether_they_were_taken() -> None:
-    for target in TARGETS[::4]:
+    for target in ("linux/386", "linux/arm64", "linux/mips64", "linux/s390x"):
         for check, taken in (("a thread that has", True), ("did not create", False)):
             run = trace(compile_file(GO / "cgocallback.tramp", target), check=check, runs=2)
             (first, *_) = [step for step in executed(run) if step.taken is not None]

@@ -118,9 +118,9 @@ def _share_thread_loads(body: Body) -> list[Operation]:
             has = True
             operation = Operation("move", operation.defs, (shared,), span=operation.span, context=operation.context)
         elif operation.kind == "thread_store":
-            source = operation.uses
+            source = operation.uses[:1]
             result.append(Operation("move", (shared,), source, span=operation.span, context=operation.context))
-            operation = operation.with_registers((), (shared,))
+            operation = operation.with_registers((), (shared, *operation.uses[1:]))
             has = True
         result.append(operation)
         if operation.kind in ("branch", "jump"):

@@ -10,7 +10,7 @@ from . import ir
 from . import syntax as s
 from .diagnostics import Report, Span, listed, suggestion
 from .layout import MAXIMUM_DEPTH, scalar
-from .target import MOST_SYSTEM_ARGUMENTS, Bank, Convention, Register, allocatable, float_allocatable
+from .target import MOST_SYSTEM_ARGUMENTS, Bank, Convention, Register, ThreadSlot, allocatable, float_allocatable
 
 if TYPE_CHECKING:
     from .resolve import Environment
@@ -312,6 +312,8 @@ class BodyResolver:
                 self.report.error("R038", message, span)
                 return None
             return ir.Special("pushed pc", self.word_type, span)
+        if what == "g place":
+            return ir.ThreadPlace(self.word_type, span) if self._has_place(span) else None
         if not self.scope.handler:
             self.report.error("R038", f"`{what}` means something in a check's `on` only", span)
             return None
@@ -399,7 +401,7 @@ class BodyResolver:
             place = self._variable_place(name)
             return None if place is None else self._loaded(node, *place)
         elif first == "g":
-            value = self._thread(spans[0])
+            value = self._thread(spans[0]) if len(parts) == 1 else self._thread_base(spans[0])
         elif first == "sp" and len(parts) == 1:
             return ir.Special("sp", self.word_type, node.span)
         elif first == "any" and len(parts) == 1 and self.scope.check:
@@ -449,6 +451,28 @@ class BodyResolver:
             self.report.error("R042", message, span, notes=notes)
             return None
         return ir.Thread(self.thread_type(), span)
+
+    def _indirect(self) -> bool:
+        """Whether `g` is in a word whose address is in the thread-local one."""
+        convention = self._thread_convention()
+        return convention is not None and isinstance(convention.thread, ThreadSlot) and convention.thread.indirect
+
+    def _has_place(self, span: Span) -> bool:
+        if not self._indirect():
+            name = self.environment.target.name
+            notes = [
+                "it is the thread-local word that points to where `g` is: `when windows/386, windows/amd64 { ... }`"
+            ]
+            self.report.error("R095", f"`g` has no place of its own on {name}", span, notes=notes)
+            return False
+        return True
+
+    def _thread_base(self, span: Span) -> ir.Expression | None:
+        """`g` before a field: where it is, for whoever reaches through it takes it for not null."""
+        thread = self._thread(span)
+        if thread is None or not self._indirect():
+            return thread
+        return ir.Load(ir.ThreadPlace(self.word_type, span), 0, self.thread_type(), span)
 
     def _thread_convention(self) -> Convention | None:
         """Whose `g` a body means: its own convention's, or else that of the one convention that has a thread."""
@@ -822,6 +846,11 @@ class BodyResolver:
             if type_ is not None and where is not None and value is not None:
                 yield ir.Store(where[0], where[1], value, type_, node.span)
             return
+        if isinstance(node.place, s.Special):
+            value = self._right_side(node.value, self.word_type, "`g place`")
+            if self._has_place(node.place.span) and value is not None:
+                yield ir.SetThreadPlace(value, node.span)
+            return
         parts, spans = node.place.name.parts, node.place.name.spans
         first = parts[0]
         variable = self.scope.variables.get(first)
@@ -851,9 +880,13 @@ class BodyResolver:
                 thread = self._thread(spans[0])
                 value = self._right_side(node.value, self.thread_type(), "`g`")
                 if thread is not None and value is not None:
-                    yield ir.SetThread(value, node.span)
+                    if self._indirect():
+                        local = ir.ThreadPlace(self.word_type, spans[0])
+                        yield ir.Store(local, 0, value, self.thread_type(), node.span)
+                    else:
+                        yield ir.SetThread(value, node.span)
                 return
-            base = self._thread(spans[0])
+            base = self._thread_base(spans[0])
         elif first == "sp" and len(parts) == 1:
             notes = ["`on stack` switches for a while, `resume` for good"]
             self.report.error("R053", "`sp` is not set directly", node.span, notes=notes)

@@ -41,7 +41,7 @@ def _lines(convention: Convention, target: Target) -> Iterator[str]:
         yield from _row("function pointers", "descriptors: entry, TOC, environment")
     thread = convention.thread
     if thread is not None:
-        where = f"{thread.segment}:{thread.offset}" if isinstance(thread, ThreadSlot) else thread.name
+        where = str(thread) if isinstance(thread, ThreadSlot) else thread.name
         copy = f", and in {convention.thread_copy.name}" if convention.thread_copy is not None else ""
         yield from _row("g, the runtime's thread", where + copy)
     yield ""

@@ -30,6 +30,10 @@ class Host(Protocol):
 
     def set_thread(self, value: int) -> None: ...
 
+    def thread_slot(self) -> int:
+        """The address of the thread-local word that `g` is in, or that points to where it is."""
+        ...
+
     def symbol(self, name: str) -> int: ...
 
     def stack_top(self, name: str) -> int: ...
@@ -149,6 +153,9 @@ class Execution:
                 self.host.store(self.word_of(self.value(address) + offset), data)
             case ir.SetThread(value=value):
                 self.host.set_thread(self.value(value))
+            case ir.SetThreadPlace(value=value):
+                place = self.value(value) & ((1 << 8 * self.host.word) - 1)
+                self.host.store(self.host.thread_slot(), place.to_bytes(self.host.word, self.host.order))
             case ir.Call():
                 yield from self.call(node)
             case ir.TailCall():
@@ -268,6 +275,8 @@ class Execution:
                 return self.normal(self.value(operand), type_)
             case ir.Thread():
                 return self.host.get_thread()
+            case ir.ThreadPlace():
+                return int.from_bytes(self.host.load(self.host.thread_slot(), self.host.word), self.host.order)
             case ir.SymbolAddress(symbol=symbol):
                 return self.host.symbol(symbol)
             case ir.SlotAddress(variable=variable):

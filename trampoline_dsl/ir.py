@@ -137,6 +137,14 @@ class Thread:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadPlace:
+    """The thread-local word that holds the address of the word that holds `g`, or null."""
+
+    type: Type
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SymbolAddress:
     """Where a function or an extern variable is."""
 
@@ -176,7 +184,19 @@ class StackPlace:
     span: Span = field(compare=False)
 
 
-Expression = Constant | Read | Load | Operation | Convert | Thread | SymbolAddress | SlotAddress | Special | StackPlace
+Expression = (
+    Constant
+    | Read
+    | Load
+    | Operation
+    | Convert
+    | Thread
+    | ThreadPlace
+    | SymbolAddress
+    | SlotAddress
+    | Special
+    | StackPlace
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +269,14 @@ class SetThread:
 
 
 SYSTEM_CALL = "system call"  # the callee's name where that is the kernel: no function's
+
+
+@dataclass(frozen=True, slots=True)
+class SetThreadPlace:
+    """The word that `ThreadPlace` reads gets a value."""
+
+    value: Expression
+    span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +394,7 @@ Statement = (
     Assign
     | Store
     | SetThread
+    | SetThreadPlace
     | Call
     | TailCall
     | Return

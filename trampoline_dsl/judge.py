@@ -45,7 +45,18 @@ from .target import (
     Part,
     Register,
 )
-from .world import GARBAGE, RETURN_SPACING, STUB_SPACING, Build, Region, World, garbage, name_of_variable
+from .world import (
+    GARBAGE,
+    RETURN_SPACING,
+    STUB_SPACING,
+    Build,
+    Region,
+    World,
+    garbage,
+    name_of_variable,
+    thread_in_memory,
+    thread_place,
+)
 
 BUDGET = 20_000  # instructions of one run, callees not counted
 
@@ -296,7 +307,7 @@ class Bench:
         """The bits that may hold anything. Of a floating point mode register only the modes are varied: a pending
         exception in its status bits would be raised by the emulator as soon as it is set."""
         mask = self.machine.writable_mask(register)
-        if register.bank is Bank.CONTROL:
+        if register.bank is Bank.CONTROL and register is not self.architecture.flags:
             kept = [c.kept[register] for c in self.architecture.conventions.values() if register in c.kept]
             for some in kept:
                 mask &= some
@@ -1744,14 +1755,19 @@ class _MachineHost:
     def get_thread(self) -> int:
         if self.run.thread_register is not None:
             return self.run.machine.get(self.run.thread_register)
-        slot = self.run.world.thread_slot
-        return 0 if slot is None else int.from_bytes(self.run.machine.read(slot, self.word), self.order)
+        world = self.run.world
+        return 0 if world.thread_slot is None else thread_in_memory(world, self.run.machine.read)
 
     def set_thread(self, value: int) -> None:
         if self.run.thread_register is not None:
             self.run.machine.set(self.run.thread_register, value)
         elif self.run.world.thread_slot is not None:
-            self.run.machine.write(self.run.world.thread_slot, value.to_bytes(self.word, self.order))
+            place = thread_place(self.run.world, self.run.machine.read)
+            self.store(place, value.to_bytes(self.word, self.order))
+
+    def thread_slot(self) -> int:
+        assert self.run.world.thread_slot is not None
+        return self.run.world.thread_slot
 
     def symbol(self, name: str) -> int:
         return self.run.world.pointers[name]

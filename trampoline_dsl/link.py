@@ -2,7 +2,8 @@
 
 `Relocation.addend` is always the whole addend: what the format keeps in the field (REL: 386, arm and mips o32) is
 written over. For relocations of an object file that keeps its addends there, `explicit_addends` reads them first.
-S, A and P are the symbol's value, the addend and the address of the field, as in the psABIs.
+S, A and P are the symbol's value, the addend and the address of the field, as in the psABIs; PE/COFF counts P from the
+end of the field on x86 (PE Format, "COFF Relocations").
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ class LinkError(Exception):
 # fields is short (ELF for the Arm 64-bit Architecture, 5.7.6: the `_NC` ones), the linker checks nothing either.
 _SLICE = re.compile(
     r"R_AARCH64_.*_NC|R_ARM_MOV[WT]_.*|R_MIPS_(HI16|LO16|HIGHER|HIGHEST|PCHI16|PCLO16)|R_390_.*12"
-    r"|R_PPC64_.*_LO(_DS)?|R_PPC64_(ADDR16|REL16)_(HI|HA|HIGH\w*)"
+    r"|R_PPC64_.*_LO(_DS)?|R_PPC64_(ADDR16|REL16)_(HI|HA|HIGH\w*)|IMAGE_REL_ARM64_PAGEOFFSET_12\w"
 )
 # The high half of an offset that has to fit 32 bits: the bits below are another field's, those above must be sign.
 _HIGH_HALF = re.compile(r"R_PPC64_TOC16_(HI|HA)")
 # ELF for the Arm 64-bit Architecture, 5.7.6: Page(S + A) - Page(P), where Page clears the low 12 bits.
-_PAGE = re.compile(r"R_AARCH64_ADR_PREL_PG_HI21(_NC)?")
+_PAGE = re.compile(r"R_AARCH64_ADR_PREL_PG_HI21(_NC)?|IMAGE_REL_ARM64_PAGEBASE_REL21")
 # MIPS psABI, table 4-11: the field replaces the low 28 bits of the address of the delay slot.
 _REGION = re.compile(r"R_MIPS_26")
-# ELF for the Arm Architecture, 4.6.1.1: MOVW and MOVT alike keep the low 16 bits of the addend, as they are.
-_LOW_HALF_IN_PLACE = re.compile(r"R_ARM_MOVT_\w+")
+# ELF for the Arm Architecture, 4.6.1.1: MOVW and MOVT alike keep the low 16 bits of the addend, as they are. PE Format,
+# "Type Indicators", ARM64 Processors: so does the instruction that makes a page's address, with 21 bits.
+_UNSHIFTED_IN_PLACE = re.compile(r"R_ARM_MOVT_\w+|IMAGE_REL_ARM64_PAGEBASE_REL21")
 
 
 def link(
@@ -52,10 +54,10 @@ def link(
     for relocation in relocations:
         if relocation.type.endswith("_NONE"):
             continue
-        fixup = _fixup(architecture, relocation)
+        fixup = _scaled(_fixup(architecture, relocation), assembled_code, relocation.offset, architecture.order)
         if not 0 <= relocation.offset <= len(code) - fixup.size:
             raise LinkError(relocation, f"lies outside of the code, which has {len(code):#x} bytes")
-        value = _value(architecture, fixup, relocation, base + relocation.offset, symbols)
+        value = _value(architecture, fixup, relocation, base + relocation.offset + fixup.ahead, symbols)
         write_field(code, relocation.offset, fixup, architecture.order, value >> fixup.shift)
     return bytes(code)
 
@@ -70,6 +72,7 @@ def explicit_addends(
         if fixup is None or not fixup.in_place:
             result.append(relocation)
             continue
+        fixup = _scaled(fixup, code, relocation.offset, architecture.order)
         addend = _addend_in_place(relocation, fixup, code, architecture.order)
         if relocation.type == "R_MIPS_HI16":
             addend += _low_partner(architecture, code, relocation, relocations[index + 1 :])
@@ -81,7 +84,7 @@ def in_place_value(relocation: Relocation, fixup: Fixup) -> int:
     """What a REL object keeps in the field; 0 where the format has addends of its own."""
     if not fixup.in_place:
         return 0
-    if _LOW_HALF_IN_PLACE.fullmatch(relocation.type):
+    if _UNSHIFTED_IN_PLACE.fullmatch(relocation.type):
         return relocation.addend
     return (relocation.addend + fixup.bias) >> fixup.shift
 
@@ -125,6 +128,15 @@ def _fixup(architecture: Architecture, relocation: Relocation) -> Fixup:
         raise LinkError(relocation, f"{architecture.name} has no such relocation type; it has {known}") from None
 
 
+def _scaled(fixup: Fixup, code: bytes, offset: int, order: ByteOrder) -> Fixup:
+    """The fixup for the very instruction that it is in."""
+    if not fixup.scaled:
+        return fixup
+    shift = int.from_bytes(code[offset : offset + fixup.size], order) >> 8 * fixup.size - 2
+    low = fixup.mask & -fixup.mask
+    return replace(fixup, shift=shift, mask=(fixup.mask // low >> shift) * low)
+
+
 def _value(
     architecture: Architecture, fixup: Fixup, relocation: Relocation, place: int, symbols: Mapping[str, int]
 ) -> int:
@@ -165,7 +177,7 @@ def _symbol(relocation: Relocation, name: str, symbols: Mapping[str, int]) -> in
 
 def _addend_in_place(relocation: Relocation, fixup: Fixup, code: bytes, order: ByteOrder) -> int:
     value = read_field(code, relocation.offset, fixup, order)
-    return value if _LOW_HALF_IN_PLACE.fullmatch(relocation.type) else value << fixup.shift
+    return value if _UNSHIFTED_IN_PLACE.fullmatch(relocation.type) else value << fixup.shift
 
 
 def _low_partner(architecture: Architecture, code: bytes, high: Relocation, rest: Sequence[Relocation]) -> int:

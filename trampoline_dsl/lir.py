@@ -66,7 +66,7 @@ Kind = Literal[
     "binary",
     "extend",
     "thread_load",
-    "thread_store",
+    "thread_store",  # uses: the value; and what the slot's symbol holds, where it has one
     "entry_sp",
     "pushed_pc",
     "branch",

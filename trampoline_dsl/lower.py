@@ -445,6 +445,8 @@ class _Lowering:
                 self._store(values, base, offset, type_)
             case ir.SetThread(value=value):
                 self._set_thread(value)
+            case ir.SetThreadPlace(value=value):
+                self._set_thread_place(value)
             case ir.Call(callee=ir.SYSTEM_CALL):
                 self._system_call(node)
             case ir.Call():
@@ -530,6 +532,21 @@ class _Lowering:
         assert isinstance(self.thread_place, ThreadSlot)
         self.add("thread_store", (), source)
 
+    def _set_thread_place(self, value: ir.Expression) -> None:
+        assert isinstance(self.thread_place, ThreadSlot)
+        [source] = self.evaluate(value)
+        if not self.thread_place.symbol:
+            self.add("thread_store", (), (source,))
+            return
+        offset = self.new("slot")
+        self.add("symbol_load", (offset,), symbol=self.thread_place.symbol, bits=self.word_bits)
+        self.add("thread_store", (), (source, offset))
+
+    @property
+    def indirect(self) -> bool:
+        """Whether `g` is where a thread-local word points to, if to anywhere."""
+        return isinstance(self.thread_place, ThreadSlot) and self.thread_place.indirect
+
     def _if(self, node: ir.If) -> None:
         then, otherwise, end = self.label("then"), self.label("else"), self.label("end")
         self._branch(node.condition, then, otherwise if node.otherwise else end, then)
@@ -582,7 +599,16 @@ class _Lowering:
         if self.is_wide(left.type):
             self._compare_wide(left, right, condition, yes, no, following)
             return
-        a = self.evaluate(left)[0]
+        if isinstance(left, ir.Thread) and self.indirect and isinstance(right, ir.Constant) and right.value == 0:
+            # Where there is no place for it, g is null: that is known without loading it.
+            place, there = self.new("place of g"), self.label("place")
+            self.add("thread_load", (place,))
+            self._compare_words("eq", place, 0, yes if condition in ("eq", "ule", "uge") else no, there, there)
+            self.place_label(there)
+            a = self.new("g")
+            self.add("load", (a,), (place,), bits=self.word_bits)
+        else:
+            a = self.evaluate(left)[0]
         if isinstance(right, ir.Constant):
             b: VirtualRegister | int = right.value & ((1 << self.word_bits) - 1)
         else:
@@ -676,6 +702,15 @@ class _Lowering:
                 self._operation(node, into)
             case ir.Convert():
                 self._convert(node, into)
+            case ir.ThreadPlace():
+                self.add("thread_load", into)
+            case ir.Thread() if self.indirect:
+                place, end = self.new("place of g"), self.label("none")
+                self.add("thread_load", (place,))
+                self.add("constant", into, (), value=0)
+                self.add("branch", (), (place,), condition="eq", label=end, value=0, immediate=True)
+                self.add("load", into, (place,), bits=self.word_bits)
+                self.place_label(end)
             case ir.Thread():
                 self.add("thread_load", into)
             case ir.SymbolAddress(symbol=symbol):

@@ -15,7 +15,7 @@ from . import ir
 from .diagnostics import Span
 from .interpret import Execution, Request, Resumed, Run, Trouble, Unset
 from .target import HIGHEST_ERRNO, ByteOrder, Convention, Register
-from .world import RETURN_SPACING, Build, Bytes, World, thread_base, walk
+from .world import RETURN_SPACING, Build, Bytes, World, thread_base, thread_in_memory, thread_place, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +203,17 @@ class Oracle:
 
     def get_thread(self) -> int:
         if self.world.thread_slot is not None:
-            return int.from_bytes(self.memory.load(self.world.thread_slot, self.word), self.order)
+            return thread_in_memory(self.world, self.memory.load)
         return self.thread
 
     def set_thread(self, value: int) -> None:
         if self.world.thread_slot is not None:
-            self.store(self.world.thread_slot, value.to_bytes(self.word, self.order))
+            self.store(thread_place(self.world, self.memory.load), value.to_bytes(self.word, self.order))
         self.thread = value
+
+    def thread_slot(self) -> int:
+        assert self.world.thread_slot is not None
+        return self.world.thread_slot
 
     def symbol(self, name: str) -> int:
         return self.world.pointers[name]

@@ -159,7 +159,7 @@ def _thread(target: Target) -> str:
     for convention in target.conventions.values():
         if convention.thread is not None:
             place = convention.thread
-            return place.name if isinstance(place, Register) else f"{place.segment}:{place.offset}"
+            return place.name if isinstance(place, Register) else str(place)
     return "-"
 
 

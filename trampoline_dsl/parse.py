@@ -53,6 +53,7 @@ _TERMINALS = {
     "ENTRY_SP": "`entry sp`",
     "PUSHED_PC": "`pushed pc`",
     "CALLER": "`caller pc`",
+    "G_PLACE": "`g place`",
     "IN_REGISTER": "`g in register`",
     "NOT": "`not`",
     "$END": "the end of the file",
@@ -64,12 +65,12 @@ _WORD_END = r"(?![A-Za-z0-9_·$])"  # or `usingc` would be two words
 # What a person takes for one thing, if so many of its members are expected.
 _GROUPS = (
     ("a declaration", 5, {f"`{word}`" for word in _ITEM_WORDS}),
-    ("a statement", 8, {f"`{word}`" for word in _STATEMENT_WORDS if word != "else"}),
+    ("a statement", 8, {f"`{word}`" for word in _STATEMENT_WORDS if word != "else"} | {"`g place`"}),
     (
         "a value",
         5,
         {"`&`", "`(`", "`-`", "`~`", "a name", "a number", "`mem`", "`null`", "`offsetof`", "`sizeof`", "`not`"}
-        | {"`entry sp`", "`pushed pc`", "`caller pc`"},
+        | {"`entry sp`", "`pushed pc`", "`caller pc`", "`g place`"},
     ),
     (
         "an operator",

@@ -181,7 +181,7 @@ class _Selection:
             case "thread_load":
                 return make.thread_load(defs[0], self._thread_slot())
             case "thread_store":
-                return make.thread_store(uses[0], self._thread_slot())
+                return make.thread_store(uses[0], self._thread_slot(), uses[1] if len(uses) > 1 else None)
             case "entry_sp":
                 return make.binary("add", defs[0], sp, self.frame.size)
             case "pushed_pc":

@@ -155,7 +155,7 @@ class OffsetOf:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`."""
+    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`, `g place`."""
 
     what: str
     span: Span = field(compare=False)
@@ -258,7 +258,7 @@ class Let:
 class Assign:
     """`a.b = c`."""
 
-    place: Path | Memory
+    place: Path | Memory | Special
     value: Expression
     span: Span = field(compare=False)
 

@@ -136,10 +136,20 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class ThreadSlot:
-    """A thread-local word: `segment` register's base plus `offset` bytes (signed)."""
+    """A thread-local word: `segment` register's base plus `offset` bytes (signed).
+
+    Where `symbol` is not empty, the variable of that name holds the offset, a word, and `offset` is 0: the operating
+    system hands out the slots while the program runs. `indirect`: the word holds not g but the address of the word
+    that holds g, or null on a thread that has none."""
 
     segment: str
     offset: int
+    symbol: str = ""
+    indirect: bool = False
+
+    def __str__(self) -> str:
+        place = f"{self.segment}:{self.symbol or self.offset}"
+        return f"[{place}]" if self.indirect else place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,6 +193,7 @@ class Convention:
     notes: Mapping[str, str] = field(default_factory=dict)
     environment: Register | None = None  # gets the third word of the descriptor that a callee is entered through
     thread_copy: Register | None = None  # holds what is in the `thread` slot too, at every call and every return
+    decoration: str = "{name}"  # a function's symbol, from its name and the `bytes` of its arguments (386 on Windows)
 
     def __post_init__(self) -> None:
         for register, mask in self.kept.items():
@@ -216,8 +227,8 @@ def _placed(convention: Convention, arguments: tuple[ValueType, ...], result: Va
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """A place in an instruction that the linker fills: `type` is the ELF name ("R_390_PLT32DBL"), `offset` counts
-    bytes from the instruction's start."""
+    """A place in an instruction that the linker fills: `type` is the object format's name of it ("R_390_PLT32DBL",
+    "IMAGE_REL_AMD64_REL32"), `offset` counts bytes from the instruction's start."""
 
     type: str
     symbol: str
@@ -241,6 +252,8 @@ class Fixup:
     scatter: tuple[tuple[int, int], ...] = ()
     in_place: bool = False
     base: str = ""  # a symbol: ".TOC." on ppc64
+    scaled: bool = False  # `shift` is in the two highest bits of the instruction, and the field so many bits shorter
+    ahead: int = 0  # P is that many bytes behind the field's address (PE/COFF counts from the end of the field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,8 +486,28 @@ def system_calls(
     return SystemCalls(convention, size, failed, number_at)
 
 
+@dataclass(frozen=True, slots=True)
+class ContextRecord:
+    """Windows' CONTEXT of one machine, which an exception's handler is given: where it has each register.
+
+    `registers` maps a register to (offset, bytes): its low bytes, little-endian, so many bytes from the record's
+    start. Some are there twice; `copies` has those second places. `pc`: where the program counter is. `flags`: where
+    ContextFlags (32 bits) is, and `full` its value in a record that has all of `registers`. Sizes and offsets in bytes.
+    """
+
+    size: int
+    alignment: int
+    registers: Mapping[Register, tuple[int, int]]
+    pc: int
+    flags: int
+    full: int
+    source: str
+    copies: tuple[tuple[Register, int, int], ...] = ()
+
+
 # -------------------------------------------------------------------------------------------------------- interfaces
 
+ObjectFormat = Literal["elf", "coff"]
 Condition = Literal["eq", "ne", "lt", "le", "gt", "ge", "ult", "ule", "ugt", "uge"]
 BinaryOp = Literal["add", "sub", "and", "or", "xor", "shl", "shr", "sar", "mul"]
 
@@ -532,6 +565,9 @@ class Architecture(ABC):
     signals: SignalFrame | None = None  # of Linux on this machine
     system_calls: SystemCalls | None = None  # where programs may make them
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
+    object_format: ObjectFormat = "elf"  # of the files that the assembly text is for
+    local_prefix: str = ".L"  # of labels that the assembler keeps to itself
+    context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
 
     # -- which registers values may live in, best first
 
@@ -647,10 +683,12 @@ class Architecture(ABC):
         """Make the register hold the value that a callee's convention demands."""
 
     @abstractmethod
-    def thread_load(self, d: Register, slot: ThreadSlot) -> Code: ...
+    def thread_load(self, d: Register, slot: ThreadSlot) -> Code:
+        """The word in the slot."""
 
     @abstractmethod
-    def thread_store(self, s: Register, slot: ThreadSlot) -> Code: ...
+    def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
+        """Set the word in the slot. `offset` holds what the slot's symbol does, where it has one."""
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Merge neighbours into pairs and multiples, fill delay slots. The default leaves the code as it is."""
@@ -665,16 +703,21 @@ class Architecture(ABC):
         yield ".text"
         yield f".globl {symbol}"
         yield f".balign {self.function_alignment}"
-        yield f".type {symbol}, %function"
+        if self.object_format == "elf":
+            yield f".type {symbol}, %function"
+        else:
+            # Storage class 2: external; type 0x20: a function. PE Format, "COFF Symbol Table".
+            yield f".def {symbol}; .scl 2; .type 32; .endef"
         yield f"{symbol}:"
 
     def function_footer(self, name: str, convention: Convention) -> Iterable[str]:
         """Lines after the last instruction of a function."""
-        yield f".size {spelled(name)}, .-{spelled(name)}"
+        if self.object_format == "elf":
+            yield f".size {spelled(name)}, .-{spelled(name)}"
 
     def trailer(self) -> Iterable[str]:
-        """Lines after the last function: the note that the stack need not be executable."""
-        return ('.section .note.GNU-stack,"",%progbits',)
+        """Lines after the last function: in ELF, the note that the stack need not be executable."""
+        return ('.section .note.GNU-stack,"",%progbits',) if self.object_format == "elf" else ()
 
 
 @lru_cache(maxsize=1024)

@@ -22,6 +22,10 @@ FIRST_RANK = (
     "linux/ppc64",
     "linux/ppc64le",
     "linux/s390x",
+    "windows/386",
+    "windows/amd64",
+    "windows/arm",
+    "windows/arm64",
 )
 
 
@@ -50,7 +54,7 @@ def find_target(name: str) -> Target:
     if name in targets:
         return targets[name]
     alone = [t for t in targets.values() if t.name.partition("/")[2] == name]
-    if len(alone) == 1:
-        return alone[0]
+    if alone:
+        return alone[0]  # Linux, where there are several
     notes = (*suggestion(name, targets), "`trampoline targets` lists them")
     raise InputError([Diagnostic("T001", f"there is no target `{name}`", None, notes=notes, file="--target")])

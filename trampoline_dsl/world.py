@@ -6,7 +6,7 @@ The reference interpreter and the machine code start from the same world; each h
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -154,11 +154,26 @@ class World:
     arguments: list[int]
     variables: dict[ir.Variable, int]
     thread: int
-    thread_slot: int | None  # the address of the slot, if that is where g is
+    thread_slot: int | None  # the address of the slot, if that is where g is, or the address of g's place
+    thread_indirect: bool  # whether the slot has the address of the place where g is
     sp: int  # the CFA of the outermost call
     seed: int
     own_thread: bool = True  # whether g means anything when the trampoline is entered
     names: dict[int, str] = field(default_factory=dict)
+
+
+def thread_place(world: World, load: Callable[[int, int], bytes]) -> int:
+    """The address of the word in memory that holds g, or 0 if there is none at the moment."""
+    assert world.thread_slot is not None
+    if not world.thread_indirect:
+        return world.thread_slot
+    return int.from_bytes(load(world.thread_slot, world.architecture.word), world.architecture.order)
+
+
+def thread_in_memory(world: World, load: Callable[[int, int], bytes]) -> int:
+    """g, which is in memory: null where it has no place."""
+    place = thread_place(world, load)
+    return int.from_bytes(load(place, world.architecture.word), world.architecture.order) if place else 0
 
 
 class GivenHost:
@@ -182,13 +197,17 @@ class GivenHost:
 
     def get_thread(self) -> int:
         if self.world.thread_slot is not None:
-            return int.from_bytes(self.memory.load(self.world.thread_slot, self.word), self.order)
+            return thread_in_memory(self.world, self.load)
         return self.world.thread
 
     def set_thread(self, value: int) -> None:
         if self.world.thread_slot is not None:
-            self.memory.store(self.world.thread_slot, value.to_bytes(self.word, self.order))
+            self.store(thread_place(self.world, self.load), value.to_bytes(self.word, self.order))
         self.world.thread = value
+
+    def thread_slot(self) -> int:
+        assert self.world.thread_slot is not None
+        return self.world.thread_slot
 
     def symbol(self, name: str) -> int:
         return self.world.pointers[name]
@@ -228,6 +247,10 @@ def prepare(
     through pointers only; `slots` is kept for `Build`."""
     architecture = program.target.architecture
     places, variables_size = _variable_places(program)
+    slot = _thread_slot(architecture)
+    if slot is not None and slot.symbol and slot.symbol not in places:
+        places[slot.symbol] = variables_size = _aligned(variables_size, architecture.word)
+        variables_size += architecture.word
     layout = plan(architecture, code_size, deepest_frame, variables_size)
     symbols: dict[str, int] = {".TOC.": layout.toc.base + 0x800}
     symbols |= {name: layout.variables.base + place for name, place in places.items()}
@@ -243,6 +266,10 @@ def prepare(
             pointers[name] = layout.descriptors.base + 24 * index
             index += 1
     return Build(program, layout, symbols, pointers, slots)
+
+
+def _aligned(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def _variable_places(program: ir.Program) -> tuple[dict[str, int], int]:
@@ -281,7 +308,7 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         region.base: garbage(random_, region.size, word, kind)
         for region in (layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks, *layout.edges)
     }
-    if build.program.variables:
+    if any(symbol in layout.variables for symbol in build.symbols.values()):
         images[layout.variables.base] = garbage(random_, layout.variables.size, word, kind)
     memory = Bytes(images)
     for name, pointer in build.pointers.items():
@@ -296,7 +323,7 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     sp = (top - alignment * random_.randrange(64)) // alignment * alignment
     if alignment < 64 and sp % (2 * alignment) == 0:
         sp -= alignment  # aligned to what the convention says, and to no more
-    slot = _thread_slot(build, layout)
+    slot, indirect = _set_up_thread_slot(build, memory, random_)
     world = World(
         architecture,
         layout,
@@ -308,6 +335,7 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         {},
         random_.getrandbits(8 * word),
         slot,
+        indirect,
         sp,
         seed,
         names={address: name for name, address in build.symbols.items()},
@@ -325,11 +353,26 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     return world
 
 
-def _thread_slot(build: Build, layout: Plan) -> int | None:
-    for convention in build.architecture.conventions.values():
-        if isinstance(convention.thread, ThreadSlot):
-            return thread_base(layout) + convention.thread.offset
-    return None
+def _thread_slot(architecture: Architecture) -> ThreadSlot | None:
+    threads = (convention.thread for convention in architecture.conventions.values())
+    return next((thread for thread in threads if isinstance(thread, ThreadSlot)), None)
+
+
+def _set_up_thread_slot(build: Build, memory: Bytes, random_: random.Random) -> tuple[int | None, bool]:
+    """The address of the slot, and whether that has the address of g's place. Where a variable of the runtime says
+    which slot it is, it is another one in each world."""
+    slot, word = _thread_slot(build.architecture), build.architecture.word
+    if slot is None:
+        return None, False
+    offset = slot.offset
+    if slot.symbol:
+        offset = word * random_.randrange(1, 0x700 // word)
+        memory.store(build.symbols[slot.symbol], offset.to_bytes(word, build.architecture.order))
+    address = thread_base(build.plan) + offset
+    if slot.indirect:
+        place = thread_base(build.plan) - 8 * random_.randrange(1, 0x40)
+        memory.store(address, place.to_bytes(word, build.architecture.order))
+    return address, slot.indirect
 
 
 def thread_base(layout: Plan) -> int:
@@ -338,7 +381,8 @@ def thread_base(layout: Plan) -> int:
 
 
 def _uses_thread(function: ir.Function) -> bool:
-    return any(isinstance(node, (ir.Thread, ir.SetThread)) for node in walk(function.body))
+    kinds = (ir.Thread, ir.SetThread, ir.ThreadPlace, ir.SetThreadPlace)
+    return any(isinstance(node, kinds) for node in walk(function.body))
 
 
 def _thread_struct(build: Build) -> str | None:

@@ -31,7 +31,7 @@ from trampoline_dsl.target import (
     ValueType,
 )
 
-HARD, SOFTFP, SOFT = (target.architecture for target in TARGETS)
+HARD, SOFTFP, SOFT, _ = (target.architecture for target in TARGETS)
 CODE, STACK, STACK_END, RETURN = 0x400000, 0x200000, 0x240000, 0x100000
 WHOLE = (1 << 32) - 1
 Values = Mapping[Register, int]

@@ -41,7 +41,7 @@ from trampoline_dsl.target import (
     ValueType,
 )
 
-[TARGET] = TARGETS
+TARGET, _ = TARGETS
 ARCH = TARGET.architecture
 CODE, STACK, STACK_END, RETURN = 0x400000, 0x200000, 0x240000, 0x100000
 WHOLE = (1 << 64) - 1

@@ -1,4 +1,4 @@
-// Offsets of Go 1.19's runtime for GOARCH=mips: the lines of the go_asm.h that its build makes which examples/go use.
+// Offsets of Go 1.19's runtime for GOOS=linux GOARCH=mips: the lines of the go_asm.h that its build makes which examples/go use.
 #define g__size 240
 #define g_m 24
 #define g_sched 28

@@ -1,4 +1,4 @@
-// Offsets of Go 1.24's runtime for GOARCH=s390x: the lines of the go_asm.h that its build makes which examples/go use.
+// Offsets of Go 1.24's runtime for GOOS=linux GOARCH=s390x: the lines of the go_asm.h that its build makes which examples/go use.
 #define gobuf__size 56
 #define gobuf_sp 0
 #define gobuf_pc 8

@@ -1,4 +1,4 @@
-// Offsets of Go 1.19's runtime for GOARCH=amd64: the lines of the go_asm.h that its build makes which examples/go use.
+// Offsets of Go 1.19's runtime for GOOS=linux GOARCH=s390x: the lines of the go_asm.h that its build makes which examples/go use.
 #define g__size 392
 #define g_m 48
 #define g_sched 56

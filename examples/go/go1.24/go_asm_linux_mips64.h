@@ -1,4 +1,4 @@
-// Offsets of Go 1.24's runtime for GOARCH=ppc64le: the lines of the go_asm.h that its build makes which examples/go use.
+// Offsets of Go 1.24's runtime for GOOS=linux GOARCH=mips64: the lines of the go_asm.h that its build makes which examples/go use.
 #define gobuf__size 56
 #define gobuf_sp 0
 #define gobuf_pc 8
@@ -7,4 +7,4 @@
 #define g_sched 56
 #define m__size 1832
 #define m_g0 0
-#define m_curg 192
+#define m_curg 200
