@@ -5,19 +5,25 @@ The code that they interrupt is right but for one edit, or the handler is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import broken
 import pytest
 from broken import around_call, before, code_from, first, leaving
+from programs import program
+from test_real_compilers import RUNNERS, compiler
+from tools import need
 
+from trampoline_dsl import ir
 from trampoline_dsl.deliver import Deliveries
-from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.diagnostics import InputError, Source
+from trampoline_dsl.interpret import Trouble
 from trampoline_dsl.judge import Code, Execute, Violation
 from trampoline_dsl.pipeline import Compiled, compile_source
 from trampoline_dsl.target import Bank, Insn
-from trampoline_dsl.targets import all_targets, find_target
+from trampoline_dsl.targets import all_targets, default_targets, find_target
 from trampoline_dsl.verify import Session, verify
 
 CASES = Path(__file__).parent / "cases" / "signals.tramp"
@@ -251,3 +257,214 @@ def test_a_restorer_that_returns(target: str) -> None:
     leaf = program_for(target)["leaf"].instructions
     violations = restored(target, lambda _code: leaf[first(leaf, leaving) :])
     assert [v.obligation for v in violations] == ["flow"]
+
+
+# ------------------------------------------------------------------------------------------------------ exceptions
+
+EXCEPTIONS = Path(__file__).parent / "cases" / "exceptions.tramp"
+WINDOWS = [t.name for t in all_targets().values() if t.os == "windows"]
+
+
+def excepted(target: str, edits: Mapping[str, Callable[[Sequence[Insn]], Iterable[Insn]]], **changes: str) -> Execute:
+    """A run that exceptions interrupt, with some of the trampolines edited, or the source."""
+    if not changes:
+        program = broken.compiled(target, EXCEPTIONS)
+    else:
+        text = EXCEPTIONS.read_text()
+        for old, new in changes.items():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        program = compile_source(Source("changed.tramp", text), [find_target(target)])[target]
+    codes = [edited(program, name, edit) for name, edit in edits.items()]
+    run, _ = delivered(program, "interrupted", codes)
+    return run
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_every_instruction_is_interrupted_by_an_exception(target: str) -> None:
+    program = broken.compiled(target, EXCEPTIONS)
+    for seed in range(4):
+        run, deliveries = delivered(program, "interrupted", seed=seed)
+        assert not run.violations, texts(run)
+        assert deliveries.count == interruptible(program, "interrupted")
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_a_handler_of_exceptions_that_loses_a_register(target: str) -> None:
+    target_ = find_target(target)
+    convention = target_.conventions["c"]
+    free = target_.architecture.allocatable(target_.conventions["go0"])
+    kept = next(r for r in free if r in convention.kept and r.bank is Bank.INTEGER)
+    spoil = target_.architecture.constant(kept, 0x5EED)
+    run = excepted(target, {"runtime.exceptiontramp": lambda code: before(code, 0, spoil)})
+    assert [(v.obligation, v.register) for v in run.violations] == [("preserve", kept.name)], texts(run)
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_a_way_back_that_loses_a_register(target: str) -> None:
+    """No register means nothing there: one that C's callees may change, and the return address."""
+    architecture = find_target(target).architecture
+    convention = architecture.conventions["c"]
+    carriers = ("edx", "ecx", "r8", "r9", "r0", "r1", "x0", "x1")
+    lost = next(r for r in architecture.allocatable(convention) if r not in convention.kept and r.name not in carriers)
+    for register in (lost, *([convention.return_address] if convention.return_address is not None else [])):
+        spoil = architecture.constant(register, 0x5EED)
+        run = excepted(target, {"runtime.sigresume": lambda code, spoil=tuple(spoil): before(code, 0, spoil)})
+        assert [(v.obligation, v.register) for v in run.violations] == [("preserve", register.name)], texts(run)
+        assert run.violations[0].function == "runtime.sigresume"
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_a_way_back_that_stores(target: str) -> None:
+    architecture = find_target(target).architecture
+    register = architecture.allocatable(architecture.conventions["c"])[0]
+    store = architecture.store(register, architecture.sp, -16, 32)
+    run = excepted(target, {"runtime.sigresume": lambda code: before(code, 0, store)})
+    assert [v.obligation for v in run.violations] == ["writes"], texts(run)
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_a_way_back_to_somewhere_else(target: str) -> None:
+    run = excepted(target, {}, **{"resume stack, pc": "resume stack + 16, pc"})
+    assert ("sp", find_target(target).architecture.sp.name) in [(v.obligation, v.register) for v in run.violations]
+    run = excepted(target, {}, **{"resume stack, pc": "resume pc, stack"})
+    assert [v.obligation for v in run.violations] == ["flow"], texts(run)
+    run = excepted(target, {}, **{"&runtime.sigresume as uptr": "&work as uptr"})
+    assert [v.obligation for v in run.violations] == ["flow"], texts(run)
+
+
+def test_a_handler_on_386_pops_its_argument() -> None:
+    architecture = find_target("windows/386").architecture
+    plain = tuple(architecture.leave(broken.compiled("windows/386", EXCEPTIONS)["interrupted"].frame, 0))
+    run = excepted(
+        "windows/386",
+        {"runtime.exceptiontramp": lambda code: [*code[: first(code, leaving)], *plain]},
+    )
+    [violation] = run.violations
+    assert violation.obligation == "sp"
+    assert (violation.expected or 0) - (violation.found or 0) == 4
+
+
+# ----------------------------------------------------------------------------------------------------- any programs
+
+HANDLERS = """
+extern runtime.sigtrampgo(signal: u32, info: ptr, context: ptr) using go0
+extern runtime.vectored(pointers: ptr) -> i32 using go0
+convention vectored like c { when windows/386 { like stdcall } }
+trampoline runtime.sigtramp(signal: u32, info: ptr, context: ptr) using c {
+    call runtime.sigtrampgo(signal, info, context)
+    return
+}
+trampoline runtime.exceptiontramp(pointers: ptr) -> i32 using vectored {
+    let answer = call runtime.vectored(pointers)
+    return answer & 0x7fffffff              # nothing that CONTEXT has to say
+}
+"""
+
+
+@pytest.mark.parametrize("target", [t.name for t in default_targets()])
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_random_programs_stand_it(seed: int, target: str) -> None:
+    """Every trampoline of a random program goes on as if nothing had happened."""
+    source = Source("random.tramp", program(seed) + HANDLERS)
+    try:
+        compiled = compile_source(source, [find_target(target)])[target]
+    except InputError as error:
+        if {d.code for d in error.diagnostics} <= {
+            "L004",
+            "R072",
+        }:  # see test_fuzz_programs; Windows has no system calls
+            return
+        raise
+    handler = "runtime.exceptiontramp" if target.startswith("windows") else HANDLER
+    session = Session(compiled)
+    span = compiled.program.functions[handler].span
+    count = 0
+    for name in compiled.program.own:
+        function = compiled.program.functions[name]
+        scenario = next((s for s in compiled.program.scenarios if s.trampoline == name), None)
+        try:
+            world, trace = session.expected(function, scenario, seed)
+        except Trouble:
+            continue
+        deliveries = Deliveries(session.players, ir.Signals(handler, None, None, span))
+        run = session.execute(function, scenario, world, trace, 1, scramble=False, interruptions=deliveries)
+        assert not run.violations, (name, texts(run))
+        count += deliveries.count
+    assert count > 20
+
+
+# ---------------------------------------------------------------------------------------------- the kernels' headers
+
+SIZES = {
+    "linux/amd64": ("x86_64-linux-gnu-gcc", "8 + sizeof(struct ucontext) + sizeof(siginfo_t)"),
+    "linux/arm64": ("aarch64-linux-gnu-gcc", "sizeof(siginfo_t) + sizeof(struct ucontext)"),
+    "linux/mips": ("mips-linux-gnu-gcc", "24 + sizeof(siginfo_t) + sizeof(struct ucontext)"),
+    "linux/mips64": ("mips64-linux-gnuabi64-gcc", "24 + sizeof(siginfo_t) + sizeof(struct ucontext)"),
+    "linux/ppc64": ("powerpc64-linux-gnu-gcc", "2 * sizeof(struct ucontext) + 16 + 24 + 16 + sizeof(siginfo_t) + 8"),
+    "linux/s390x": ("s390x-linux-gnu-gcc", "168 + sizeof(siginfo_t) + sizeof(struct ucontext) + 512"),
+}
+
+
+@pytest.mark.parametrize("target", SIZES)
+def test_frames_add_up_to_what_the_kernels_headers_say(target: str, tmp_path: Path) -> None:
+    gcc, size = SIZES[target]
+    kernel = find_target(target).architecture.signals
+    assert kernel is not None
+    headers = ("signal", "siginfo", "sigcontext", "ucontext")
+    source = tmp_path / "sizes.c"
+    source.write_text(
+        "".join(f"#include <asm/{header}.h>\n" for header in headers)
+        + f'_Static_assert({size} == {kernel.size}, "size");\n'
+    )
+    made = subprocess.run([need(gcc), "-fsyntax-only", str(source)], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
+PROGRAM = """
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+static long information, environment, rest;
+static void handler(int number, siginfo_t *info, void *context)
+{
+    char *cfa = __builtin_dwarf_cfa();
+    information = (char *)info - cfa;
+    environment = (char *)context - cfa;
+    rest = (unsigned long)cfa % 16;
+}
+int main(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO;
+    sigaction(SIGUSR1, &action, 0);
+    raise(SIGUSR1);
+    printf("%ld %ld %ld\\n", information, environment, rest);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("target", [t for t in RUNNERS if "ppc64" not in t])
+def test_handlers_find_their_arguments_where_they_run(target: str, tmp_path: Path) -> None:
+    """By the kernel that these tests run on (amd64, 386), and by qemu-user's of the others. That of ppc64 leaves 16
+    bytes more than Linux does."""
+    compile_command = compiler(target)
+    for program_ in (compile_command[0], *RUNNERS[target]):
+        need(program_)
+    (tmp_path / "program.c").write_text(PROGRAM, "utf-8")
+    command = [*compile_command, "-O1", "-static", "-w", "-o", "program", "program.c"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    run = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = [int(word) for word in run.stdout.split()]
+    architecture = find_target(target).architecture
+    kernel, word = architecture.signals, architecture.word
+    assert kernel is not None
+    # What the compilers call the CFA at a function's start: above what the call pushed, or the register save area.
+    convention = architecture.conventions["c"]
+    above = {None: word}.get(convention.return_address, 0) + (convention.area if convention.save_area else 0)
+    assert found[:2] == [kernel.info - kernel.entry - above, kernel.context - kernel.entry - above]
+    assert (found[2] + kernel.misalignment - above) % kernel.alignment == 0

@@ -1384,12 +1384,14 @@ class BodyResolver:
         """`signals f return through g at s`, if the target's system does that."""
         target = self.environment.target
         kernel = target.architecture.signals
-        if target.os != "linux" or kernel is None:
-            self.report.error("R092", f"how {target.os} delivers signals is not known here", node.span)
-            return None
         handler = self._entered_by_system(node.handler, functions)
         restorer = None if node.restorer is None else self._entered_by_system(node.restorer, functions)
         if handler is None or (restorer is None and node.restorer is not None):
+            return None
+        if target.os == "windows":
+            return self._exceptions(node, handler)
+        if kernel is None:
+            self.report.error("R092", f"how {target.name} delivers signals is not known here", node.span)
             return None
         if not self._takes_signals(handler, node.handler):
             return None
@@ -1421,6 +1423,29 @@ class BodyResolver:
         elif text not in self.environment.misdeclared:
             notes = suggestion(text, functions)
             self.report.error("R090", f"there is no trampoline `{text}`", name.span, notes=notes)
+        return None
+
+    def _exceptions(self, node: s.CheckSignals, handler: ir.Function) -> ir.Signals | None:
+        """Windows: a vectored handler, `LONG CALLBACK f(EXCEPTION_POINTERS *)`."""
+        for name in (node.restorer, node.stack):
+            if name is not None:
+                message = (
+                    "Windows handles exceptions on the interrupted stack, and takes the handler's word for the rest"
+                )
+                notes = [f"write `signals {handler.name}`"]
+                self.report.error("R092", message, name.span, notes=notes)
+                return None
+        types = [v.type for v in handler.parameters]
+        result = handler.result
+        shape = [(t.bits, t.kind == "float") for t in (*types, *((result,) if result is not None else ()))]
+        if shape == [(self.environment.word * 8, False), (32, False)] and len(types) == 1 and result is not None:
+            system, own = self.environment.target.conventions["stdcall"], handler.convention
+            values = [t.value_type for t in types]
+            placed = own.place(values, result.value_type) == system.place(values, result.value_type)
+            if placed and own.callee_pops == system.callee_pops:
+                return ir.Signals(handler.name, None, None, node.span)
+        message = f"a handler of exceptions takes (pointers: ptr) -> i32 using stdcall; `{handler.name}` does not"
+        self.report.error("R091", message, node.handler.span, related=[(handler.span, "declared here")])
         return None
 
     def _takes_signals(self, handler: ir.Function, name: s.Name) -> bool:

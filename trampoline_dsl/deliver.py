@@ -11,7 +11,7 @@ it: if the run ends otherwise than without signals, then because of what they ov
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from . import ir
@@ -19,7 +19,7 @@ from .emulate import Stop
 from .interpret import Trouble
 from .judge import Activation, Execute, Interruptions, Violation
 from .oracle import AsmRunner, Oracle, Trace
-from .target import TOC_SYMBOL, InRegister, Register, SignalFrame
+from .target import TOC_SYMBOL, ContextRecord, InRegister, Register, SignalFrame
 from .world import Bytes, Region, World
 
 AT_ONE = 1  # deliveries before one instruction in one run, however often it is executed
@@ -27,6 +27,10 @@ MOST = 1_000  # deliveries in one run
 HANDLER_BUDGET = 5_000  # instructions of a handler
 SIGNALS = 64  # numbers of signals: 1 to this
 HANDLER_ROOM = 0x1000  # bytes below the kernel's frame that a handler and its callees may use
+ACCESS_VIOLATION = 0xC0000005  # ntstatus.h
+CONTINUE_EXECUTION = -1  # excpt.h: what a handler answers if execution is to go on; 0: search on
+RECORD_ALIGNMENT = 16  # of what the kernel puts on the stack on Windows
+DISPATCHER_WORDS = 256  # of ntdll's own frames, at most
 STATE_ALIGNMENT = 64  # of floating point state, where the kernel stores it outside of its frame (xsave)
 
 
@@ -51,6 +55,8 @@ class Deliveries(Interruptions):
         self.places: list[int] = []
         self.found: list[Violation] = []  # what handlers did wrong
 
+    what = "a signal"
+
     def due(self, run: Execute, address: int) -> bool:
         if len(self.places) >= MOST or self.places.count(address) >= AT_ONE:
             return False
@@ -58,7 +64,9 @@ class Deliveries(Interruptions):
         return self.only is None or len(self.places) - 1 == self.only
 
     def happen(self, run: Execute, address: int) -> None:
-        delivery = _Signal(run, self.players, self.signals, len(self.places), address)
+        kind = _Exception if run.build.program.target.os == "windows" else _Signal
+        self.what = kind.what
+        delivery = kind(run, self.players, self.signals, len(self.places), address)
         if not delivery.has_room():
             return
         self.count += 1
@@ -141,11 +149,14 @@ class _Delivery:
         source stores is taken back by the caller, from `memory`."""
         run, handler = self.run, self.handler
         memory = _Seen(run)
+        thread, holder = run.world.thread, run.thread_register
+        if holder is not None:
+            thread = values.get(holder, self.machine.get(holder))
         world = replace(
             run.world,
             arguments=list(arguments),
             variables=dict(run.variables),
-            thread=self.machine.get(run.thread_register) if run.thread_register is not None else run.world.thread,
+            thread=thread,
             sp=cfa,
             seed=run.world.seed * MOST + self.number,
         )
@@ -229,6 +240,112 @@ class _Signal(_Delivery):
         return found
 
 
+class _Exception(_Delivery):
+    """Windows: what KiUserExceptionDispatcher is given, and a vectored handler, that ntdll calls. `context`, `record`,
+    `pointers`: where CONTEXT, EXCEPTION_RECORD and EXCEPTION_POINTERS are."""
+
+    what = "an exception"
+
+    @property
+    def layout(self) -> ContextRecord:
+        layout = self.run.architecture.context_record
+        assert layout is not None, "the resolver knows that there is one"
+        return layout
+
+    def untouched(self) -> int:
+        return self.run.build.program.target.conventions["c"].red_zone
+
+    def lay_out(self) -> None:
+        word = self.run.word
+        self.record_size = 152 if word == 8 else 80  # winnt.h, EXCEPTION_RECORD
+        self.record = (self.top - self.record_size) // RECORD_ALIGNMENT * RECORD_ALIGNMENT
+        self.context = (self.record - self.layout.size) // RECORD_ALIGNMENT * RECORD_ALIGNMENT
+        self.pointers = self.context - 2 * word
+        convention = self.handler.convention
+        types = [p.type.value_type for p in self.handler.parameters]
+        above = max(convention.area, convention.place(types, None).stack_bytes)
+        cfa = self.pointers - above - word * self.random.randrange(DISPATCHER_WORDS)
+        cfa = cfa // convention.alignment * convention.alignment
+        if cfa % (2 * convention.alignment) == 0:
+            cfa -= convention.alignment  # aligned to what the convention says, and to no more
+        self.cfa = cfa
+
+    def bottom(self) -> int:
+        return self.cfa - self.run.word
+
+    def play(self) -> list[Violation]:
+        run, machine, layout, word = self.run, self.machine, self.layout, self.run.word
+        before = machine.get_many(run.bench.observable)
+        frame = bytearray(self.random.randbytes(self.top - self.bottom()))
+        context = self.random.randbytes(layout.size)
+        self._place(frame, self.context, context)
+        for register, value in before.items():
+            for offset, size in self._fields(register):
+                value &= (1 << 8 * size) - 1
+                self._place(frame, self.context + offset, value.to_bytes(size, run.order))
+        self._place(frame, self.context + layout.flags, layout.full.to_bytes(4, run.order))
+        self._place(frame, self.record, ACCESS_VIOLATION.to_bytes(4, run.order) + bytes(4))
+        words = {self.record + 8: 0, self.record + 8 + word: self.address, self.context + layout.pc: self.address}
+        self.write_words(frame, self.bottom(), words)
+        self.write_words(frame, self.bottom(), {self.pointers: self.record, self.pointers + word: self.context})
+        machine.write(self.bottom(), bytes(frame))
+        convention = self.handler.convention
+        values = run.random_registers(convention)
+        values.pop(run.architecture.sp, None)
+        handling = self.handle((self.pointers,), self.cfa, self.back(), values)
+        found = handling.violations
+        if not found and handling.trace.result == CONTINUE_EXECUTION:
+            found = self._continue(before)
+        handling.memory.take_back()
+        return found
+
+    def _place(self, frame: bytearray, address: int, data: bytes) -> None:
+        start = address - self.bottom()
+        frame[start : start + len(data)] = data
+
+    def _fields(self, register: Register) -> Iterator[tuple[int, int]]:
+        """Where CONTEXT has a register: offsets and sizes, in bytes."""
+        if register in self.layout.registers:
+            yield self.layout.registers[register]
+        for copied, offset, size in self.layout.copies:
+            if copied is register:
+                yield offset, size
+
+    def _continue(self, before: Mapping[Register, int]) -> list[Violation]:
+        """Go on as CONTEXT says; where that is not what was interrupted, code of the program leads back to it."""
+        run, machine, layout = self.run, self.machine, self.layout
+        image = machine.read(self.context, layout.size)
+        values = dict(before)
+        for register, (offset, size) in layout.registers.items():
+            if register in values:
+                mask = (1 << 8 * size) - 1
+                values[register] = values[register] & ~mask | int.from_bytes(image[offset : offset + size], run.order)
+        pc = int.from_bytes(image[layout.pc : layout.pc + run.word], run.order)
+        machine.set_many(values)
+        if pc != self.address:
+            if pc not in run.bench.entries:
+                message = f"goes on at {pc:#x}, which is no trampoline's start"
+                return [Violation("flow", message, expected=self.address, found=pc, function=self.handler.name)]
+            resuming = _Resuming(self, run.build.program.functions[run.bench.entries[pc]])
+            resuming.enter()
+            if resuming.violations:
+                return resuming.violations
+        sp, name = run.architecture.sp, run.bench.entries.get(pc, self.handler.name)
+        now = machine.get_many(run.bench.observable)
+        found = []
+        for register, value in values.items():
+            if register is not sp and value != before[register]:
+                continue  # it carries what the code behind pc is to have
+            want = self.interrupted if register is sp else value
+            if now[register] != want:
+                message = f"goes on with another {register.name} than " + (
+                    "was interrupted" if register is sp else "CONTEXT has"
+                )
+                obligation = "sp" if register is sp else "preserve"
+                found.append(Violation(obligation, message, register.name, None, want, now[register], function=name))
+        return found
+
+
 class _Passage(Execute):
     """Code of the program between the system and the interrupted code: it calls nobody, and stores nothing. `goal`:
     where it is to lead, for people."""
@@ -289,6 +406,18 @@ class _Restoring(_Passage):
         self._end()
 
 
+class _Resuming(_Passage):
+    """Where CONTEXT has led, on Windows."""
+
+    goal = "the interrupted instruction"
+
+    def step(self, address: int) -> None:
+        if address == self.delivery.address:
+            self.finished = True
+            self._end()
+        super().step(address)
+
+
 class _Seen(Bytes):
     """The machine's memory as it is, under what is stored here. `before`: what was there."""
 
@@ -318,8 +447,14 @@ class _Seen(Bytes):
             self.stored[address + index] = byte
 
     def take_back(self) -> None:
-        for address, byte in self.before.items():
-            self.run.machine.write(address, byte)
+        piece, start = b"", 0
+        for address, byte in sorted(self.before.items()):
+            if piece and address == start + len(piece):
+                piece += byte
+                continue
+            self.run.machine.write(start, piece)  # which does nothing with no bytes
+            piece, start = byte, address
+        self.run.machine.write(start, piece)
 
 
 class _Handling(Execute):

@@ -648,7 +648,7 @@ class Execute:
 
     # ------------------------------------------------------------------------------------------------ entering a body
 
-    def _random_registers(self, convention: Convention) -> dict[Register, int]:
+    def random_registers(self, convention: Convention) -> dict[Register, int]:
         """Something different in each register that the caller wants back, garbage in the others."""
         random_bits, garbage_bits = self.random.getrandbits, self._drawn
         return {
@@ -662,7 +662,7 @@ class Execute:
         return self.random.getrandbits if self.kind == "random" else self._garbage_bits
 
     def _registers_at_entry(self, convention: Convention, keep: Mapping[Register, int] | None) -> None:
-        values = self._random_registers(convention)
+        values = self.random_registers(convention)
         sp = self.architecture.sp
         values.pop(sp, None)
         for register, value in (keep or {}).items():

@@ -223,7 +223,8 @@ class Session:
                 run, where = alone, interrupted_at(alone, address)
                 break
         return deliveries.count, [
-            replace(v, obligation="below", message=f"with a signal before {where}: {v.message}") for v in run.violations
+            replace(v, obligation="below", message=f"with {deliveries.what} before {where}: {v.message}")
+            for v in run.violations
         ]
 
     def expected(self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int) -> tuple[World, Trace]:
