@@ -785,6 +785,25 @@ class Arm(Architecture):
             yield from self.constant(R[7], number)
         yield self.kernel_entry("svc #0")
 
+    # -- tables of entries
+
+    def table_register(self, convention: Convention) -> Register:
+        # The one that is neither an argument's nor kept. A linker may use it between modules (AAPCS32 6.1.1), and a
+        # table is in the same one as what it enters.
+        return R12
+
+    def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
+        if self.v7:
+            # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
+            # DDI 0406C A8.8.102, encoding A2: imm4 in bits 16-19, imm12 in bits 0-11.
+            code = 0xE3000000 | index >> 12 << 16 | R12.number << 12 | index & 0xFFF
+            movw = insn(f"movw {R12}, #{number(index)}", (), (R12,))
+            yield replace(movw, keystone=f".long {code:#x}")
+        else:
+            yield insn(f"mov {R12}, #{number(index & 0xFF)}", (), (R12,))
+            yield insn(f"orr {R12}, {R12}, #{number(index & 0xFF00)}", (R12,), (R12,))
+        yield from self.tail_call(symbol, convention)
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

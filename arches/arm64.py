@@ -766,6 +766,18 @@ class Arm64(Architecture):
             yield from self.constant(X[8], number)
         yield self.kernel_entry("svc #0")
 
+    # -- tables of entries
+
+    def table_register(self, convention: Convention) -> Register:
+        return X[12]
+
+    def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
+        # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
+        # DDI 0487, "MOVZ", 32 bits: imm16 in bits 5-20.
+        code = 0x52800000 | index << 5 | X[12].number
+        yield replace(insn(f"mov w12, #{number(index)}", (), (X[12],)), keystone=f".long {code:#x}")
+        yield from self.tail_call(symbol, convention)
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

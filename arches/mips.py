@@ -805,6 +805,20 @@ class Mips(Architecture):
             yield self._set(self.subtract, result, self.integers[0], result)
             yield Insn("", label=label)
 
+    # -- tables of entries
+
+    def table_register(self, convention: Convention) -> Register:
+        return self.registers["t8"]
+
+    def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
+        """The index is in the delay slot. t9 does not hold the address of what is entered, which does not look."""
+        register = self.table_register(convention)
+        [li] = self.constant(register, index)
+        # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
+        # MIPS32 Architecture, volume II, "ADDIU": opcode 9, from the register 0.
+        li = replace(li, keystone=f".long {9 << 26 | register.number << 16 | index:#x}")
+        yield from self.improve([li, self._transfer("j", "jump", symbol=symbol)])
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

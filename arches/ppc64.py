@@ -757,6 +757,11 @@ class Ppc64(Architecture):
             yield insn(f"neg {R[3]}, {R[3]}", (R[3],), (R[3],))
             yield Insn("", label=label)
 
+    # -- tables of entries
+
+    def why_no_table(self, convention: Convention) -> str:
+        return "a function that is entered through a pointer is told its own address, or its table of contents"
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

@@ -679,6 +679,21 @@ class S390x(Architecture):
             yield from self.constant(R1, number)
         yield self.kernel_entry("svc 0x0", ".byte 0x0a, 0x00")
 
+    # -- tables of entries
+
+    def table_register(self, convention: Convention) -> Register:
+        # A PLT may change r1, and between a table and what it enters, in one module, there need not be any.
+        return R1 if R0 in convention.reserved else R0
+
+    def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
+        # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
+        # Principles of Operation, "LOAD HALFWORD IMMEDIATE" (RI-a): opcode a7, 9.
+        register = self.table_register(convention)
+        code = 0xA7090000 | register.number << 20 | index
+        lghi = insn(f"lghi {register}, {number(index)}", (), (register,))
+        yield replace(lghi, keystone=f".long {code:#x}")
+        yield from self.tail_call(symbol, convention)
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

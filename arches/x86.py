@@ -491,6 +491,20 @@ class X86(Architecture):
         """SDM volume 2B, "UD": an invalid opcode exception, and nothing else."""
         yield Insn("ud2", memory="both", transfer="trap")
 
+    # -- tables of entries
+
+    table_pushes = True
+
+    def table_register(self, convention: Convention) -> Register:
+        # Which holds no argument by any of the conventions, and takes the shortest code.
+        return self.accumulator
+
+    def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
+        yield from self.call(symbol, convention)
+
+    def take_table_entry(self) -> Code:
+        yield self.pop(self.accumulator)
+
     # -- frames
 
     def layout(self, request: FrameRequest) -> Frame:

@@ -30,7 +30,8 @@ def compiled(path: Path, target: str, include: tuple[Path, ...] = ()) -> Compile
 
 @pytest.mark.parametrize(("path", "target"), CASES)
 def test_bytes_are_those_of_gnu_as(path: Path, target: str) -> None:
-    for artifact in compiled(path, target).own:
+    program = compiled(path, target)
+    for artifact in (*program.own, *program.own_tables):
         code, relocations = gnu.assemble(artifact.target.architecture, artifact.text)
         assert code == artifact.code, artifact.text
         # A REL object keeps the addend in the field, where the bytes have been compared.

@@ -296,6 +296,7 @@ def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], _Liv
         live = _Liveness(current)
         stored = {o.home for o in current if o.kind == "home_load"}
         kept = []
+        changed = False
         for operation, defs, after in zip(current, live.defs, live.after, strict=True):
             kind = operation.kind
             if kind in REMOVABLE:
@@ -303,10 +304,22 @@ def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], _Liv
                     continue
             elif kind == "home_store" and operation.home not in stored and _private(operation.home):
                 continue
+            elif kind == "enter" and any(d.fixed is None and not live.bits((d,)) & after for d in operation.defs):
+                operation = _without_unread(operation, live, after)
+                changed = True
             kept.append(operation)
-        if len(kept) == len(current):
+        if len(kept) == len(current) and not changed:
             return current, live
         current = kept
+
+
+def _without_unread(enter: Operation, live: _Liveness, after: int) -> Operation:
+    """Parameters that nobody reads need no register of their own."""
+    both = zip(enter.defs, enter.results, strict=True)
+    read = [(d, r) for d, r in both if d.fixed is not None or live.bits((d,)) & after]
+    made = enter.with_registers(tuple(d for d, _ in read), ())
+    made.results = tuple(r for _, r in read)
+    return made
 
 
 def _private(home: Home | None) -> bool:

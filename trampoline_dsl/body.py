@@ -67,6 +67,7 @@ class BodyResolver:
         self.slots: list[ir.Variable] = []
         self.save = True
         self.handler_result: ir.Type | None = None
+        self.trampoline = signature.name if signature is not None else ""  # which it is, or is checked
         self.depth_of: dict[ir.Variable, int] = {}
         self.untyped: set[ir.Variable] = set()  # their declarations have mistakes, which must not show at every use
 
@@ -260,11 +261,17 @@ class BodyResolver:
             case s.AddressOf(name=name, span=span):
                 if str(name) in self.environment.misdeclared:
                     return None
+                if str(name) in self.environment.tables:
+                    return ir.SymbolAddress(str(name), self._scalar("ptr"), span)
+                if str(name) in self.environment.entered:
+                    self._not_through_the_table(str(name), name.span)
+                    return None
                 if str(name) in self.environment.variables:
                     variable_ = self.environment.variables[str(name)]
                     return None if variable_ is None else self._address_of_variable(variable_, span)
                 if str(name) not in self.environment.signatures:
-                    known = [*self.environment.signatures, *self.environment.variables]
+                    environment = self.environment
+                    known = [*environment.signatures, *environment.variables, *environment.tables]
                     notes = suggestion(str(name), known)
                     self.report.error("R022", f"there is no extern or trampoline `{name}`", name.span, notes=notes)
                     return None
@@ -314,10 +321,29 @@ class BodyResolver:
             return ir.Special("pushed pc", self.word_type, span)
         if what == "g place":
             return ir.ThreadPlace(self.word_type, span) if self._has_place(span) else None
+        if what == "table index":
+            return self._table_index(span)
         if not self.scope.handler:
             self.report.error("R038", f"`{what}` means something in a check's `on` only", span)
             return None
         return ir.Special("caller pc" if what == "caller pc" else "caller sp", self.word_type, span)
+
+    def _table_index(self, span: Span) -> ir.Expression | None:
+        """Which entry of its table a trampoline has been entered through; in a check, the one that is checked."""
+        name = self.trampoline
+        if name in self.environment.entered:
+            table = self.environment.entered[name]
+            return None if table is None else ir.Special("table index", self.word_type, span)
+        notes = [f"`table NAME[COUNT] enters {name}`"] if name else []
+        self.report.error("R038", "`table index` means something in what a table enters only", span, notes=notes)
+        return None
+
+    def _not_through_the_table(self, name: str, span: Span) -> None:
+        table = self.environment.entered[name]
+        if table is not None:
+            message = f"`{name}` is entered through a table: without it, it has no `table index`"
+            notes = [f"`&{table.name}` is the address of the first entry"]
+            self.report.error("R083", message, span, notes=notes, related=[(table.span, "the table")])
 
     def _address_of_slot(self, name: s.Name, span: Span) -> ir.Expression | None:
         """Of what a body declares, a struct in the frame has an address, and nothing else."""
@@ -1025,6 +1051,9 @@ class BodyResolver:
     ) -> tuple[str | ir.Expression, ir.Signature | None, Convention | None] | None:
         name = str(call.callee)
         signatures = self.environment.signatures
+        if name in self.environment.entered and not self.scope.check:
+            self._not_through_the_table(name, call.callee.span)
+            return None
         if name in signatures:
             if call.convention is not None:
                 message = f"`{name}` has been declared: using {signatures[name].convention.name}"
@@ -1309,6 +1338,7 @@ class BodyResolver:
         body = tuple(self._statements(item.body.statements))
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
+        right = right and self.environment.entered.get(signature.name, ...) is not None
         if signature.result is not None and not _ends(body) and right:
             message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
             self.report.error("R057", message, item.name.span)
@@ -1321,12 +1351,14 @@ class BodyResolver:
             tuple(self.slots),
             self.save,
             item.span,
+            self.environment.entered.get(signature.name),
         )
 
     def scenario(self, item: s.Check, function: ir.Function, functions: Mapping[str, ir.Function]) -> ir.Scenario:
         """A check. Its objects, stacks and variables come first, whatever their order among the other items."""
         self.scope.check = True
         self.signature = None
+        self.trampoline = function.name
         items = list(self._check_items(item.items))
         arguments = tuple(ir.Variable(v.name, v.type, "parameter", v.span) for v in function.parameters)
         for variable in arguments:

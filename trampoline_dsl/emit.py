@@ -29,6 +29,19 @@ def function_text(
     return "\n".join(lines) + "\n"
 
 
+def table_text(name: str, convention: Convention, entries: Sequence[Sequence[Insn]], target: Target, title: str) -> str:
+    """A table of entries; those that are all alike are said once."""
+    architecture = target.architecture
+    lines = [*_comments([title], target), *architecture.function_header(name, convention)]
+    texts = [[f"\t{insn.text}" for insn in entry] for entry in entries]
+    if len(texts) > 1 and all(text == texts[0] for text in texts):
+        lines += [f".rept {len(texts)}", *texts[0], ".endr"]
+    else:
+        lines += [line for text in texts for line in text]
+    lines += architecture.function_footer(name, convention)
+    return "\n".join(lines) + "\n"
+
+
 def _comments(texts: Iterable[str], target: Target) -> Iterator[str]:
     mark = target.architecture.comment
     for text in texts:

@@ -849,6 +849,9 @@ class Machine:
         # The run is over. If the fetch failed all the same, in the midst of a translation, Unicorn's translator could
         # be spoiled: so it succeeds, and what is found there is not executed.
         page = address & -_PAGE
+        if page + _PAGE >> 8 * self.architecture.word:
+            self._spoiled = True  # behind the last page of all Unicorn loses its way, and the process with it
+            return False
         try:
             self._uc.mem_map(page, _PAGE)
         except UcError:

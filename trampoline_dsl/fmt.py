@@ -33,6 +33,7 @@ _ITEMS = frozenset(
         "extern",
         "extern_variable",
         "convention",
+        "table",
         "trampoline",
         "check",
         "items_when",
@@ -329,7 +330,7 @@ def _space(before: _Token, token: _Token) -> str:
         or left in ("(", "[")
         or (right == "." and rule == "dotted")
         or (left == "." and left_rule == "dotted")
-        or (right == "[" and rule == "array_type")
+        or (right == "[" and rule in ("array_type", "table"))
         or (right == "(" and rule in _CALLS)
         or (right in ("<", ">") and rule in ("plain_type", "memory"))
         or (left == "<" and left_rule in ("plain_type", "memory"))

@@ -125,6 +125,7 @@ class Execution:
     budget: int = 100_000
     switches: list[StackSwitch] = field(default_factory=list)
     slots: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[str, int] = field(default_factory=dict)  # `table index`
 
     def run(self, body: Sequence[ir.Statement]) -> Run:
         """Run to the end; `result`, `resumed` or `trapped` tell how it ended."""
@@ -303,6 +304,8 @@ class Execution:
             case "caller pc" | "caller sp":
                 assert self.specials is not None
                 return self.specials(node.what)
+            case "table index":
+                return self.given[node.what]
             case _:
                 assert_never(node.what)
 

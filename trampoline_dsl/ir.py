@@ -170,7 +170,7 @@ class Special:
     """`sp`; inside `on stack`: `entry sp` (the stack pointer that the block was entered with, wherever that stack is
     by now) and `pushed pc` (the word where the PC was pushed); in a check: `caller pc` and `caller sp`."""
 
-    what: Literal["sp", "entry sp", "pushed pc", "caller pc", "caller sp", "any"]
+    what: Literal["sp", "entry sp", "pushed pc", "caller pc", "caller sp", "table index", "any"]
     type: Type
     span: Span = field(compare=False)
 
@@ -446,8 +446,18 @@ class ExternVariable:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """`count` entries, from each of which control reaches a trampoline that is told which one it was."""
+
+    name: str
+    count: int
+    trampoline: str
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
-    """One trampoline. `returns_never`: no path returns to the caller."""
+    """One trampoline. `table`: through which it is entered, if it is entered through one."""
 
     name: str
     parameters: tuple[Variable, ...]
@@ -457,6 +467,7 @@ class Function:
     slots: tuple[Variable, ...]
     save: bool
     span: Span = field(compare=False)
+    table: Table | None = None
 
     @property
     def signature(self) -> Signature:
@@ -507,7 +518,7 @@ class Scenario:
 @dataclass(frozen=True, slots=True)
 class Program:
     """Everything in a file (and the files that it imports) for one target. `functions` are in the order of the
-    source; `own` names those of the file itself."""
+    source; `own` and `own_tables` name what the file itself declares."""
 
     target: Target
     structs: Mapping[str, StructLayout]
@@ -517,6 +528,8 @@ class Program:
     own: tuple[str, ...]
     file: str
     variables: Mapping[str, ExternVariable] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    own_tables: tuple[str, ...] = ()
     # Texts that have been found right before, and the imported functions that are known by them.
     right: set[str] = field(default_factory=set, compare=False, repr=False)
     later: frozenset[str] = field(default=frozenset(), compare=False, repr=False)

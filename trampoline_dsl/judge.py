@@ -52,6 +52,7 @@ from .world import (
     Build,
     Region,
     World,
+    entry_of,
     garbage,
     name_of_variable,
     thread_in_memory,
@@ -219,11 +220,12 @@ class _End(Exception):
 
 
 class Bench:
-    """A machine with one program's code loaded, used for many runs."""
+    """A machine with one program's code and its tables loaded, used for many runs."""
 
-    def __init__(self, build: Build, codes: Mapping[str, Code]) -> None:
+    def __init__(self, build: Build, codes: Mapping[str, Code], tables: Mapping[str, Code]) -> None:
         self.build = build
         self.codes = codes
+        self.strides = {name: len(code.code) // build.program.tables[name].count for name, code in tables.items()}
         self.architecture = build.architecture
         self.machine = Machine(self.architecture)
         self.run: Execute | None = None
@@ -237,6 +239,8 @@ class Bench:
         self.locals = {name: build.symbols[name] + code.local_entry for name, code in codes.items()}
         for name, code in codes.items():
             self.entries[build.symbols[name]] = self.entries[self.locals[name]] = name
+            self._place(code)
+        for code in tables.values():
             self._place(code)
         self.stubs = {address: name for name, address in build.symbols.items() if address in plan.stubs}
         self._fill_with_moves(plan.stubs, STUB_SPACING)
@@ -265,7 +269,8 @@ class Bench:
         self.clean = self._executable()
 
     def replace(self, code: Code) -> None:
-        """Put other machine code in the place of a function's, and mend what a run of the old may have overwritten."""
+        """Put other machine code in the place of a function's or a table's, and mend what a run of the old may have
+        overwritten."""
         for base, image in self.clean.items():
             if self.machine.read(base, len(image)) != image:
                 self.machine.write(base, image)
@@ -686,13 +691,16 @@ class Execute:
         resume: Waiting | None,
     ) -> int:
         """Call a trampoline as its convention says, with garbage in all that the convention leaves open. Returns the
-        address of its first instruction."""
+        address of its first instruction, or of the entry of a table that it is entered through."""
         machine, convention = self.machine, function.convention
         entry = self.build.symbols[function.name]
         local = self.bench.locals[function.name]
         own_module = local == entry or (self.number + self.started) % 2 == 0
         if own_module:
             entry = local
+        if function.table is not None:
+            number = entry_of(function.table, self.world.seed, self.started)
+            entry = self.build.symbols[function.table.name] + self.bench.strides[function.table.name] * number
         return_address = return_place(self.build, self.started)
         self.started += 1
         values: dict[Register, int] = {}
@@ -881,6 +889,8 @@ class Execute:
             place = self._locate(past)
             if place is None:
                 continue
+            if place[0].name in self.bench.strides:
+                return False  # the way in from a table is not a call of its own
             insn = place[0].instructions[place[1]]
             if insn.transfer == "call" or (insn.transfer == "jump" and insn.target is None):
                 return True
@@ -1375,7 +1385,13 @@ class Execute:
 
     def _script(self, sp: int) -> Execution:
         return Execution(
-            _MachineHost(self), self.variables, sp, 0, specials=self._special, failed=self._expectation_failed
+            _MachineHost(self),
+            self.variables,
+            sp,
+            0,
+            specials=self._special,
+            failed=self._expectation_failed,
+            given=self.world.given,
         )
 
     def _special(self, what: str) -> int:

@@ -190,5 +190,6 @@ class Body:
     bottom_free: bool  # no call on the first stack uses the word at sp
     save: bool
     uses_toc: bool  # of what its caller gave it
+    table: bool  # it is entered through a table
     new_register: Callable[[str, bool, int], VirtualRegister]
     span: Span = field(repr=False)

@@ -52,6 +52,8 @@ _SWAPPED: dict[Condition, Condition] = {
     "uge": "ule",
 }
 
+_CALL = 5  # bytes of an entry that is a call
+
 Values = tuple[VirtualRegister, ...]  # one register, or the low and the high word of a value of two
 
 
@@ -235,6 +237,7 @@ class _Lowering:
             self.bottom_free,
             self.function.save,
             uses_toc,
+            self.function.table is not None,
             self.new,
             self.function.span,
         )
@@ -291,8 +294,38 @@ class _Lowering:
             self._receive(values, variable.type, location, defs, registers, variable.name, incoming=True)
             after += self.operations[before:]
             del self.operations[before:]
+        if self.function.table is not None:
+            self.table_index = self.new("table index")
+            after += self._table_index(self.function.table, defs, registers)
         self.add("enter", tuple(defs), (), results=tuple(registers))
         self.operations += after
+
+    def _table_index(self, table: ir.Table, defs: list[VirtualRegister], registers: list[Register]) -> list[Operation]:
+        """What makes the index of what an entry tells, appended to `defs` and `registers`. An address is a whole number
+        of entries away from the table, so that a multiplication by the inverse of their length divides exactly."""
+        registers.append(self.architecture.table_register(self.convention))
+        if not self.architecture.table_pushes:
+            defs.append(self.table_index)
+            return []
+        told, base = self.new("behind the entry"), self.new(table.name)
+        away, number = self.new("bytes"), self.new("entries")
+        defs.append(told)
+        before = len(self.operations)
+        self.add("symbol", (base,), (), symbol=table.name)
+        self.add("binary", (away,), (told, base), operator="sub")
+        inverse = pow(_CALL, -1, 1 << 32)
+        inverse -= 1 << 32 if inverse >> 31 else 0  # of which a machine of 64 bits uses the lower half
+        value = inverse & ((1 << self.word_bits) - 1)
+        self.add("binary", (number,), (away,), operator="mul", value=value, immediate=True)
+        if self.word_bits == 32:
+            self.add("binary", (self.table_index,), (number,), operator="sub", value=1, immediate=True)
+        else:
+            low = self.new("low half")
+            self.add("binary", (low,), (number,), operator="sub", value=1, immediate=True)
+            self.add("extend", (self.table_index,), (low,), bits=32, signed=False)
+        made = self.operations[before:]
+        del self.operations[before:]
+        return made
 
     def _receive(
         self,
@@ -670,6 +703,11 @@ class _Lowering:
                 if into is None:
                     return (self.sp,)
                 self.add("move", into, (self.sp,))
+                return into
+            case ir.Special(what="table index"):
+                if into is None:
+                    return (self.table_index,)
+                self.add("move", into, (self.table_index,))
                 return into
             case ir.Thread() if self.thread is not None:
                 if into is None:

@@ -7,11 +7,11 @@ number or a register in it is replaced by a neighbour. So they serve every machi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .ir import Program
-from .pipeline import Artifact
+from .pipeline import Artifact, TableArtifact
 from .target import Architecture, Bank, Insn, Register
 
 
@@ -40,16 +40,19 @@ class Mutant:
     same: str = ""
 
 
-def mutants(artifact: Artifact, program: Program, footprints: Footprints) -> Iterator[Mutant]:
-    """All mutants of a trampoline. Some cannot be assembled, and some are no mistakes."""
+def mutants(
+    artifact: Artifact | TableArtifact, program: Program, footprints: Footprints, only: Container[int] | None = None
+) -> Iterator[Mutant]:
+    """All mutants of a trampoline, or those of `only` some instructions of a table. Some cannot be assembled, and some
+    are no mistakes."""
     maker = _Maker(artifact, program, footprints)
     for index, insn in enumerate(artifact.instructions):
-        if insn.label is None:
+        if insn.label is None and (only is None or index in only):
             yield from maker.at(index, insn)
 
 
 class _Maker:
-    def __init__(self, artifact: Artifact, program: Program, footprints: Footprints) -> None:
+    def __init__(self, artifact: Artifact | TableArtifact, program: Program, footprints: Footprints) -> None:
         self.code = artifact.instructions
         self.architecture: Architecture = artifact.target.architecture
         self.convention = artifact.function.convention

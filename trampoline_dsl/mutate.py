@@ -23,7 +23,7 @@ from .interpret import Trouble
 from .judge import Activation, Arrival, Code, Execute, Violation, Watcher
 from .mutants import Footprint, Mutant, mutants
 from .oracle import Trace
-from .pipeline import Artifact, Compiled
+from .pipeline import Artifact, Compiled, TableArtifact
 from .target import Convention, InRegister, Register
 from .verify import Session
 from .world import SEED_STEP, World
@@ -104,9 +104,10 @@ class MutationReport:
 
 
 def mutate(compiled: Compiled, *, seed: int = 1, worlds: int = DEFAULT_WORLDS) -> tuple[Mutation, ...]:
-    """All mutants of the trampolines of a compiled file."""
+    """All mutants of the trampolines of a compiled file, and of those entries of its tables that are entered."""
     with _silent():
-        return tuple(_Hunt(compiled, artifact, seed, worlds).run() for artifact in compiled.own)
+        own = tuple(_Hunt(compiled, artifact, seed, worlds).run() for artifact in compiled.own)
+        return own + tuple(_Hunt(compiled, table, seed, worlds).run() for table in compiled.own_tables)
 
 
 @contextmanager
@@ -134,12 +135,12 @@ class _World:
 
 
 class _Hunt:
-    """One trampoline on one target."""
+    """One trampoline, or one table, on one target."""
 
-    def __init__(self, compiled: Compiled, artifact: Artifact, seed: int, worlds: int) -> None:
+    def __init__(self, compiled: Compiled, artifact: Artifact | TableArtifact, seed: int, worlds: int) -> None:
         self.artifact = artifact
         self.session = Session(compiled, room=_ROOM)
-        self.original = self.session.codes[artifact.name]
+        self.original = self.session.loaded(artifact.name)
         self.program = compiled.program
         self.seed = seed
         self.count = worlds
@@ -153,7 +154,7 @@ class _Hunt:
     def run(self) -> Mutation:
         problem = self._prepare()
         if not problem:
-            for mutant in mutants(self.artifact, self.program, self._footprints()):
+            for mutant in mutants(self.artifact, self.program, self._footprints(), self._entered()):
                 self._decide(mutant)
         return Mutation(
             self.artifact.name,
@@ -181,6 +182,14 @@ class _Hunt:
                     return f"the original is wrong: {run.violations[0].message}"
                 self.worlds.append(_World(scenario, world, trace, 2 * number, 2 * len(run.executed) + 100))
         return ""
+
+    def _entered(self) -> frozenset[int] | None:
+        """By index, the instructions of a table that are run; None for all of a trampoline's."""
+        if not isinstance(self.artifact, TableArtifact):
+            return None
+        length = len(self.artifact.entries[0])
+        numbers = {world.world.given["table index"] for world in self.worlds}
+        return frozenset(number * length + step for number in numbers for step in range(length))
 
     def _footprints(self) -> Mapping[int, Sequence[Sequence[Footprint]]]:
         base = self.session.build.symbols[self.artifact.name]
@@ -293,6 +302,8 @@ class _Hunt:
         convention = self.artifact.function.convention
         wanted = {*convention.kept, *convention.integer_results, *convention.float_results}
         found = set()
+        if self.artifact.function.table is not None and isinstance(self.artifact, Artifact):
+            found.add(base)  # takes the entry's address, where there is one: that has been stored before all else
         for index, insn in enumerate(code):
             dead = insn.writes - {self.artifact.target.architecture.sp}
             if insn.memory != "read" or not dead:
@@ -319,8 +330,12 @@ class _Hunt:
         return True
 
     def _recorded(self, number: int) -> _Record:
+        """What the original does, whatever is loaded now."""
         if number not in self.records:
+            loaded = self.session.loaded(self.artifact.name)
+            self.session.replace(self.original)
             self.records[number] = self._record(self.worlds[number])
+            self.session.replace(loaded)
         return self.records[number]
 
     def _record(self, world: _World) -> _Record:

@@ -15,7 +15,7 @@ from . import ir
 from .diagnostics import Span
 from .interpret import Execution, Request, Resumed, Run, Trouble, Unset
 from .target import HIGHEST_ERRNO, ByteOrder, Convention, Register
-from .world import RETURN_SPACING, Build, Bytes, World, thread_base, thread_in_memory, thread_place, walk
+from .world import RETURN_SPACING, Build, Bytes, World, entry_of, thread_base, thread_in_memory, thread_place, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +242,13 @@ class Oracle:
             self.scripting -= 1
         return self.trace
 
-    def function(self, function: ir.Function, arguments: tuple[int, ...], cfa: int, return_address: int) -> int | None:
+    def function(
+        self, function: ir.Function, arguments: tuple[int, ...], cfa: int, return_address: int, number: int = 0
+    ) -> int | None:
         variables: dict[ir.Variable, int] = {}
+        given = {}
+        if function.table is not None:
+            given["table index"] = entry_of(function.table, self.world.seed, number)
         execution = Execution(
             self,
             variables,
@@ -252,6 +257,7 @@ class Oracle:
             function.convention.return_slot == "bottom",
             on_push=self.switched,
             slots=self.build.slots.get(function.name, {}),
+            given=given,
         )
         self.unset |= self.structs(execution, function)
         if self.asm is not None:
@@ -405,6 +411,7 @@ class Oracle:
             0,
             specials=self.caller,
             failed=self.trace.unmet.append,
+            given=self.world.given,
         )
 
     def caller(self, what: str) -> int:
@@ -439,7 +446,8 @@ class Oracle:
                 saved = self.thread
             alignment = max(function.convention.alignment, 1)
             cfa = (request.at or 0) // alignment * alignment
-            answer = self.function(function, request.arguments, cfa, return_place(self.build, self.activations))
+            place = return_place(self.build, self.activations)
+            answer = self.function(function, request.arguments, cfa, place, self.activations)
             if foreign:
                 self.thread = saved  # the register is the caller's, and kept for it
 

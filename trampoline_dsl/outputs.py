@@ -13,7 +13,7 @@ from typing import Any
 
 from .diagnostics import Diagnostic, InputError, merged
 from .picture import draw
-from .pipeline import Artifact, Compiled
+from .pipeline import Artifact, Compiled, TableArtifact
 from .target import Register, Target
 from .targets import all_targets
 
@@ -44,11 +44,13 @@ def build_outputs(results: Sequence[Compiled], emit: str) -> list[Output]:
             case "asm":
                 outputs.append(Output(f"{stem}_{suffix}.s", compiled.text.encode()))
             case "json":
-                document = json.dumps([artifact_json(a) for a in compiled.own], indent=2) + "\n"
-                outputs.append(Output(f"{stem}_{suffix}.json", document.encode()))
+                document = json.dumps(
+                    [*(artifact_json(a) for a in compiled.own), *(table_json(t) for t in compiled.own_tables)], indent=2
+                )
+                outputs.append(Output(f"{stem}_{suffix}.json", f"{document}\n".encode()))
             case _:
-                for artifact in compiled.own:
-                    outputs.append(Output(f"{artifact.name}_{suffix}.bin", artifact.code))
+                codes = {a.name: a.code for a in compiled.own} | {t.name: t.code for t in compiled.own_tables}
+                outputs += [Output(f"{name}_{suffix}.bin", code) for name, code in codes.items()]
     return outputs
 
 
@@ -116,6 +118,23 @@ def artifact_json(artifact: Artifact) -> dict[str, Any]:
             for m in artifact.source_map
         ],
         "text": artifact.text,
+    }
+
+
+def table_json(table: TableArtifact) -> dict[str, Any]:
+    """A table of entries as data, like an artifact; `stride` is bytes from an entry to the next."""
+    return {
+        "table": table.name,
+        "file": table.source.name,
+        "target": table.target.name,
+        "enters": table.table.trampoline,
+        "count": table.table.count,
+        "stride": table.stride,
+        "code": table.code.hex(),
+        "relocations": [
+            {"offset": r.offset, "type": r.type, "symbol": r.symbol, "addend": r.addend} for r in table.relocations
+        ],
+        "text": table.text,
     }
 
 

@@ -30,7 +30,7 @@ MAXIMUM_KEPT = 1 << 13  # characters of a declaration whose tree is kept
 MAXIMUM_ERRORS = 20  # a file that is not in this language at all is not listed to its end
 MAXIMUM_ERRORS_OF_PIECE = 10
 
-_ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "trampoline", "check", "when")
+_ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "table", "trampoline", "check", "when")
 _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
     *("on", "when", "asm", "expect", "trap", "syscall"),
@@ -54,6 +54,8 @@ _TERMINALS = {
     "PUSHED_PC": "`pushed pc`",
     "CALLER": "`caller pc`",
     "G_PLACE": "`g place`",
+    "TABLE": "`table`",
+    "TABLE_INDEX": "`table index`",
     "IN_REGISTER": "`g in register`",
     "NOT": "`not`",
     "$END": "the end of the file",
@@ -70,7 +72,7 @@ _GROUPS = (
         "a value",
         5,
         {"`&`", "`(`", "`-`", "`~`", "a name", "a number", "`mem`", "`null`", "`offsetof`", "`sizeof`", "`not`"}
-        | {"`entry sp`", "`pushed pc`", "`caller pc`", "`g place`"},
+        | {"`entry sp`", "`pushed pc`", "`caller pc`", "`g place`", "`table index`"},
     ),
     (
         "an operator",
@@ -742,6 +744,10 @@ class _Builder:
             number = s.Integer(self.number(values[0]), self.span(values[0]))
             return s.ConventionFact(self.name(what), (), number, self.span(tree))
         return s.ConventionFact(self.name(what), tuple(self.name(n) for n in values), None, self.span(tree))
+
+    def _table(self, tree: Tree[Any]) -> s.Table:
+        _, name, count, trampoline = tree.children
+        return s.Table(self.make(name), self.make(count), self.make(trampoline), self.span(tree))
 
     def _trampoline(self, tree: Tree[Any]) -> s.Trampoline:
         name, parameters, result, convention, body = tree.children

@@ -12,7 +12,7 @@ from . import ir
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
-from .emit import file_text, function_text
+from .emit import file_text, function_text, table_text
 from .frame import lay_out
 from .lir import DECLARED, Home
 from .lower import lower
@@ -128,6 +128,67 @@ class Artifact:
         return f"{self.name} for {self.target.name}: {size}"
 
 
+@dataclass(frozen=True)
+class TableArtifact:
+    """One table of entries for one target, and the trampoline that it enters."""
+
+    table: ir.Table
+    function: ir.Function
+    target: Target
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    @cached_property
+    def entries(self) -> tuple[tuple[Insn, ...], ...]:
+        architecture, count = self.target.architecture, self.table.count
+        name, convention = self.function.name, self.function.convention
+        if architecture.table_pushes:
+            return (tuple(architecture.table_entry(0, name, convention)),) * count
+        return tuple(tuple(architecture.table_entry(index, name, convention)) for index in range(count))
+
+    @cached_property
+    def instructions(self) -> tuple[Insn, ...]:
+        return tuple(insn for entry in self.entries for insn in entry)
+
+    @cached_property
+    def _assembled(self) -> Assembled:
+        return assemble(self.target.architecture, self.instructions)
+
+    @property
+    def code(self) -> bytes:
+        return self._assembled.code
+
+    @property
+    def relocations(self) -> tuple[Relocation, ...]:
+        return self._assembled.relocations
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each of `instructions` starts."""
+        return self._assembled.offsets
+
+    @property
+    def stride(self) -> int:
+        """Bytes from an entry to the next."""
+        return len(self.code) // self.table.count
+
+    @property
+    def source(self) -> Source:
+        return self.table.span.source
+
+    @cached_property
+    def text(self) -> str:
+        """The table in GNU syntax."""
+        where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
+        title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
+        return table_text(self.name, self.function.convention, self.entries, self.target, title)
+
+    def __str__(self) -> str:
+        return f"{self.name} for {self.target.name}: {self.table.count} entries of {self.stride} bytes"
+
+
 class Artifacts(Mapping[str, Artifact]):
     """The trampolines of a program by name. One that is imported, and has been compiled among the same declarations
     before, is compiled again only when it is asked for."""
@@ -158,6 +219,20 @@ class Compiled:
     program: ir.Program
     artifacts: Mapping[str, Artifact]
 
+    @cached_property
+    def tables(self) -> dict[str, TableArtifact]:
+        """The tables of entries, by name."""
+        program = self.program
+        return {
+            table.name: TableArtifact(table, program.functions[table.trampoline], program.target)
+            for table in program.tables.values()
+        }
+
+    @property
+    def own_tables(self) -> tuple[TableArtifact, ...]:
+        """Those that the file itself declares, in its order."""
+        return tuple(self.tables[name] for name in self.program.own_tables)
+
     @property
     def target(self) -> Target:
         return self.program.target
@@ -169,8 +244,9 @@ class Compiled:
 
     @property
     def text(self) -> str:
-        """The file's trampolines as GNU as takes them."""
-        return file_text([a.text for a in self.own], self.target, PurePath(self.program.file).name)
+        """The file's trampolines and tables as GNU as takes them."""
+        texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
+        return file_text(texts, self.target, PurePath(self.program.file).name)
 
     def assemble(self) -> None:
         """Make the machine code of all of them, which is otherwise made when it is asked for. Raises InputError with

@@ -18,6 +18,7 @@ from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
 
 MAXIMUM_IMPORTS = 40  # files deep
+MOST_ENTRIES = 1 << 15  # of a table: the index of each is a constant of one instruction on most machines
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,9 @@ class Environment:
     misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
     elsewhere: set[str] = field(default_factory=set)  # trampolines that there are, perhaps for other targets only
     declared_conventions: dict[str, Span] = field(default_factory=dict)
+    tables: dict[str, ir.Table] = field(default_factory=dict)
+    entered: dict[str, ir.Table | None] = field(default_factory=dict)
+    # trampolines that are entered through a table, and which one; None where a mistake has been told
 
     @property
     def word(self) -> int:
@@ -339,7 +343,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
                 layouts.declare(item, folder)
             case s.ConventionDeclaration():
                 _declare_convention(item, environment)
-            case s.Extern() | s.ExternVariable() | s.Trampoline() | s.Import() | s.Check():
+            case s.Extern() | s.ExternVariable() | s.Table() | s.Trampoline() | s.Import() | s.Check():
                 pass
             case _:
                 assert_never(item)
@@ -366,6 +370,10 @@ def resolve(module: Module, target: Target) -> ir.Program:
             if isinstance(item, s.Trampoline):
                 bodies.append((item, signature, untyped))
 
+    for item, _ in items:
+        if isinstance(item, s.Table):
+            _declare_table(item, environment, defined, names)
+
     # Functions and checks with mistakes go no further than `report.finish`.
     own = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Trampoline))
     right = found_right(target, module.declarations, tuple(layouts.headers.values()))
@@ -382,6 +390,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
         scenarios = _scenarios(checks, environment, functions)
         if not report.diagnostics:
             right.update(check.span.text for check in checks)
+    own_tables = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Table))
     if not own and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
@@ -389,7 +398,10 @@ def resolve(module: Module, target: Target) -> ir.Program:
     externs = {name: sig for name, sig in environment.signatures.items() if name not in functions}
     variables = {name: variable for name, variable in environment.variables.items() if variable is not None}
     unseen = frozenset(functions.later)
-    return ir.Program(target, structs, externs, functions, scenarios, own, module.name, variables, right, unseen)
+    tables = environment.tables
+    return ir.Program(
+        target, structs, externs, functions, scenarios, own, module.name, variables, tables, own_tables, right, unseen
+    )
 
 
 def _declare_variable(item: s.ExternVariable, environment: Environment, names: dict[str, Span]) -> None:
@@ -412,6 +424,45 @@ def _function(
     item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str], environment: Environment
 ) -> ir.Function:
     return BodyResolver(environment, Scope(), signature).function(item, signature, untyped)
+
+
+def _declare_table(
+    item: s.Table, environment: Environment, defined: Mapping[str, Span], names: dict[str, Span]
+) -> None:
+    """A table enters one trampoline, and that is entered through it alone."""
+    report, target = environment.report, environment.target
+    name, entered = str(item.name), str(item.trampoline)
+    define(names, name, item.name.span, report)
+    count = BodyResolver(environment, Scope(), None).constant(item.count)
+    if count is not None and not 1 <= count <= MOST_ENTRIES:
+        message = f"a table has 1 to {MOST_ENTRIES} entries, not {count}"
+        report.error("R081", message, item.count.span)
+        count = None
+    if entered not in defined:
+        if entered in environment.signatures:
+            message = f"`{entered}` is an extern, and what a table enters is a trampoline"
+            report.error("R022", message, item.trampoline.span, notes=["declare a trampoline that jumps there"])
+        elif entered not in environment.misdeclared:
+            notes = suggestion(entered, defined)
+            report.error("R022", f"there is no trampoline `{entered}` to enter", item.trampoline.span, notes=notes)
+        return
+    before = environment.entered.get(entered)
+    if before is not None:
+        message = f"`{entered}` is entered through `{before.name}` already"
+        notes = ["a trampoline for each table, which may call a third one"]
+        report.error("R081", message, item.trampoline.span, notes=notes, related=[(before.span, "first here")])
+        return
+    environment.entered[entered] = None
+    if entered in environment.misdeclared or count is None:
+        return
+    convention = environment.signatures[entered].convention
+    reason = target.architecture.why_no_table(convention)
+    if reason:
+        report.error("R082", f"no table can enter `{entered}` on {target.name}: {reason}", item.span)
+        return
+    table = ir.Table(name, count, entered, item.name.span)
+    environment.tables.setdefault(name, table)
+    environment.entered[entered] = table
 
 
 def _declare_function(

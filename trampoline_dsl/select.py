@@ -76,11 +76,22 @@ class _Selection:
         architecture = self.architecture
         if self.body.uses_toc:
             self.emit(architecture.global_entry(self.body.name, self.convention), self.body.span, "prologue")
+        if self.body.table:
+            self._enter_by_table()
         self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
         for operation in self.allocation.operations:
             self.operation(operation)
         self._drop_needless_establishing()
         return tuple(architecture.improve(self.code))
+
+    def _enter_by_table(self) -> None:
+        architecture = self.architecture
+        self.emit(architecture.take_table_entry(), self.body.span, "prologue")
+        told = architecture.table_register(self.convention)
+        if any(told in insn.writes for insn in self.make.prologue(self.frame)):
+            message = f"to make its frame takes {told.name}, in which the table's index arrives"
+            notes = ("save less of the caller's here, or call a trampoline that does the rest",)
+            raise InputError([Diagnostic("L015", message, self.body.span, notes=notes)])
 
     # ---------------------------------------------------------------------------------------------------- small helps
 

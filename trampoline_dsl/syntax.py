@@ -155,7 +155,7 @@ class OffsetOf:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`, `g place`."""
+    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`, `g place`, `table index`."""
 
     what: str
     span: Span = field(compare=False)
@@ -552,6 +552,16 @@ class ConventionDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """`table f[2000] enters g`."""
+
+    name: Name
+    count: Expression
+    trampoline: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Trampoline:
     """`trampoline f(a: u32) -> u32 using c { ... }`."""
 
@@ -657,9 +667,11 @@ class ItemsWhen:
     span: Span = field(compare=False)
 
 
-Declaration = Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Trampoline | Check | ItemsWhen
+Declaration = (
+    Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Table | Trampoline | Check | ItemsWhen
+)
 Item = Import | Declaration
-Plain = Import | Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Trampoline | Check
+Plain = Import | Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Table | Trampoline | Check
 
 
 @dataclass(frozen=True, slots=True)

@@ -655,6 +655,30 @@ class Architecture(ABC):
             text, frozenset(convention.integer_arguments), lost, memory="both", transfer="system", keystone=keystone
         )
 
+    # -- tables of entries
+
+    table_pushes: bool = False  # an entry is a call: what is told is the address behind it, and not its index
+
+    def table_register(self, convention: Convention) -> Register:
+        """Where a trampoline that is entered through a table is told by which entry."""
+        raise AssertionError(f"{self.name} has no tables")
+
+    def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
+        """Entry `index`, below 32,768, of a table that enters `symbol`. All entries have the same length."""
+        raise AssertionError(f"{self.name} has no tables")
+
+    def take_table_entry(self) -> Code:
+        """First of all instructions of what a table enters: `table_register` gets what the entry tells."""
+        return iter(())
+
+    def why_no_table(self, convention: Convention) -> str:
+        """Why the trampolines of a convention cannot be entered through a table, if so."""
+        register = self.table_register(convention)
+        passed = (*convention.integer_arguments, convention.thread, convention.return_address)
+        if register in passed or convention.keeps(register) or register in convention.reserved:
+            return f"the index would travel in {register.name}, which has its use in {convention.name}"
+        return ""
+
     # -- frames
 
     @abstractmethod

@@ -14,7 +14,7 @@ from .diagnostics import Span
 from .interpret import Trouble
 from .judge import OBLIGATIONS, Bench, Code, Execute, Interruptions, Violation
 from .oracle import Oracle, Trace, return_place
-from .pipeline import Artifact, Compiled
+from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
 from .target import Register
 from .world import SEED_STEP, Build, World, anonymous_callees, make_world, prepare, walk
@@ -108,6 +108,12 @@ def code_of(artifact: Artifact) -> Code:
     )
 
 
+def code_of_table(table: TableArtifact) -> Code:
+    """What the judge is given of a table."""
+    file = PurePath(table.source.name).name
+    return Code(table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file)
+
+
 def verify(
     compiled: Compiled,
     *,
@@ -132,24 +138,29 @@ class Session:
         self.compiled = compiled
         own = {a.name: code_of(a) for a in compiled.artifacts.values()}
         self.codes = {**own, **(codes or {})}
+        self.tables = {table.name: code_of_table(table) for table in compiled.tables.values()}
         offsets: dict[str, int] = {}
         end = 0x100
-        for name, code in self.codes.items():
+        for name, code in (*self.codes.items(), *self.tables.items()):
             offsets[name] = end
             end = (end + len(code.code) + room + 0x3F) // 0x40 * 0x40
         self.anonymous = anonymous_callees(compiled.program)
         deepest = max((c.frame for c in self.codes.values()), default=0)
         slots = {a.name: a.slots for a in compiled.artifacts.values()}
         self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous, slots)
-        self.bench = Bench(self.build, self.codes)
+        self.bench = Bench(self.build, self.codes, self.tables)
         self.frames = {name: code.frame for name, code in self.codes.items()}
         has_asm = any(isinstance(n, ir.Asm) for f in compiled.program.functions.values() for n in walk(f.body))
         self.asm = AsmMachine(self.build) if has_asm else None
         self.players = Players(self.frames, self.anonymous, self.asm)
 
+    def loaded(self, name: str) -> Code:
+        """The machine code that a function or a table has now."""
+        return self.tables[name] if name in self.tables else self.codes[name]
+
     def replace(self, code: Code) -> None:
-        """Other machine code for one of the functions, with a frame of the same size."""
-        self.codes[code.name] = code
+        """Other machine code for one of the functions, with a frame of the same size, or of the tables."""
+        (self.tables if code.name in self.tables else self.codes)[code.name] = code
         self.bench.replace(code)
 
     def judge(self, artifact: Artifact, seed: int, runs: int) -> Verdict:
@@ -394,7 +405,7 @@ class _Record:
         never = [
             insn.text
             for insn, offset in zip(code.instructions, code.offsets, strict=True)
-            if insn.label is None and base + offset not in self.visited
+            if insn.label is None and not insn.text.startswith(".") and base + offset not in self.visited
         ]
         run = len(self.outcomes) if branches else int(not never)
         reason = ""

@@ -160,6 +160,7 @@ class World:
     seed: int
     own_thread: bool = True  # whether g means anything when the trampoline is entered
     names: dict[int, str] = field(default_factory=dict)
+    given: dict[str, int] = field(default_factory=dict)  # `table index`, of the outermost call
 
 
 def thread_place(world: World, load: Callable[[int, int], bytes]) -> int:
@@ -272,6 +273,15 @@ def _aligned(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def entry_of(table: ir.Table, seed: int, number: int) -> int:
+    """By which entry the judge's n-th call goes into a table, 0 for the outermost: the first one, the second, the last
+    one and others in turn."""
+    turn = {0: 0, 1: 1, 2: table.count - 1}.get(seed % SEED_STEP) if number == 0 else None
+    if turn is None:
+        turn = random.Random(f"{seed} entry {number}").randrange(table.count)
+    return min(turn, table.count - 1)
+
+
 def _variable_places(program: ir.Program) -> tuple[dict[str, int], int]:
     """Where the extern variables are, in bytes from the start of their region; and where the last one ends. What lies
     between them belongs to nobody."""
@@ -340,6 +350,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         seed,
         names={address: name for name, address in build.symbols.items()},
     )
+    if function.table is not None:
+        world.given["table index"] = entry_of(function.table, seed, 0)
     host = GivenHost(world, memory, random_)
     objects = _Objects(build, memory, random_, world)
     if scenario is not None:
@@ -439,7 +451,7 @@ def _set_up(scenario: ir.Scenario, function: ir.Function, world: World, host: Gi
     for argument, parameter in zip(scenario.arguments, function.parameters, strict=True):
         world.variables[argument] = objects.argument(parameter, function)
     objects.fill_variables()
-    execution = Execution(host, world.variables)
+    execution = Execution(host, world.variables, given=world.given)
     for variable, value in scenario.variables:
         world.variables[variable] = execution.value(value) if value is not None else host.any(variable.type.bits)
     for _ in execution.run(scenario.given):
