@@ -333,10 +333,11 @@ class Program:
         # Widths are to be seen: an argument has its own type.
         call = f"syscall ({number})({', '.join(f'({self._value(scope, t)}) as {t}' for t in types)})"
         if self.chance(0.3):
-            return [call]
+            return [f"when linux {{ {call} }}"]
         variable = Variable(self.name("v"), self.random.choice(("uptr", "iptr")))
         scope.variables.append(variable)
-        return [f"let {variable.name}: {variable.type} = {call}"]
+        declared = f"let {variable.name}: {variable.type} ="
+        return [f"when linux {{ {declared} {call} }} else {{ {declared} 0 }}"]
 
     def _asm(self, scope: Scope) -> list[str]:
         """A block for each target that moves a word from one register to another, and to a third that it clobbers."""

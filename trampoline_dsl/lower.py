@@ -1058,16 +1058,18 @@ class _Lowering:
     def _tail_call(self, node: ir.TailCall) -> None:
         convention = node.convention
         assignment = self._assignment(convention, [a.type for a in node.arguments], None)
+        there = self._where_they_are_wanted(node, assignment)
         arguments = []
         for argument in node.arguments:
-            values = self.evaluate(argument)
+            values = self.evaluate(argument) if id(argument) not in there else ()
             # Copies: an argument in memory may lie where another one is about to be written.
             arguments.append(tuple(self._copy(v) for v in values))
         callee = self._copy(self.evaluate(node.callee)[0]) if not isinstance(node.callee, str) else None
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
         for values, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
-            self._deliver(values, argument.type, location, uses, places, "incoming_store")
+            if id(argument) not in there:
+                self._deliver(values, argument.type, location, uses, places, "incoming_store")
         if callee is not None:
             uses.append(callee)
             places.append(None)
@@ -1081,6 +1083,22 @@ class _Lowering:
             convention=convention,
             narrow=self._narrow(assignment.arguments),
         )
+
+    def _where_they_are_wanted(self, node: ir.TailCall, assignment: Assignment) -> set[int]:
+        """The arguments (by identity) that are parameters which are never set, and arrived in the memory where the
+        callee wants them."""
+        parameters = self.function.parameters
+        own = self._assignment(self.convention, [p.type for p in parameters], self.function.result)
+        came = dict(zip(parameters, own.arguments, strict=True))
+        _, assigned = _variables(self.function.body)
+        return {
+            id(argument)
+            for argument, location in zip(node.arguments, assignment.arguments, strict=True)
+            if isinstance(argument, ir.Read)
+            and argument.variable not in assigned
+            and came.get(argument.variable) == location
+            and all(isinstance(part.place, OnStack) for part in location)
+        }
 
     def _narrow(self, locations: Iterable[Location]) -> dict[Register, int]:
         """The bits that matter in the registers of integers above which nothing is promised."""

@@ -2,9 +2,13 @@
 #define g__size 240
 #define g_m 24
 #define g_sched 28
+#define g_syscallsp 56
 #define m__size 564
 #define m_g0 0
 #define m_curg 108
+#define m_ncgo 196
+#define m_cgoCallers 204
+#define m_cgoCallersUse 200
 #define gobuf__size 28
 #define gobuf_sp 0
 #define gobuf_pc 4

@@ -5,9 +5,13 @@
 #define g__size 240
 #define g_m 24
 #define g_sched 28
+#define g_syscallsp 56
 #define m__size 548
 #define m_g0 0
 #define m_curg 80
+#define m_ncgo 168
+#define m_cgoCallers 176
+#define m_cgoCallersUse 172
 #define callbackArgs__size 16
 #define callbackArgs_index 0
 #define callbackArgs_args 4

@@ -5,9 +5,13 @@
 #define g__size 392
 #define g_m 48
 #define g_sched 56
+#define g_syscallsp 112
 #define m__size 992
 #define m_g0 0
 #define m_curg 144
+#define m_ncgo 264
+#define m_cgoCallers 272
+#define m_cgoCallersUse 268
 #define callbackArgs__size 32
 #define callbackArgs_index 0
 #define callbackArgs_args 8

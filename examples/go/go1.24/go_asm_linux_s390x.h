@@ -5,6 +5,10 @@
 #define g__size 440
 #define g_m 48
 #define g_sched 56
+#define g_syscallsp 112
 #define m__size 1824
 #define m_g0 0
 #define m_curg 192
+#define m_ncgo 328
+#define m_cgoCallers 336
+#define m_cgoCallersUse 332

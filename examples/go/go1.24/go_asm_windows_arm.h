@@ -5,9 +5,13 @@
 #define g__size 280
 #define g_m 24
 #define g_sched 28
+#define g_syscallsp 56
 #define m__size 1920
 #define m_g0 0
 #define m_curg 80
+#define m_ncgo 172
+#define m_cgoCallers 180
+#define m_cgoCallersUse 176
 #define callbackArgs__size 16
 #define callbackArgs_index 0
 #define callbackArgs_args 4

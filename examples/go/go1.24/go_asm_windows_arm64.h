@@ -5,9 +5,13 @@
 #define g__size 440
 #define g_m 48
 #define g_sched 56
+#define g_syscallsp 112
 #define m__size 1872
 #define m_g0 0
 #define m_curg 144
+#define m_ncgo 280
+#define m_cgoCallers 288
+#define m_cgoCallersUse 284
 #define callbackArgs__size 32
 #define callbackArgs_index 0
 #define callbackArgs_args 8
