@@ -194,17 +194,27 @@ def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
         message = f"this declaration has {size} characters, and {MAXIMUM_PIECE} are the most"
         span = Span(source, start, start + min(length, 100))
         raise InputError([Diagnostic("S006", message, span, notes=("split it into smaller pieces",))])
-    return _Builder(source, start).items(_tree(source.text[start:end]))
+    text = source.text[start:end]
+    if len(text) > MAXIMUM_KEPT:
+        return _Builder(source, start).items(_parsed(text))
+    kept = _kept_tree(text)
+    items = _Builder(source, start, later=kept.right).items(kept.tree)
+    kept.right = True
+    return items
 
 
-def _tree(text: str) -> Tree[Token]:
-    return _kept_tree(text) if len(text) <= MAXIMUM_KEPT else _parsed(text)
+class _KeptTree:
+    """The tree of a declaration, and whether syntax nodes have been made of all of it, without a mistake."""
+
+    def __init__(self, tree: Tree[Token]) -> None:
+        self.tree = tree
+        self.right = False
 
 
 @lru_cache(maxsize=128)
-def _kept_tree(text: str) -> Tree[Token]:
+def _kept_tree(text: str) -> _KeptTree:
     """A declaration that has not changed is not parsed again where others have, though it may have moved."""
-    return _parsed(text)
+    return _KeptTree(_parsed(text))
 
 
 def _parsed(text: str) -> Tree[Token]:
@@ -610,9 +620,10 @@ def _token(child: Any) -> Token:
 class _Builder:
     """Makes syntax nodes of Lark's trees; one method for each rule that is not merely a choice."""
 
-    def __init__(self, source: Source, start: int) -> None:
+    def __init__(self, source: Source, start: int, *, later: bool = False) -> None:
         self.source = source
         self.start = start  # where the piece that was parsed is in the source
+        self.later = later  # nothing is wrong in it: what is in a check is made when it is asked for
         self.depth = 0
         self.errors: list[Diagnostic] = []
 
@@ -765,7 +776,11 @@ class _Builder:
     def _check(self, tree: Tree[Any]) -> s.Check:
         name, title, *items = tree.children
         text = self.text(title) if title else ""
-        return s.Check(self.make(name), text, tuple(self.make(item) for item in items), self.span(tree))
+        made = s.Later(lambda: self._check_items(items)) if self.later else self._check_items(items)
+        return s.Check(self.make(name), text, made, self.span(tree))
+
+    def _check_items(self, items: list[Any]) -> tuple[s.CheckItem, ...]:
+        return tuple(self.make(item) for item in items)
 
     def _check_new(self, tree: Tree[Any]) -> s.CheckNew:
         return s.CheckNew(self.make(tree.children[0]), self.span(tree))

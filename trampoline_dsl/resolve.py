@@ -12,7 +12,7 @@ from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
 from .diagnostics import InputError, Report, Source, Span, read_source, suggestion
-from .layout import Layouts, scalar
+from .layout import KeptLayout, Layouts, scalar
 from .parse import EMPTY, parse
 from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
@@ -55,6 +55,21 @@ def found_right(target: Target, declarations: tuple[str, ...], headers: tuple[st
     """The texts of checks and trampolines that have been found right among such declarations, to be added to: what is
     not wanted of them need not be looked at again before it is. `headers` are the texts of those that were read."""
     return set()
+
+
+@dataclass(slots=True)
+class Declared:
+    """What has been made of declarations, by name, each with the node that it was made of: where a file is imported
+    and has not changed, its nodes are the same objects."""
+
+    signatures: dict[str, tuple[s.Item, ir.Signature]] = field(default_factory=dict)
+    layouts: dict[str, KeptLayout] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=512)
+def declared_before(target: Target, declarations: tuple[str, ...]) -> Declared:
+    """What has been made for a target of such declarations, to be added to."""
+    return Declared()
 
 
 class Functions(Mapping[str, ir.Function]):
@@ -265,30 +280,57 @@ def target_words(target: Target) -> frozenset[str]:
 
 
 def _check_target_names(module: Module, report: Report) -> None:
-    known = {"g in register"}
-    for target in all_targets().values():
-        known |= target_words(target)
+    known = _target_names()
     for file in module.files:
         for item in file.items:
             text = item.span.text
             if "when" not in text and "asm" not in text:
                 continue  # there are no targets behind other words
+            right = _targets_right(text)
+            if right:
+                continue
+            right.append(True)
             for targets in _target_sets(item):
                 for name in targets.names:
                     if name.name not in known:
                         notes = suggestion(name.name, known)
                         report.error("T001", f"no target is called `{name.name}`", name.span, notes=notes)
+                        right.clear()
 
 
-def _target_sets(node: object) -> Iterable[s.TargetSet]:
-    if isinstance(node, s.TargetSet):
-        yield node
-    elif isinstance(node, tuple):
-        for child in node:
-            yield from _target_sets(child)
-    elif hasattr(node, "__dataclass_fields__") and not isinstance(node, (Span, Source, s.Name)):
-        for name in node.__dataclass_fields__:
-            yield from _target_sets(getattr(node, name))
+@cache
+def _target_names() -> frozenset[str]:
+    """All names by which `when` can mean a target."""
+    return frozenset({"g in register", *(word for target in all_targets().values() for word in target_words(target))})
+
+
+@lru_cache(maxsize=512)
+def _targets_right(text: str) -> list[bool]:
+    """Not empty once all targets that such a declaration names have been found to be some, to be filled."""
+    return []
+
+
+def _target_sets(node: object) -> Iterator[s.TargetSet]:
+    """Those in a node, in the order of the source."""
+    rest = [node]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, s.TargetSet):
+            yield node
+        elif isinstance(node, (tuple, s.Later)):
+            rest += reversed(node)
+        else:
+            kind: type = node.__class__
+            rest += [getattr(node, name) for name in _parts(kind)]
+
+
+@cache
+def _parts(kind: type) -> tuple[str, ...]:
+    """The fields of a class of nodes that nodes may be in, last first."""
+    if kind in (Span, Source, s.Name):
+        return ()
+    names = getattr(kind, "__dataclass_fields__", ())
+    return tuple(name for name in reversed(list(names)) if name not in ("span", "spans"))
 
 
 def check_module(module: Module) -> None:
@@ -325,6 +367,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
     for file in module.files:
         environment.elsewhere |= _trampolines(file.items)
     layouts = environment.layouts
+    before = declared_before(target, module.declarations)
+    layouts.kept = before.layouts
     folders = [_folder(file.source.name) for file in module.files]
     items = [
         (item, folder)
@@ -358,7 +402,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
         if isinstance(item, s.ExternVariable):
             _declare_variable(item, environment, names)
         elif isinstance(item, (s.Extern, s.Trampoline)):
-            signature, untyped = _signature(item, environment)
+            signature, untyped = _signature_kept(item, environment, before)
             if signature is None:
                 environment.misdeclared.add(str(item.name))
                 continue
@@ -494,6 +538,21 @@ def _declare_function(
         defined[signature.name] = signature.span
     if defines or before is None:
         environment.signatures[signature.name] = signature
+
+
+def _signature_kept(
+    item: s.Extern | s.Trampoline, environment: Environment, before: Declared
+) -> tuple[ir.Signature | None, frozenset[str]]:
+    """What `_signature` gives, made once for the same node among the same declarations."""
+    node, signature = before.signatures.get(str(item.name), (None, None))
+    # A convention tells where it was declared, and may have moved.
+    if node is item and signature and signature.convention is environment.conventions.get(str(item.convention)):
+        return signature, frozenset()
+    mistakes = len(environment.report.diagnostics)
+    signature, untyped = _signature(item, environment)
+    if signature is not None and not untyped and len(environment.report.diagnostics) == mistakes:
+        before.signatures[signature.name] = (item, signature)
+    return signature, untyped
 
 
 def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple[ir.Signature | None, frozenset[str]]:

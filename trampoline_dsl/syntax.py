@@ -5,7 +5,10 @@ Positions are no part of a node's meaning: `span` is left out of equality.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import field
+from functools import cached_property
+from typing import overload
 
 from .diagnostics import Source, Span
 from .records import dataclass
@@ -647,13 +650,48 @@ class CheckSignals:
 CheckItem = CheckNew | CheckStack | CheckVariable | CheckGiven | CheckOn | CheckSignals | CheckFinally | CheckWhen
 
 
+class Later(Sequence[CheckItem]):
+    """The items of a check that has not changed, made when they are first asked for. Equal to a tuple of them."""
+
+    def __init__(self, make: Callable[[], tuple[CheckItem, ...]]) -> None:
+        self._make = make
+
+    @cached_property
+    def items(self) -> tuple[CheckItem, ...]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, index: int) -> CheckItem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[CheckItem, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> CheckItem | tuple[CheckItem, ...]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        return self.items == (other.items if isinstance(other, Later) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.items)
+
+    def __repr__(self) -> str:
+        return repr(self.items)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return tuple, (self.items,)
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """`check f "title" { ... }`."""
 
     trampoline: Name
     title: str
-    items: tuple[CheckItem, ...]
+    items: Sequence[CheckItem]
     span: Span = field(compare=False)
 
 
