@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from trampoline_dsl.diagnostics import Source, read_source
 from trampoline_dsl.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
+BEGINNING = re.compile(r"^ *trampoline [^{]*\{", re.MULTILINE)  # of a trampoline, `when` around it or not
 
 
 def processor_seconds() -> float:
@@ -35,12 +37,15 @@ def seconds(work: Callable[[], object], runs: int = 10, clock: Callable[[], floa
 def examples() -> list[Source]:
     """The example files that declare trampolines, as the command finds them."""
     sources = [read_source(path) for path in sorted((ROOT / "examples").glob("**/*.tramp"))]
-    return [source for source in sources if "\ntrampoline " in source.text]
+    return [source for source in sources if BEGINNING.search(source.text)]
 
 
 def assembler(target: Target) -> Sequence[str] | None:
-    """GNU as for a target; None, said once, where it is not installed."""
+    """GNU as for a target; None, said once, where there is none or it is not installed."""
     command = target.architecture.gnu_as
+    if not command[0].endswith("as"):
+        print(f"{target.name}: skipped, its assembler is {command[0]}")
+        return None
     if shutil.which(command[0]) is None:
         print(f"{target.name}: skipped, there is no {command[0]} here")
         return None
