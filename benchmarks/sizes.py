@@ -4,7 +4,7 @@ Go's are the bytes and instructions of its linked code: crosscall2 and cgocallba
 ppc64le crosscall2 as release 1.24 has it, which keeps the vectors too), the others of 1.24.11. Some of Go's keep fewer
 registers than C's convention wants: beside those stands what ours would be if it lost the same ones. Every ratio
 between functions that keep the same has to be below 1, but for the number of instructions on windows/386: there the
-direction flag is cleared, which Go's crosscall2 leaves out, and g is loaded anew where Go's cgocallback holds on to it.
+direction flag is kept and cleared, which Go's leave out, and g is loaded anew where Go's cgocallback holds on to it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ FILES = {
     "crosscall2": "crosscall2.tramp",
     "runtime.cgocallback": "cgocallback.tramp",
     "runtime.sigtramp": "sigtramp.tramp",
+    "windows runtime.sigtramp": "exceptiontramp.tramp",
 }
 GO: dict[str, dict[str, Size]] = {
     "crosscall2": {
@@ -75,6 +76,12 @@ GO: dict[str, dict[str, Size]] = {
         "linux/ppc64le": (568, 142),
         "linux/s390x": (82, 16),
     },
+}
+GO["windows runtime.sigtramp"] = {
+    "windows/386": (58, 16),
+    "windows/amd64": (299, 57),
+    "windows/arm": (56, 14),
+    "windows/arm64": (128, 32),
 }
 _SAVED = "s0, s1, s2, s3, s4, s5, s6, s7, fp"
 _O32 = f"{_SAVED}, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31"
@@ -131,9 +138,10 @@ def comparisons() -> Iterator[Comparison]:
     """Every trampoline that Go has too, for every target."""
     for name, sizes in GO.items():
         source = read_source(FOLDER / FILES[name])
+        name = name.rpartition(" ")[2]
         targets = [find_target(target) for target in sizes]
         compiled = compile_source(source, targets)
-        losses = LOSES.get(name, {})
+        losses = {target: lost for target, lost in LOSES.get(name, {}).items() if target in sizes}
         lossy = compile_source(without(source, name, losses), targets) if losses else compiled
         for target, size in sizes.items():
             ours = compiled[target].artifacts[name]

@@ -1,0 +1,80 @@
+"""What is Windows' own: its records, its assembly text, and how its C programs find what they call."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import broken
+import pytest
+from tools import need
+
+from trampoline_dsl.target import Register
+from trampoline_dsl.targets import all_targets
+
+WINDOWS = [name for name, target in all_targets().items() if target.os == "windows"]
+EXCEPTIONS = broken.ROOT / "examples" / "go" / "exceptiontramp.tramp"
+MINGW = Path("/usr/share/mingw-w64/include")
+# What compiles C for each, with the Windows SDK's structures as MinGW has them.
+COMPILERS = {
+    "windows/386": ("i686-w64-mingw32-gcc",),
+    "windows/amd64": ("x86_64-w64-mingw32-gcc",),
+    "windows/arm": ("clang-14", "--target=armv7-windows-gnu", f"-I{MINGW}"),
+    "windows/arm64": ("clang-14", "--target=aarch64-windows-gnu", f"-I{MINGW}"),
+}
+# Where CONTEXT's names for registers are not those of the registers.
+FIELDS = {
+    "windows/386": {"eflags": "EFlags", "fpcw": "ExtendedRegisters[0]", "mxcsr": "ExtendedRegisters[24]"}
+    | {f"xmm{n}": f"ExtendedRegisters[{160 + 16 * n}]" for n in range(8)},
+    "windows/amd64": {"eflags": "EFlags", "mxcsr": "MxCsr", "fpcw": "FltSave.ControlWord"},
+    "windows/arm": {"apsr": "Cpsr"} | {f"d{n}": f"D[{n}]" for n in range(32)},
+    "windows/arm64": {"nzcv": "Cpsr", "x29": "Fp", "x30": "Lr"} | {f"v{n}": f"V[{n}]" for n in range(32)},
+}
+PROGRAM_COUNTERS = {"windows/386": "Eip", "windows/amd64": "Rip", "windows/arm": "Pc", "windows/arm64": "Pc"}
+
+
+def field(target: str, register: Register) -> str:
+    known = FIELDS[target].get(register.name)
+    return known if known is not None else register.name.capitalize()
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_context_records_are_those_of_winnt_h(target: str, tmp_path: Path) -> None:
+    record = all_targets()[target].architecture.context_record
+    assert record is not None
+    places = {field(target, register): offset for register, (offset, _) in record.registers.items()}
+    places |= {PROGRAM_COUNTERS[target]: record.pc, "ContextFlags": record.flags}
+    lines = ["#include <stddef.h>", "#include <windows.h>"]
+    lines += [f'_Static_assert(offsetof(CONTEXT, {name}) == {at}, "{name}");' for name, at in places.items()]
+    lines += [f'_Static_assert(sizeof(CONTEXT) == {record.size}, "size");']
+    (tmp_path / "context.c").write_text("\n".join([*lines, ""]), "utf-8")
+    command = COMPILERS[target]
+    need(command[0])
+    done = subprocess.run(
+        [*command, "-fsyntax-only", str(tmp_path / "context.c")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ends = {offset + size for offset, size in record.registers.values()}
+    assert max(ends) <= record.size
+    assert {r.bits // 8 for r in record.registers} >= {size for _, size in record.registers.values()} - {4}
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_resuming_takes_two_instructions_and_no_stack(target: str) -> None:
+    artifact = broken.compiled(target, EXCEPTIONS)["runtime.sigresume"]
+    move, jump = (insn for insn in artifact.instructions if insn.label is None)
+    assert move.writes == {artifact.target.architecture.sp}
+    assert jump.transfer == "jump"
+    assert not jump.writes
+    assert (move.memory, jump.memory) == ("none", "none")
+    assert artifact.frame.size in (0, artifact.target.architecture.word)
+
+
+@pytest.mark.parametrize("target", WINDOWS)
+def test_handlers_are_entered_by_a_constant_and_a_jump(target: str) -> None:
+    compiled = broken.compiled(target, EXCEPTIONS)
+    for name in ("runtime.exceptiontramp", "runtime.lastcontinuetramp"):
+        constant, jump = (insn.text for insn in compiled[name].instructions)
+        assert re.search(r"\b(jmp|b) \S*runtime\.sigtramp", jump), jump
+        assert "sp" not in constant
