@@ -844,8 +844,10 @@ class Machine:
         if kind != unicorn_const.UC_MEM_FETCH_UNMAPPED:
             self.fail(f"{_INVALID_ACCESS[kind]} {address:#x} ({size} bytes)", address)
             return False
+        first = self._outcome != "fault"
         self.fail(f"{_INVALID_ACCESS[kind]} {address:#x}", address)
-        self._fault_pc = address
+        if first:  # what is translated from there may reach into the next page
+            self._fault_pc = address
         # The run is over. If the fetch failed all the same, in the midst of a translation, Unicorn's translator could
         # be spoiled: so it succeeds, and what is found there is not executed.
         page = address & -_PAGE
