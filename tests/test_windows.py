@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 
 import broken
+import gnu
 import pytest
 from tools import need
 
+from trampoline_dsl import compile_text
 from trampoline_dsl.target import Register
 from trampoline_dsl.targets import all_targets
 
@@ -78,3 +80,47 @@ def test_handlers_are_entered_by_a_constant_and_a_jump(target: str) -> None:
         constant, jump = (insn.text for insn in compiled[name].instructions)
         assert re.search(r"\b(jmp|b) \S*runtime\.sigtramp", jump), jump
         assert "sp" not in constant
+
+
+# ------------------------------------------------------------------------------------------------- beside C programs
+
+SOURCE = """
+extern twice(a: i32, b: i64) -> i32 using {convention}
+
+trampoline sum(a: i32, b: i32) -> i32 using {convention} {{
+    let first = call twice(a, 5)
+    return first + b
+}}
+
+trampoline by_name(a: i32) -> i32 using c {{
+    return call sum(a, 3)
+}}
+"""
+C = """
+int __attribute__(({convention})) twice(int a, long long b) {{ return a * 2 + (int) b; }}
+int __attribute__(({convention})) sum(int a, int b);
+int by_name(int a);
+int main(void) {{ return sum(1, 2) + by_name(3); }}
+"""
+
+
+@pytest.mark.parametrize("convention", ["cdecl", "stdcall", "fastcall"])
+@pytest.mark.parametrize("target", ["windows/386", "windows/amd64"])
+def test_c_programs_link_with_the_assembly(target: str, convention: str, tmp_path: Path) -> None:
+    [gcc] = COMPILERS[target]
+    need(gcc)
+    source = SOURCE.format(convention={"cdecl": "c"}.get(convention, convention))
+    (tmp_path / "trampolines.s").write_text(compile_text(source, target).text, "utf-8")
+    (tmp_path / "main.c").write_text(C.format(convention=convention), "utf-8")
+    command = [gcc, "-Wall", "-Werror", "-o", "out.exe", "main.c", "trampolines.s"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_llvm_takes_the_assembly_for_arm64(tmp_path: Path) -> None:
+    need("clang-14")
+    (tmp_path / "in.s").write_text(compile_text(SOURCE.format(convention="c"), "windows/arm64").text, "utf-8")
+    subprocess.run(["clang-14", "--target=aarch64-windows-gnu", "-c", "in.s"], cwd=tmp_path, check=True)
+    found = {name: (section, kind) for name, _, section, kind, _ in gnu.coff_symbols((tmp_path / "in.o").read_bytes())}
+    assert found["sum"] == (1, 0x20)  # a function
+    assert found["twice"][0] == 0  # elsewhere

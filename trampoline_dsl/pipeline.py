@@ -115,8 +115,10 @@ class Artifact:
     def text(self) -> str:
         """The function in GNU syntax."""
         title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
+        convention = self.function.convention
+        symbol = c_symbol(self.function.signature)
         return function_text(
-            self.name, self.function.convention, self.instructions, self.frame, self.target, self.source, title
+            self.name, convention, self.instructions, self.frame, self.target, self.source, title, symbol
         )
 
     @property
@@ -246,7 +248,20 @@ class Compiled:
     def text(self) -> str:
         """The file's trampolines and tables as GNU as takes them."""
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
-        return file_text(texts, self.target, PurePath(self.program.file).name)
+        return file_text(texts, self.target, PurePath(self.program.file).name, self._c_symbols())
+
+    def _c_symbols(self) -> dict[str, str]:
+        """Of the functions that the file's code refers to and that are not in it, those that C calls something else."""
+        program = self.program
+        found: dict[str, str] = {}
+        for artifact in self.own:
+            for insn in artifact.instructions:
+                name = insn.relocation.symbol if insn.relocation is not None else ""
+                function = program.functions.get(name)
+                signature = function.signature if function is not None else program.externs.get(name)
+                if signature is not None and name not in program.own and c_symbol(signature) != name:
+                    found[name] = c_symbol(signature)
+        return found
 
     def assemble(self) -> None:
         """Make the machine code of all of them, which is otherwise made when it is asked for. Raises InputError with
@@ -262,6 +277,11 @@ class Compiled:
 
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
+
+
+def c_symbol(signature: ir.Signature) -> str:
+    """What C's compilers call a function in assembly."""
+    return signature.convention.symbol(signature.name, [type_.value_type for _, type_ in signature.parameters])
 
 
 def compile_function(function: ir.Function, target: Target, ordinal: int) -> Artifact:

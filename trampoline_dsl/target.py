@@ -193,7 +193,7 @@ class Convention:
     notes: Mapping[str, str] = field(default_factory=dict)
     environment: Register | None = None  # gets the third word of the descriptor that a callee is entered through
     thread_copy: Register | None = None  # holds what is in the `thread` slot too, at every call and every return
-    decoration: str = "{name}"  # a function's symbol, from its name and the `bytes` of its arguments (386 on Windows)
+    decoration: str = "{name}"  # C's symbol of a function, from its name and the `bytes` of its arguments
 
     def __post_init__(self) -> None:
         for register, mask in self.kept.items():
@@ -209,6 +209,10 @@ class Convention:
     def place(self, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
         """Where each argument and the result of such a signature travels."""
         return _placed(self, tuple(arguments), result)
+
+    def symbol(self, name: str, arguments: Sequence[ValueType]) -> str:
+        """What the platform's C compilers call a function of this name in assembly."""
+        return self.decoration.format(name=name, bytes=sum(-(-value.bits // 32) * 4 for value in arguments))
 
     def keeps(self, register: Register) -> int:
         return self.kept.get(register, 0)
