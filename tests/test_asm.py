@@ -136,6 +136,10 @@ MACHINES = {
     "linux/ppc64": PPC64,
     "linux/ppc64le": PPC64,
     "linux/s390x": S390X,
+    "windows/386": X86,
+    "windows/amd64": AMD64,
+    "windows/arm": ARM,
+    "windows/arm64": ARM64,
 }
 
 
