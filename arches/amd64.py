@@ -243,7 +243,7 @@ WINDOWS_C = C.derive(
         "rax": "the thunk of a delay-loaded import writes it; other import thunks write no register",
         "alignment": 'rsp is a multiple of 16 at a call: Microsoft Learn, "Stack allocation"',
         "red zone": "none: an exception's frames start below rsp",
-        "narrow": "nothing above a narrow argument or result is defined: measured with gcc 12 and clang 20",
+        "narrow": "nothing above a narrow argument or result is defined: measured with gcc 12",
     },
 )
 

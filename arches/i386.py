@@ -194,8 +194,8 @@ STDCALL = C.derive(
     notes={**C.notes, "who pops": "the callee, all its arguments: gcc manual, stdcall"},
 )
 _GNU_REGISTERS = (
-    "once an argument of more than 32 bits has been passed in memory, gcc takes no further register; clang goes on to "
-    "the next one, as Microsoft's compiler does: measured with gcc 12 and clang 14"
+    "once an integer of 64 bits has been passed in memory, gcc takes no further register, unlike Microsoft's compiler: "
+    "measured with gcc 12"
 )
 FASTCALL = STDCALL.derive(
     name="fastcall",
@@ -221,7 +221,7 @@ _WINDOWS_NOTES = {
     "nothing is taken for granted at entry",
     "st0": "a float or double result; the x87 stack is empty at entry, and but for st0 at return",
     "alignment": "4. gcc assumes 16 in functions that align vectors, unless it is given -mstackrealign",
-    "narrow": "nothing above a narrow argument or result is defined: measured with gcc 12 and clang 20",
+    "narrow": "nothing above a narrow argument or result is defined: measured with gcc 12",
     "red zone": "none: an exception's frames start below esp",
     "symbol": "the name that C's compilers give it: _name for cdecl, _name@bytes for stdcall, @name@bytes for fastcall "
     '(Microsoft Learn, "Decorated names")',

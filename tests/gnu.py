@@ -129,7 +129,7 @@ def _snippets(elf: ELFFile, count: int) -> list[Snippet]:
 
 
 # PE Format, "Type Indicators": by machine, then by number.
-_COFF_TYPES = {
+COFF_TYPES = {
     0x14C: {6: "IMAGE_REL_I386_DIR32", 20: "IMAGE_REL_I386_REL32"},
     0x8664: {1: "IMAGE_REL_AMD64_ADDR64", 4: "IMAGE_REL_AMD64_REL32"},
     0xAA64: {
@@ -181,7 +181,7 @@ def _coff_snippets(image: bytes, count: int) -> list[Snippet]:
         relocations: list[GnuRelocation] = []
         for entry in range(entries):
             offset, symbol, kind = struct.unpack_from("<IIH", image, table + 10 * entry)
-            relocations.append((offset, _COFF_TYPES[machine].get(kind, f"type {kind}"), symbols[symbol][0], None))
+            relocations.append((offset, COFF_TYPES[machine].get(kind, f"type {kind}"), symbols[symbol][0], None))
         relocations.sort()
         return [
             Snippet(code[start:end], tuple((r[0] - start, *r[1:]) for r in relocations if start <= r[0] < end))

@@ -121,10 +121,10 @@ class Arrival:
 class Laboratory:
     """The functions of one image, ready to be called, on a machine whose state is noise."""
 
-    def __init__(self, target: Target, image: Image) -> None:
+    def __init__(self, target: Target, image: Image, convention: str = "c") -> None:
         self.target = target
         self.architecture: Architecture = target.architecture
-        self.convention: Convention = target.conventions["c"]
+        self.convention: Convention = target.conventions[convention]
         self.image = image
         self.random = random.Random(7)
         self.machine = Machine(self.architecture)
@@ -249,7 +249,8 @@ class Laboratory:
         machine.set_many(values)
         for register, value in result.items():
             machine.set(register, value)
-        machine.sp = cfa
+        popped = max(0, owned - convention.first_stack_argument) if convention.callee_pops else 0
+        machine.sp = cfa + popped
         self.run(arrival.return_address, RETURN)
 
     # -- afterwards
@@ -259,14 +260,15 @@ class Laboratory:
         now = self.machine.get_many(list(registers))
         return {register: value ^ self.initial[register] for register, value in now.items()}
 
-    def broken_promises(self) -> list[str]:
-        """What is not as the convention says after a return: kept registers, and sp."""
+    def broken_promises(self, popped: int = 0) -> list[str]:
+        """What is not as the convention says after a return: kept registers, and sp, which is `popped` bytes above
+        the CFA."""
         found = [
             f"{register.name} changed in {bits & self.convention.keeps(register):#x}"
             for register, bits in self.changes(self.machine.observable & self.convention.kept.keys()).items()
             if bits & self.convention.keeps(register)
         ]
-        if self.machine.sp != CFA:
+        if self.machine.sp != CFA + popped:
             found.append(f"sp is {self.machine.sp - CFA:+d} from the CFA")
         return found
 
