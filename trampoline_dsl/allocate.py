@@ -241,17 +241,20 @@ class _Liveness:
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = operations
         values: dict[VirtualRegister, int] = {}
+        self.uses: list[int] = []
+        self.defs: list[int] = []
         for operation in operations:
-            for value in operation.defs:
-                if value.fixed is None and value not in values:
-                    values[value] = len(values)
-            for value in operation.uses:
-                if value.fixed is None and value not in values:
-                    values[value] = len(values)
+            for registers, sets in ((operation.defs, self.defs), (operation.uses, self.uses)):
+                total = 0
+                for value in registers:
+                    if value.fixed is None:
+                        index = values.get(value)
+                        if index is None:
+                            index = values[value] = len(values)
+                        total |= 1 << index
+                sets.append(total)
         self.index = values
         self.values = list(values)
-        self.uses = [self.bits(o.uses) if o.uses else 0 for o in operations]
-        self.defs = [self.bits(o.defs) if o.defs else 0 for o in operations]
         self.after: list[int] = [0] * len(operations)
         self._solve()
 
@@ -263,26 +266,23 @@ class _Liveness:
         return total
 
     def _solve(self) -> None:
-        after = self.after
-        labels = {o.label: i for i, o in enumerate(self.operations) if o.kind == "label"}
-        before = [0] * (len(self.operations) + 1)
-        steps = []  # backwards: where, what is read, what is not set, whether the next one follows, where it may go
+        operations, uses, defs, after = self.operations, self.uses, self.defs, self.after
+        labels = {o.label: i for i, o in enumerate(operations) if o.kind == "label"}
+        before = [0] * (len(operations) + 1)
         again = False
-        for i in range(len(self.operations) - 1, -1, -1):
-            operation = self.operations[i]
-            kind = operation.kind
-            goes = labels[operation.label] if kind in ("branch", "jump") else -1
-            again |= 0 <= goes <= i  # what is live at its beginning is known only when all of a loop has been seen
-            steps.append((i, self.uses[i], ~self.defs[i], kind not in NO_FALL_THROUGH, goes))
         changed = True
         while changed:
             changed = False
-            for i, uses, others, falls, goes in steps:
-                out = before[i + 1] if falls else 0
-                if goes >= 0:
+            for i in range(len(operations) - 1, -1, -1):
+                kind = operations[i].kind
+                out = 0 if kind in NO_FALL_THROUGH else before[i + 1]
+                if kind == "branch" or kind == "jump":
+                    goes = labels[operations[i].label]
                     out |= before[goes]
+                    # What is live at its beginning is known only when all of a loop has been seen.
+                    again |= goes <= i
                 after[i] = out
-                new = uses | (out & others)
+                new = uses[i] | (out & ~defs[i])
                 if new != before[i]:
                     before[i] = new
                     changed = again
@@ -332,13 +332,14 @@ def _reachable(operations: Sequence[Operation]) -> list[Operation]:
     result: list[Operation] = []
     dead = False
     for index, operation in enumerate(operations):
-        if operation.kind == "label":
+        kind = operation.kind
+        if kind == "label":
             if operation.label not in targets:
                 continue
             dead = False
         if dead:
             continue
-        if operation.kind in ("jump", "branch"):
+        if kind == "jump" or kind == "branch":
             # A branch to what comes next anyway says nothing.
             following = index + 1
             while following < len(operations) and operations[following].kind == "label":
@@ -350,7 +351,7 @@ def _reachable(operations: Sequence[Operation]) -> list[Operation]:
             if following > 0 and operations[following].label == operation.label:
                 continue
         result.append(operation)
-        dead = operation.kind in NO_FALL_THROUGH
+        dead = kind in NO_FALL_THROUGH
     return result
 
 
@@ -386,8 +387,9 @@ def _spill(
                 cache = _agree(cache, arriving) if falls else dict(arriving)
             falls = True
         original = operation
+        kind = operation.kind
         is_incoming_load = (
-            operation.kind == "home_load"
+            kind == "home_load"
             and operation.defs[0] in homes
             and operation.home is homes[operation.defs[0]]
             and operation.home is not None
@@ -501,6 +503,9 @@ def _home_store(
 # ----------------------------------------------------------------------------------------------------------- colouring
 
 
+_TIES = frozenset({"call", "asm", "enter", "tail_call", "resume"})  # operations that tie values to registers
+
+
 class _Colouring:
     """One attempt to give every value a register. `run` returns the values to spill if that fails."""
 
@@ -556,13 +561,19 @@ class _Colouring:
         return victims
 
     def _free(self, index: int, candidates: Sequence[Register]) -> list[Register]:
-        taken = self._taken(index)
-        return [r for r in candidates if r not in taken]
+        """Candidates that no neighbour has, and that the value may have."""
+        forbidden = self.forbidden[index]
+        remaining, given = self.neighbours[index] & self.coloured, self.given
+        taken = set()
+        while remaining:
+            low = remaining & -remaining
+            taken.add(given[low.bit_length() - 1])
+            remaining ^= low
+        return [r for r in candidates if r not in taken and r not in forbidden]
 
     def _tied(self) -> set[Register]:
         """Registers with a meaning of their own in this body: the thread's, where the body or a callee needs it."""
-        tied = {v.fixed for o in self.operations for v in o.defs if v.fixed is not None}
-        tied |= {v.fixed for o in self.operations for v in o.uses if v.fixed is not None}
+        tied = {v.fixed for o in self.operations for v in (*o.defs, *o.uses) if v.fixed is not None}
         threads = {o.convention.thread for o in self.operations if o.convention is not None}
         return tied | {thread for thread in threads if isinstance(thread, Register)}
 
@@ -576,9 +587,10 @@ class _Colouring:
     def _interfere(self, operation: Operation, defined: int, after: int) -> None:
         live = self.live
         busy = after | defined
-        if self._early(operation):
+        kind = operation.kind
+        if kind == "enter_stack":  # results are written before all operands are read
             busy |= live.bits(operation.uses)
-        elif operation.kind == "binary" and self.architecture.two_address and len(operation.uses) == 2:
+        elif kind == "binary" and self.architecture.two_address and len(operation.uses) == 2:
             a, b = operation.uses
             # The result is first a copy of the left operand; the right one has to survive that.
             if b is not a:
@@ -588,9 +600,11 @@ class _Colouring:
                 continue
             index = live.index[value]
             others = busy & ~(1 << index)
-            if operation.kind == "move" and operation.uses[0].fixed is None:
+            if kind == "move" and operation.uses[0].fixed is None:
                 others &= ~(1 << live.index[operation.uses[0]])
             self._connect(index, others)
+        if kind not in _TIES:
+            return
         if operation.kind in ("call", "asm"):
             lost = set(operation.clobbers)
             lost |= {r for r in operation.places if r is not None} | set(operation.results)
@@ -617,26 +631,25 @@ class _Colouring:
                 if value.fixed is None and place is None and operation.kind == "tail_call":
                     self.forbidden[live.index[value]] |= restored
 
-    def _early(self, operation: Operation) -> bool:
-        """Whether results are written before all operands are read."""
-        return operation.kind in ("enter_stack",)
-
     def _connect(self, index: int, others: int) -> None:
-        self.neighbours[index] |= others
-        remaining = others
+        neighbours, bit = self.neighbours, 1 << index
+        remaining = others & ~neighbours[index]  # those that are not known to be
+        neighbours[index] |= others
         while remaining:
             low = remaining & -remaining
-            self.neighbours[low.bit_length() - 1] |= 1 << index
+            neighbours[low.bit_length() - 1] |= bit
             remaining ^= low
 
     def _attract(self, operation: Operation) -> None:
         live = self.live
-        for value, register in zip(operation.uses, operation.places, strict=False):
-            if value.fixed is None and register is not None:
-                self.preferred[live.index[value]].append(register)
-        for value, register in zip(operation.defs, operation.results, strict=False):
-            if value.fixed is None:
-                self.preferred[live.index[value]].append(register)
+        if operation.places:
+            for value, register in zip(operation.uses, operation.places, strict=False):
+                if value.fixed is None and register is not None:
+                    self.preferred[live.index[value]].append(register)
+        if operation.results:
+            for value, register in zip(operation.defs, operation.results, strict=False):
+                if value.fixed is None:
+                    self.preferred[live.index[value]].append(register)
         if operation.kind in ("move", "binary", "extend") and operation.uses:
             d, s = operation.defs[0], operation.uses[0]
             if d.fixed is None and s.fixed is None:
@@ -655,16 +668,6 @@ class _Colouring:
                 for register in self.preferred[self.live.index[partner]]:
                     wanted[register] = wanted.get(register, 0) + 1
         return wanted
-
-    def _taken(self, index: int) -> set[Register]:
-        """What neighbours have, and what the value must not have for other reasons."""
-        taken = set(self.forbidden[index])
-        remaining, given = self.neighbours[index] & self.coloured, self.given
-        while remaining:
-            low = remaining & -remaining
-            taken.add(given[low.bit_length() - 1])
-            remaining ^= low
-        return taken
 
     def _victim(
         self, index: int, candidates: Sequence[Register], victims: Sequence[VirtualRegister]

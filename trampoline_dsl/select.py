@@ -134,8 +134,9 @@ class _Selection:
             self.code.append(Insn("", label=self.label(operation.label)))
             return
         self.context = operation.context
-        defs = [self.register(v) for v in operation.defs]
-        uses = [self.register(v) for v in operation.uses]
+        registers = self.allocation.registers
+        defs = [registers[v] if v.fixed is None else v.fixed for v in operation.defs]
+        uses = [registers[v] if v.fixed is None else v.fixed for v in operation.uses]
         if operation.kind in ("return", "tail_call"):
             self._leave(operation, uses)
             return
@@ -331,6 +332,8 @@ class _Selection:
 
     def parallel(self, moves: Sequence[Move], free: frozenset[Register]) -> Iterator[Insn]:
         """All moves as if at once. `free` may be overwritten besides the destinations."""
+        if not moves:
+            return
         destinations = {d for d, _, _ in moves}  # one whose move is done is no longer pending, and not free either
         pending = {d: (s, bits) for d, s, bits in moves if d is not s}
         in_memory: tuple[Register, int] | None = None  # what the value in `exchange` is for, and its bits
@@ -435,6 +438,8 @@ class _Selection:
         everywhere = {f.register for f in self._all_fixed()}
         marks = {f"establish {register.name}": register for register in everywhere}
         if not marks:
+            return
+        if not any(insn.comment in marks for insn in self.code):
             return
         lost = self._lost_by_calls()
         kept, given = everywhere - lost, self._given_by_calls()
