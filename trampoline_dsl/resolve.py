@@ -39,15 +39,25 @@ def _declarations(files: Iterable[s.File], include: Sequence[Path]) -> Iterable[
     yield from map(str, include)
     for file in files:
         yield file.source.name  # headers are looked for beside it
-        text = file.source.text
-        for item in file.items:
-            match item:
-                case s.Check() | s.Import():
-                    pass
-                case s.Trampoline(span=span, body=body):
-                    yield text[span.start : body.span.start]
-                case _:
-                    yield text[item.span.start : item.span.end]
+        yield from _declaration_texts(file.items, file.source.text)
+
+
+def _declaration_texts(items: Iterable[s.Item], text: str) -> Iterable[str]:
+    for item in items:
+        match item:
+            case s.Check() | s.Import():
+                pass
+            case s.Trampoline(span=span, body=body):
+                yield text[span.start : body.span.start]
+            case s.ItemsWhen(targets=targets, then=then, otherwise=otherwise):
+                names = " ".join(name.name for name in targets.names)
+                yield f"when not {names} {{" if targets.negated else f"when {names} {{"
+                yield from _declaration_texts(then, text)
+                yield "} else {"
+                yield from _declaration_texts(otherwise, text)
+                yield "}"
+            case _:
+                yield text[item.span.start : item.span.end]
 
 
 @lru_cache(maxsize=512)
