@@ -101,7 +101,7 @@ def warm(folder: Path, targets: list[Target]) -> float:
             module = compiled[target.name]
             if not module.own:
                 continue  # it is for other targets
-            own = [gnu_as(target, file_text([one.text], target, source.name)) for one in module.own]
+            own = [gnu_as(target, file_text([one.text], target, source.name, {})) for one in module.own]
             theirs += sum(own)
             all_as += own[0] if len(own) == 1 else gnu_as(target, module.text)
         theirs /= share
