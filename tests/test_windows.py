@@ -12,6 +12,7 @@ import pytest
 from tools import need
 
 from trampoline_dsl import compile_text
+from trampoline_dsl.emulate import Machine
 from trampoline_dsl.target import Register
 from trampoline_dsl.targets import all_targets
 
@@ -124,3 +125,45 @@ def test_llvm_takes_the_assembly_for_arm64(tmp_path: Path) -> None:
     found = {name: (section, kind) for name, _, section, kind, _ in gnu.coff_symbols((tmp_path / "in.o").read_bytes())}
     assert found["sum"] == (1, 0x20)  # a function
     assert found["twice"][0] == 0  # elsewhere
+
+
+# ------------------------------------------------------------------------------------------------ ARM and Thumb state
+
+CODE, CALLEE, CALLER, STACK = 0x10_0000, 0x20_0000, 0x30_0000, 0x40_0000
+THROUGH = """
+trampoline through(f: ptr, x: u32) -> u32 using c {
+    let result = call f(x) using c -> u32
+    return result + 1
+}
+
+trampoline hand_on(f: ptr, x: u32) -> u32 using c {
+    jump f(x) using c
+}
+"""
+# add r0, #5; bx lr
+CALLEES = {"arm": bytes.fromhex("050080e2 1eff2fe1"), "thumb": bytes.fromhex("0530 7047")}
+# blx r4; nop
+CALLERS = {"arm": bytes.fromhex("34ff2fe1 00f020e3"), "thumb": bytes.fromhex("a047 00bf")}
+
+
+@pytest.mark.parametrize("target", ["windows/arm", "linux/arm"])
+@pytest.mark.parametrize("callee", CALLEES)
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize(("name", "more"), [("through", 6), ("hand_on", 5)])
+def test_arm_code_is_called_and_calls_in_either_state(
+    target: str, caller: str, callee: str, name: str, more: int
+) -> None:
+    machine = Machine(all_targets()[target].architecture)
+    for base in (CODE, CALLEE, CALLER, STACK):
+        machine.map(base, 0x1000)
+    machine.write(CODE, compile_text(THROUGH, target)[name].code)
+    machine.write(CALLEE, CALLEES[callee])
+    machine.write(CALLER, CALLERS[caller])
+    registers = machine.architecture.registers
+    machine.set_many({registers["r0"]: CALLEE | (callee == "thumb"), registers["r1"]: 10, registers["r4"]: CODE})
+    machine.sp = STACK + 0x800
+    # Behind the instruction that is returned to: it is one in the right state only.
+    stop = machine.run(CALLER | (caller == "thumb"), 100, CALLER + len(CALLERS[caller]))
+    assert stop.reason == "reached", stop
+    assert machine.get(registers["r0"]) == 10 + more
+    assert machine.sp == STACK + 0x800
