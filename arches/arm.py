@@ -787,6 +787,8 @@ class Arm(Architecture):
 
     # -- tables of entries
 
+    homes_below = True
+
     def table_register(self, convention: Convention) -> Register:
         # The one that is neither an argument's nor kept. A linker may use it between modules (AAPCS32 6.1.1), and a
         # table is in the same one as what it enters.
@@ -815,7 +817,8 @@ class Arm(Architecture):
             saves[LR] = "the calls in the body overwrite lr"
         body = _aligned(max(request.body, WORD if at_bottom else 0), WORD)
         alignment = max(request.alignment, convention.alignment)
-        used = body + sum(r.bits // 8 for r in saves)
+        homed = WORD * len(request.homed)
+        used = body + homed + sum(r.bits // 8 for r in saves)
         if body == 0 and (used + WORD) % alignment == 0 and any(r.bank is Bank.INTEGER for r in saves):
             spare = next((r for r in R[4:12] if convention.keeps(r) == WHOLE and r not in saves), None)
             if spare is not None:
@@ -828,7 +831,9 @@ class Arm(Architecture):
             if convention.return_slot == "bottom":
                 reason += f", and {convention.name} looks for it at 0(sp)"
             slots.append(Slot(0, WORD, "return address", reason, LR))
-        top = size
+        top = size - homed
+        if homed:
+            slots.append(Slot(top, homed, "argument words", "those that arrive in registers, below those in memory"))
         for register in sorted(saves, key=_push_order):
             top -= register.bits // 8
             owner = "return address" if register == LR and request.link else register.name
@@ -848,6 +853,8 @@ class Arm(Architecture):
 
     def _enter(self, frame: Frame) -> Code:
         integers, floats, controls = _pushed(frame)
+        if frame.request.homed:
+            yield _push(frame.request.homed)
         if integers:
             yield _push(integers)
         for run in reversed(floats):
@@ -884,6 +891,7 @@ class Arm(Architecture):
             yield insn(f"vpop {_floats(run)}", (SP,), (SP, *run), "read")
         if integers:
             yield _pop(integers)
+        yield from self._add(SP, SP, WORD * len(frame.request.homed))
 
     # -- fixed values, the thread
 

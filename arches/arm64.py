@@ -768,6 +768,8 @@ class Arm64(Architecture):
 
     # -- tables of entries
 
+    homes_below = True
+
     def table_register(self, convention: Convention) -> Register:
         return X[12]
 
@@ -797,7 +799,12 @@ class Arm64(Architecture):
             top = _aligned(top, size)
             slots.append(Slot(top, size, register.name, f"{convention.name} keeps it for its caller", register))
             top += size
-        return Frame(_aligned(top, max(request.alignment, convention.alignment)), tuple(slots), request)
+        homed = WORD * len(request.homed)
+        size = _aligned(top + homed, max(request.alignment, convention.alignment))
+        if homed:
+            reason = "those that arrive in registers, below those in memory"
+            slots.append(Slot(size - homed, homed, "argument words", reason))
+        return Frame(size, tuple(slots), request)
 
     def prologue(self, frame: Frame) -> Code:
         yield from _in_part("prologue", self._enter(frame))
@@ -821,6 +828,9 @@ class Arm64(Architecture):
         if not above:
             for slot in others:
                 yield from self._save(slot, slot.offset)
+        homed = frame.request.homed
+        for index, register in enumerate(homed):
+            yield from self.store(register, SP, frame.size - WORD * (len(homed) - index), 64)
 
     def _exit(self, frame: Frame) -> Code:
         bottom, others, above = _steps(frame)
@@ -964,7 +974,8 @@ def _steps(frame: Frame) -> tuple[Register | None, tuple[Slot, ...], int]:
     """What is stored at sp, the other slots, and how far the stack is lowered before these are stored: 0 if the
     whole frame is made at once."""
     bottom = next((slot.register for slot in frame.slots if slot.offset == 0 and slot.register == LINK), None)
-    others = tuple(slot for slot in frame.slots if slot.offset or slot.register != bottom)
+    saved = [slot for slot in frame.slots if slot.register is not None]
+    others = tuple(slot for slot in saved if slot.offset or slot.register != bottom)
     # Where pairs do not reach from the final sp, two more steps of sp cost less than single loads and stores.
     far = sum(slot.offset > _PAIR_REACH - WORD for slot in others)
     if far <= 3 and all(slot.offset < _SINGLE_REACH for slot in others):

@@ -23,6 +23,7 @@ from trampoline_dsl.target import (
     Convention,
     Engines,
     Fixup,
+    Frame,
     InRegister,
     Insn,
     Location,
@@ -342,6 +343,7 @@ class I386(X86):
     branch_relocation = "R_386_PC32"
     absolute_relocation = "R_386_32"
     branch_addend = -4
+    pop_register = ecx  # which has no part of a result and is not kept
     byte_registers = frozenset({eax, ecx, edx, ebx})
     gnu_as = ("i686-linux-gnu-as", "--32", "-march=pentium4")
 
@@ -370,6 +372,23 @@ class I386(X86):
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         return free(_xmm32, convention)
+
+    def leave_popping(self, frame: Frame, busy: frozenset[Register]) -> Code:
+        """The return address goes up behind the arguments, so that calls and returns stay in pairs."""
+        leave = Insn("ret", frozenset({esp}), frozenset({esp}), "read", transfer="return")
+        if edx not in busy:
+            yield self.pop(edx)
+            yield self.operate("add", esp, ecx)
+            yield self.push(edx)
+        else:
+            # ecx becomes the place of the return address; nothing is ever live below esp.
+            yield self.operate("add", ecx, esp)
+            yield self.push(ebx)
+            yield self.load_insn("mov", "ebx", ebx, esp, 4, 32)
+            yield self.store_insn("mov", "ebx", ebx, ecx, 0, 32)
+            yield self.pop(ebx)
+            yield from self.move(esp, ecx)
+        yield leave
 
     def float_move(self, d: Register, s: Register, bits: int) -> Code:
         if d == s or st0 not in (d, s):

@@ -845,7 +845,7 @@ class Mips(Architecture):
             slots.append(Slot(offset, size, owner, reason, register))
             offset += size
         # The area above the CFA is ours; bytes of it that a convention gives to registers are not for others.
-        spare = 0 if convention.save_area else convention.area
+        spare = 0 if convention.save_area or request.area_taken else convention.area
         size = _aligned(max(request.body, offset - spare, self.word if at_bottom else 0), alignment)
         return Frame(size, tuple(slots), request)
 

@@ -621,7 +621,7 @@ class X86(Architecture):
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Push arguments instead of making room and storing them; drop moves of a register to itself, and jumps to
         what follows."""
-        code = self.push_arguments(code)
+        code = self.without_second_zeros(self.push_arguments(code))
         kept: list[Insn] = []
         labels: set[str] = set()  # between here and the next instruction
         for insn in reversed(code):
@@ -635,6 +635,23 @@ class X86(Architecture):
                 labels.clear()
             kept.append(insn)
         return kept[::-1]
+
+    def without_second_zeros(self, code: Sequence[Insn]) -> Sequence[Insn]:
+        """A register that holds zero already is not cleared again. (Nobody reads the flags of that: `constant` is made
+        wherever a value is wanted.)"""
+        result: list[Insn] = []
+        zeros: set[Register] = set()
+        for insn in code:
+            clears = next((r for r in insn.writes if insn.text == f"xor {low(r, 32)}, {low(r, 32)}"), None)
+            if insn.label is not None or insn.user_text or insn.transfer == "call":
+                zeros.clear()
+            elif clears is not None and clears.bank is Bank.INTEGER and clears in zeros:
+                continue
+            else:
+                zeros -= insn.writes
+                zeros |= {clears} if clears is not None else set()
+            result.append(insn)
+        return result
 
     def push_arguments(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Where the prologue's last step makes room and the words at sp are stored right behind it, from registers or

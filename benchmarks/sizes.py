@@ -27,6 +27,7 @@ FILES = {
     "runtime.cgocallback": "cgocallback.tramp",
     "runtime.sigtramp": "sigtramp.tramp",
     "windows runtime.sigtramp": "exceptiontramp.tramp",
+    "runtime.callbackasm1": "callbackasm.tramp",
 }
 GO: dict[str, dict[str, Size]] = {
     "crosscall2": {
@@ -83,6 +84,12 @@ GO["windows runtime.sigtramp"] = {
     "windows/arm": (56, 14),
     "windows/arm64": (128, 32),
 }
+GO["runtime.callbackasm1"] = {
+    "windows/386": (105, 35),
+    "windows/amd64": (378, 67),
+    "windows/arm": (92, 22),
+    "windows/arm64": (144, 36),
+}
 _SAVED = "s0, s1, s2, s3, s4, s5, s6, s7, fp"
 _O32 = f"{_SAVED}, f20, f21, f22, f23, f24, f25, f26, f27, f28, f29, f30, f31"
 _N64 = f"{_SAVED}, gp, f24, f25, f26, f27, f28, f29, f30, f31"
@@ -96,6 +103,11 @@ LOSES: dict[str, dict[str, str]] = {
         "linux/mips64": _N64,
         "linux/mips64le": _N64,
         "linux/s390x": "r6, r7, r8, r9, r10, r11, r12, r13, f8, f9, f10, f11, f12, f13, f14, f15",
+    },
+    "runtime.callbackasm1": {
+        "windows/386": "eflags",
+        "windows/arm": "d8, d9, d10, d11, d12, d13, d14, d15",
+        "windows/arm64": "v8, v9, v10, v11, v12, v13, v14, v15",
     },
 }
 MORE_INSTRUCTIONS = {"windows/386"}

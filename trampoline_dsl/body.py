@@ -10,7 +10,16 @@ from . import ir
 from . import syntax as s
 from .diagnostics import Report, Span, listed, suggestion
 from .layout import MAXIMUM_DEPTH, scalar
-from .target import MOST_SYSTEM_ARGUMENTS, Bank, Convention, Register, ThreadSlot, allocatable, float_allocatable
+from .target import (
+    MOST_SYSTEM_ARGUMENTS,
+    Bank,
+    Convention,
+    InRegister,
+    Register,
+    ThreadSlot,
+    allocatable,
+    float_allocatable,
+)
 
 if TYPE_CHECKING:
     from .resolve import Environment
@@ -323,6 +332,8 @@ class BodyResolver:
             return ir.ThreadPlace(self.word_type, span) if self._has_place(span) else None
         if what == "table index":
             return self._table_index(span)
+        if what in ("argument words", "argument count"):
+            return self._argument_words(what, span)
         if not self.scope.handler:
             self.report.error("R038", f"`{what}` means something in a check's `on` only", span)
             return None
@@ -337,6 +348,65 @@ class BodyResolver:
         notes = [f"`table NAME[COUNT] enters {name}`"] if name else []
         self.report.error("R038", "`table index` means something in what a table enters only", span, notes=notes)
         return None
+
+    def _argument_words(self, what: str, span: Span) -> ir.Expression | None:
+        """Where the words are that a trampoline takes any number of; in a check, how many they are as well."""
+        if self.trampoline not in self.environment.variadic:
+            notes = [f"`trampoline {self.trampoline or 'NAME'}(...)`"]
+            self.report.error("R038", f"`{what}` means something in a trampoline of any words only", span, notes=notes)
+            return None
+        if what == "argument count":
+            if self.scope.check:
+                return ir.Special("argument count", self.word_type, span)
+            notes = ["who calls it knows, and says so in one of the words, or elsewhere"]
+            self.report.error("R038", "`argument count` means something in a check only", span, notes=notes)
+            return None
+        if self.scope.stack:
+            notes = ["take it before the block: `let words = argument words`"]
+            message = "`argument words` is in the frame on the stack that this block has left"
+            self.report.error("R043", message, span, notes=notes)
+            return None
+        return ir.Special("argument words", self._scalar("ptr"), span)
+
+    def _takes_any_words(self, signature: ir.Signature, span: Span) -> None:
+        convention, target = signature.convention, self.environment.target
+        try:
+            convention.words(target.architecture.homes_below)
+        except ValueError as error:
+            message = f"{convention.name} cannot take any number of words on {target.name}: {error}"
+            self.report.error("R084", message, span)
+            return
+        result = convention.place([], signature.result.value_type if signature.result else None).result
+        if any(not isinstance(part.place, InRegister) for part in result):
+            message = f"{convention.name} returns a value behind the arguments, whose number nobody knows here"
+            self.report.error("R084", message, span, notes=["return nothing"])
+
+    def _popping(self, node: s.Return) -> ir.Expression | None:
+        """The bytes of arguments that a return takes off the stack, where it says so itself."""
+        popping = node.popping
+        variadic = self.signature is not None and self.trampoline in self.environment.variadic
+        architecture = self.environment.target.architecture
+        if popping is None:
+            if variadic and self.signature is not None and self.signature.convention.callee_pops:
+                self._does_not_pop(node.span)
+            return None
+        if self.scope.check:
+            self.report.error("R050", "`popping` belongs in a trampoline", popping.span)
+            return None
+        bytes_ = self.value(popping, self.word_type, "a number of bytes")
+        if architecture.pop_register is None:
+            message = f"on {self.environment.target.name} nobody pops the caller's arguments"
+            notes = ["`when 386 { return x popping n } else { return x }`"]
+            self.report.error("R085", message, popping.span, notes=notes)
+        elif not variadic:
+            notes = ["how many bytes a call passes is known here, and a convention with `pops callee` takes them off"]
+            self.report.error("R085", "`popping` is for a trampoline of any words", popping.span, notes=notes)
+        return bytes_
+
+    def _does_not_pop(self, span: Span) -> None:
+        convention = self.signature.convention.name if self.signature is not None else ""
+        message = f"{convention} pops the arguments, and nothing says how many bytes there are"
+        self.report.error("R085", message, span, notes=["`return x popping BYTES`"])
 
     def _not_through_the_table(self, name: str, span: Span) -> None:
         table = self.environment.entered[name]
@@ -1023,11 +1093,12 @@ class BodyResolver:
             message = "`return` inside `on stack`: the block ends first, and restores the stack"
             self.report.error("R056", message, node.span)
             return
+        popping = self._popping(node)
         if node.value is None:
             if wanted is not None and not self.scope.check:
                 self.report.error("R057", f"this trampoline returns {wanted}, and here nothing", node.span)
                 return
-            yield ir.Return(None, node.span)
+            yield ir.Return(None, node.span, popping)
             return
         if wanted is None:
             notes = ["give it a result: `trampoline f() -> uptr using ...`"]
@@ -1038,11 +1109,11 @@ class BodyResolver:
             if made is not None:
                 variable = ir.Variable("result", wanted, "local", node.span)
                 yield _with_variable(made, variable)
-                yield ir.Return(ir.Read(variable, node.span), node.span)
+                yield ir.Return(ir.Read(variable, node.span), node.span, popping)
             return
         value = self.value(node.value, wanted, "the result")
         if value is not None:
-            yield ir.Return(value, node.span)
+            yield ir.Return(value, node.span, popping)
 
     # --------------------------------------------------------------------------------------------------------- calls
 
@@ -1051,6 +1122,11 @@ class BodyResolver:
     ) -> tuple[str | ir.Expression, ir.Signature | None, Convention | None] | None:
         name = str(call.callee)
         signatures = self.environment.signatures
+        if name in self.environment.variadic:
+            message = f"`{name}` takes any number of words, and is called from elsewhere only"
+            notes = [f"`&{name}` is its address"]
+            self.report.error("R084", message, call.callee.span, notes=notes)
+            return None
         if name in self.environment.entered and not self.scope.check:
             self._not_through_the_table(name, call.callee.span)
             return None
@@ -1335,6 +1411,8 @@ class BodyResolver:
                 self.untyped.add(variable)
             parameters.append(variable)
         before = len(self.report.diagnostics)
+        if item.variadic:
+            self._takes_any_words(signature, item.name.span)
         body = tuple(self._statements(item.body.statements))
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
@@ -1342,6 +1420,8 @@ class BodyResolver:
         if signature.result is not None and not _ends(body) and right:
             message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
             self.report.error("R057", message, item.name.span)
+        if item.variadic and signature.convention.callee_pops and signature.result is None and not _ends(body):
+            self._does_not_pop(item.name.span)
         return ir.Function(
             signature.name,
             tuple(parameters),
@@ -1352,6 +1432,7 @@ class BodyResolver:
             self.save,
             item.span,
             self.environment.entered.get(signature.name),
+            item.variadic,
         )
 
     def scenario(self, item: s.Check, function: ir.Function, functions: Mapping[str, ir.Function]) -> ir.Scenario:

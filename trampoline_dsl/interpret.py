@@ -85,8 +85,9 @@ class StackSwitch:
 
 
 class _Return(Exception):
-    def __init__(self, value: int | None) -> None:
+    def __init__(self, value: int | None, popped: int | None) -> None:
         self.value = value
+        self.popped = popped
 
 
 class _Left(Exception):
@@ -125,14 +126,15 @@ class Execution:
     budget: int = 100_000
     switches: list[StackSwitch] = field(default_factory=list)
     slots: Mapping[str, int] = field(default_factory=dict)
-    given: Mapping[str, int] = field(default_factory=dict)  # `table index`
+    given: Mapping[str, int] = field(default_factory=dict)  # `table index`, ...
+    popped: int | None = None  # bytes of arguments, by the return
 
     def run(self, body: Sequence[ir.Statement]) -> Run:
         """Run to the end; `result`, `resumed` or `trapped` tell how it ended."""
         try:
             yield from self.block(body)
         except _Return as done:
-            self.result = done.value
+            self.result, self.popped = done.value, done.popped
         except _Left:
             pass
 
@@ -163,8 +165,9 @@ class Execution:
                 arguments = tuple(self.value(a) for a in node.arguments)
                 yield Request(self.callee(node.callee), arguments, node)
                 raise _Left
-            case ir.Return(value=value):
-                raise _Return(None if value is None else self.value(value))
+            case ir.Return(value=value, popping=popping):
+                result = None if value is None else self.value(value)
+                raise _Return(result, None if popping is None else self.value(popping))
             case ir.Resume(sp=sp, pc=pc):
                 self.resumed = Resumed(self.value(sp), self.value(pc))
                 raise _Left
@@ -304,7 +307,7 @@ class Execution:
             case "caller pc" | "caller sp":
                 assert self.specials is not None
                 return self.specials(node.what)
-            case "table index":
+            case "table index" | "argument words" | "argument count":
                 return self.given[node.what]
             case _:
                 assert_never(node.what)

@@ -170,7 +170,17 @@ class Special:
     """`sp`; inside `on stack`: `entry sp` (the stack pointer that the block was entered with, wherever that stack is
     by now) and `pushed pc` (the word where the PC was pushed); in a check: `caller pc` and `caller sp`."""
 
-    what: Literal["sp", "entry sp", "pushed pc", "caller pc", "caller sp", "table index", "any"]
+    what: Literal[
+        "sp",
+        "entry sp",
+        "pushed pc",
+        "caller pc",
+        "caller sp",
+        "table index",
+        "argument words",
+        "argument count",
+        "any",
+    ]
     type: Type
     span: Span = field(compare=False)
 
@@ -306,10 +316,11 @@ class TailCall:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Back to the caller."""
+    """Back to the caller, who finds so many bytes of arguments taken off the stack (None: as the convention has it)."""
 
     value: Expression | None
     span: Span = field(compare=False)
+    popping: Expression | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +468,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One trampoline. `table`: through which it is entered, if it is entered through one."""
+    """One trampoline. `table`: through which it is entered, if it is entered through one. `variadic`: it takes any
+    number of words, which no parameter names."""
 
     name: str
     parameters: tuple[Variable, ...]
@@ -468,6 +480,7 @@ class Function:
     save: bool
     span: Span = field(compare=False)
     table: Table | None = None
+    variadic: bool = False
 
     @property
     def signature(self) -> Signature:

@@ -44,6 +44,7 @@ from .target import (
     OnStack,
     Part,
     Register,
+    ValueType,
 )
 from .world import (
     GARBAGE,
@@ -709,6 +710,13 @@ class Execute:
         for parameter, value, location in zip(function.parameters, arguments, assignment.arguments, strict=True):
             for part in location:
                 self._put(part, value, parameter.type, cfa, values)
+        if function.variadic:
+            word = ir.Type("uptr", "int", 8 * self.word)
+            for value, location in zip(
+                self.world.words, convention.place(self._taken(function), None).arguments, strict=True
+            ):
+                for part in location:
+                    self._put(part, value, word, cfa, values)
         sp = cfa
         if convention.return_address is None:
             sp -= self.word
@@ -733,6 +741,12 @@ class Execute:
             self.activations[-1].registers.pop(toc, None)  # such a caller brings its own back
         return entry
 
+    def _taken(self, function: ir.Function) -> list[ValueType]:
+        """The types of what a trampoline is called with."""
+        if function.variadic:
+            return [ValueType("int", 8 * self.word)] * len(self.world.words)
+        return [p.type.value_type for p in function.parameters]
+
     def _toc(self) -> Register | None:
         """The register that a caller keeps its table of contents in, where there is one."""
         return self.architecture.toc
@@ -746,7 +760,7 @@ class Execute:
             place = cfa + convention.toc_slot
             outside[place] = self.machine.read(place, self.word)
         registers = self.machine.get_many(self.bench.observable)
-        types = [p.type.value_type for p in function.parameters]
+        types = self._taken(function)
         stack_bytes = convention.place(types, function.result.value_type if function.result else None).stack_bytes
         self.activations.append(
             Activation(function, cfa, sp, return_address, registers, outside, stack_bytes, self.entered, resume)
@@ -872,11 +886,11 @@ class Execute:
         return min(max(sp, region.base), activation.cfa + self._popped(activation))
 
     def _popped(self, activation: Activation) -> int:
-        convention = activation.function.convention
-        if not convention.callee_pops:
+        """By how many bytes it leaves the stack pointer above its CFA, at most."""
+        function, convention = activation.function, activation.function.convention
+        if not convention.callee_pops and not (function.variadic and self.architecture.pop_register):
             return 0
-        types = [p.type.value_type for p in activation.function.parameters]
-        return convention.place(types, None).stack_bytes - convention.first_stack_argument
+        return convention.place(self._taken(function), None).stack_bytes - convention.first_stack_argument
 
     def _called(self, address: int) -> bool:
         """Whether this entry was reached by a call or a jump out of another trampoline, not by a loop."""
@@ -1595,11 +1609,13 @@ class Execute:
         event = self._next(("return",), "returns")
         convention = activation.function.convention
         machine = self.machine
-        want = activation.cfa + self._popped(activation)
+        popped = event.popped or 0 if activation.function.variadic else self._popped(activation)
+        want = activation.cfa + popped
         if machine.sp != want:
+            who = convention.name if event.popped is None else "the source"
             self._violate(
                 "sp",
-                f"returns with the stack pointer {_away(machine.sp - want)} where {convention.name} leaves it",
+                f"returns with the stack pointer {_away(machine.sp - want)} where {who} leaves it",
                 register=self.architecture.sp.name,
                 expected=want,
                 found=machine.sp,

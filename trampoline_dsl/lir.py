@@ -68,6 +68,7 @@ Kind = Literal[
     "thread_load",
     "thread_store",  # uses: the value; and what the slot's symbol holds, where it has one
     "entry_sp",
+    "words",  # the address at CFA + value
     "pushed_pc",
     "branch",
     "jump",
@@ -97,6 +98,7 @@ REMOVABLE = frozenset(
         "extend",
         "thread_load",
         "entry_sp",
+        "words",
         "pushed_pc",
     }
 )
@@ -134,6 +136,7 @@ class Operation:
     text: tuple[str, ...] = ()
     span: Span | None = None
     narrow: Mapping[Register, int] | None = None
+    pops: bool = False  # a return: the last operand is how many bytes
 
     def with_registers(self, defs: tuple[VirtualRegister, ...], uses: tuple[VirtualRegister, ...]) -> Operation:
         return Operation(
@@ -157,6 +160,7 @@ class Operation:
             self.text,
             self.span,
             self.narrow,
+            self.pops,
         )
 
 
@@ -191,5 +195,6 @@ class Body:
     save: bool
     uses_toc: bool  # of what its caller gave it
     table: bool  # it is entered through a table
+    words: tuple[int, tuple[Register, ...]] | None  # `Convention.words`, if it takes any number
     new_register: Callable[[str, bool, int], VirtualRegister]
     span: Span = field(repr=False)

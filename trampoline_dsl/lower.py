@@ -146,6 +146,7 @@ class _Lowering:
         self.thread = (
             VirtualRegister(-2, "g", fixed=self.thread_place) if isinstance(self.thread_place, Register) else None
         )
+        self.words = self.convention.words(architecture.homes_below) if function.variadic else None
         self.span: Span | None = function.span
         self.lost: dict[Register, int] = {}
         self.lost_by_calls: list[Mapping[Register, int]] = []  # of those that `lost` has
@@ -238,6 +239,7 @@ class _Lowering:
             self.function.save,
             uses_toc,
             self.function.table is not None,
+            self.words,
             self.new,
             self.function.span,
         )
@@ -753,6 +755,9 @@ class _Lowering:
                 self.add("thread_load", into)
             case ir.SymbolAddress(symbol=symbol):
                 self.add("symbol", into, (), symbol=symbol)
+            case ir.Special(what="argument words"):
+                assert self.words is not None
+                self.add("words", into, value=self.words[0])
             case ir.Special(what="entry sp"):
                 self.add("entry_sp", into)
             case ir.Special(what="pushed pc"):
@@ -1120,7 +1125,11 @@ class _Lowering:
             self._deliver(values, self.function.result, assignment.result, uses, places, "incoming_store")
             narrow = self._narrow((assignment.result,))
         self._copy_thread(self.convention, uses, places)
-        self.add("return", (), tuple(uses), places=tuple(places), narrow=narrow)
+        if node.popping is not None:
+            uses.append(self.evaluate(node.popping)[0])
+            places.append(self.architecture.pop_register)
+        pops = node.popping is not None
+        self.add("return", (), tuple(uses), places=tuple(places), narrow=narrow, pops=pops)
 
     # ------------------------------------------------------------------------------------------------- stacks and asm
 

@@ -41,6 +41,7 @@ class Event:
     caller_sp: int | None
     result: int | None = None
     resumed: Resumed | None = None
+    popped: int | None = None  # bytes of arguments, where the return itself says how many
     span: Span | None = None
     chain: int = 0
     top: int = 0
@@ -249,6 +250,8 @@ class Oracle:
         given = {}
         if function.table is not None:
             given["table index"] = entry_of(function.table, self.world.seed, number)
+        if function.variadic:
+            given |= self.world.given
         execution = Execution(
             self,
             variables,
@@ -260,6 +263,8 @@ class Oracle:
             given=given,
         )
         self.unset |= self.structs(execution, function)
+        if function.variadic:
+            self.take_words(function, cfa)
         if self.asm is not None:
             execution.asm = lambda node, inputs: self.run_asm(execution, node, inputs)
         for variable, value in zip(function.parameters, arguments, strict=True):
@@ -275,6 +280,24 @@ class Oracle:
         self.executions.pop()
         return result
 
+    def take_words(self, function: ir.Function, cfa: int) -> None:
+        """All words that it was called with lie side by side, wherever they arrive."""
+        start, registers = function.convention.words(self.build.architecture.homes_below)
+        self.unset |= self.homes(function, cfa)
+        for index, value in enumerate(self.world.words):
+            data = value.to_bytes(self.word, self.order)
+            if index < len(registers):
+                self.store(cfa + start + index * self.word, data)
+            else:
+                self.memory.store(cfa + start + index * self.word, data)
+
+    def homes(self, function: ir.Function, cfa: int) -> set[int]:
+        """The bytes where words that arrive in registers are put."""
+        if not function.variadic:
+            return set()
+        start, registers = function.convention.words(self.build.architecture.homes_below)
+        return set(range(cfa + start, cfa + start + len(registers) * self.word))
+
     def structs(self, execution: Execution, function: ir.Function) -> set[int]:
         """The bytes of the structs in a frame. One that nothing is done with is not there."""
         found: set[int] = set()
@@ -286,7 +309,7 @@ class Oracle:
 
     def give_up_frame(self, execution: Execution, function: ir.Function) -> None:
         """What is in a frame is dead once that is gone."""
-        gone = self.structs(execution, function)
+        gone = self.structs(execution, function) | self.homes(function, execution.cfa)
         self.unset -= gone
         self.delta.update(dict.fromkeys(gone))
 
@@ -336,8 +359,15 @@ class Oracle:
         if execution.resumed is not None:
             self.event("resume", function, cfa, None, execution.resumed)
             return None
-        self.event("return", function, cfa, execution.result, None)
+        if execution.popped is not None:
+            self.check_popped(function, execution.popped)
+        self.event("return", function, cfa, execution.result, None, popped=execution.popped)
         return execution.result
+
+    def check_popped(self, function: ir.Function, popped: int) -> None:
+        passed = len(self.world.words) * self.word
+        if popped % self.word or popped > passed:
+            raise Trouble(f"the source pops {popped} bytes of arguments, and was passed {passed}", function.span)
 
     def name_of(self, callee: str | int, request: Request) -> str:
         if isinstance(callee, str):
@@ -508,6 +538,7 @@ class Oracle:
         result: int | None,
         resumed: Resumed | None,
         span: Span | None = None,
+        popped: int | None = None,
     ) -> None:
         thread = self.thread if self.world.thread_slot is None else None
         self.trace.events.append(
@@ -524,6 +555,7 @@ class Oracle:
                 None,
                 result,
                 resumed,
+                popped,
                 span or function.span,
             )
         )

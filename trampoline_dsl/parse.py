@@ -56,6 +56,7 @@ _TERMINALS = {
     "G_PLACE": "`g place`",
     "TABLE": "`table`",
     "TABLE_INDEX": "`table index`",
+    "ARGUMENTS": "`argument words`",
     "IN_REGISTER": "`g in register`",
     "NOT": "`not`",
     "$END": "the end of the file",
@@ -72,7 +73,7 @@ _GROUPS = (
         "a value",
         5,
         {"`&`", "`(`", "`-`", "`~`", "a name", "a number", "`mem`", "`null`", "`offsetof`", "`sizeof`", "`not`"}
-        | {"`entry sp`", "`pushed pc`", "`caller pc`", "`g place`", "`table index`"},
+        | {"`entry sp`", "`pushed pc`", "`caller pc`", "`g place`", "`table index`", "`argument words`"},
     ),
     (
         "an operator",
@@ -762,9 +763,11 @@ class _Builder:
 
     def _trampoline(self, tree: Tree[Any]) -> s.Trampoline:
         name, parameters, result, convention, body = tree.children
+        variadic = parameters is not None and parameters.data == "any_words"
         return s.Trampoline(
             self.make(name),
-            self.maybe(parameters) or (),
+            () if variadic else self.maybe(parameters) or (),
+            variadic,
             self.maybe(result),
             self.name(convention),
             self.make(body),
@@ -877,7 +880,8 @@ class _Builder:
         return s.Jump(call, span)
 
     def _return(self, tree: Tree[Any]) -> s.Return:
-        return s.Return(self.maybe(tree.children[0]), self.keyword(tree, "return"))
+        value, popping = tree.children
+        return s.Return(self.maybe(value), self.maybe(popping), self.keyword(tree, "return"))
 
     def keyword(self, tree: Tree[Any], word: str) -> Span:
         """The span of a statement; of its keyword where Lark leaves an empty tree without a position."""

@@ -213,6 +213,7 @@ class Environment:
     misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
     elsewhere: set[str] = field(default_factory=set)  # trampolines that there are, perhaps for other targets only
     declared_conventions: dict[str, Span] = field(default_factory=dict)
+    variadic: set[str] = field(default_factory=set)  # trampolines that take any number of words
     tables: dict[str, ir.Table] = field(default_factory=dict)
     entered: dict[str, ir.Table | None] = field(default_factory=dict)
     # trampolines that are entered through a table, and which one; None where a mistake has been told
@@ -413,6 +414,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
             _declare_variable(item, environment, names)
         elif isinstance(item, (s.Extern, s.Trampoline)):
             signature, untyped = _signature_kept(item, environment, before)
+            if isinstance(item, s.Trampoline) and item.variadic:
+                environment.variadic.add(str(item.name))
             if signature is None:
                 environment.misdeclared.add(str(item.name))
                 continue

@@ -78,11 +78,23 @@ class _Selection:
             self.emit(architecture.global_entry(self.body.name, self.convention), self.body.span, "prologue")
         if self.body.table:
             self._enter_by_table()
+        self._home_words()
         self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
         for operation in self.allocation.operations:
             self.operation(operation)
         self._drop_needless_establishing()
         return tuple(architecture.improve(self.code))
+
+    def _home_words(self) -> None:
+        """Words that arrive in registers go where the caller left room for them. (Below the CFA a prologue does it.)"""
+        if self.body.words is None or self.body.words[0] < 0:
+            return
+        start, registers = self.body.words
+        word = self.architecture.word
+        pushed = word if self.convention.return_address is None else 0
+        for index, register in enumerate(registers):
+            store = self.make.store(register, self.sp, pushed + start + index * word, 8 * word)
+            self.emit(store, self.body.span, "prologue")
 
     def _enter_by_table(self) -> None:
         architecture = self.architecture
@@ -194,6 +206,8 @@ class _Selection:
                 return make.thread_load(defs[0], self._thread_slot())
             case "thread_store":
                 return make.thread_store(uses[0], self._thread_slot(), uses[1] if len(uses) > 1 else None)
+            case "words":
+                return make.binary("add", defs[0], sp, self.frame.size + operation.value)
             case "entry_sp":
                 return make.binary("add", defs[0], sp, self.frame.size)
             case "pushed_pc":
@@ -412,7 +426,10 @@ class _Selection:
         for fixed in self.convention.fixed:
             self.emit(_made(make.establish, fixed), operation.span, "epilogue")
         self.emit(_made(make.epilogue, self.frame), operation.span, "epilogue")
-        if operation.kind == "return":
+        if operation.kind == "return" and operation.pops:
+            busy = frozenset(place for place in operation.places[:-1] if place is not None)
+            self.emit(self.architecture.leave_popping(self.frame, busy), operation.span, "epilogue")
+        elif operation.kind == "return":
             pop = self.parameters if self.convention.callee_pops else 0
             self.emit(_made(make.leave, self.frame, pop), operation.span, "epilogue")
         elif address is not None:

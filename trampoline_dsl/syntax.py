@@ -158,7 +158,8 @@ class OffsetOf:
 
 @dataclass(frozen=True, slots=True)
 class Special:
-    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`, `g place`, `table index`."""
+    """`entry sp`, `pushed pc`, `caller pc`, `caller sp`, `g place`, `table index`, `argument words`, `argument
+    count`."""
 
     what: str
     span: Span = field(compare=False)
@@ -284,9 +285,10 @@ class Jump:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """`return a`."""
+    """`return a popping b`."""
 
     value: Expression | None
+    popping: Expression | None
     span: Span = field(compare=False)
 
 
@@ -566,10 +568,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Trampoline:
-    """`trampoline f(a: u32) -> u32 using c { ... }`."""
+    """`trampoline f(a: u32) -> u32 using c { ... }`. `variadic`: `f(...)`, of any number of words."""
 
     name: Name
     parameters: tuple[Parameter, ...]
+    variadic: bool
     result: TypeName | None
     convention: Name
     body: Block

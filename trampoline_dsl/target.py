@@ -214,6 +214,25 @@ class Convention:
         """What the platform's C compilers call a function of this name in assembly."""
         return self.decoration.format(name=name, bytes=sum(-(-value.bits // 32) * 4 for value in arguments))
 
+    def words(self, below: bool) -> tuple[int, tuple[Register, ...]]:
+        """Where a function that takes any number of words finds all of them side by side: bytes above the CFA of the
+        first (below, if negative), and the registers that it stores from there on, in which the first ones arrive.
+        `below`: its frame can have them directly below the CFA. Raises ValueError with the reason why there is no such
+        place."""
+        registers, word = self.integer_arguments, self.slot
+        places = self.place([ValueType("int", 8 * word)] * (len(registers) + 1), None).arguments
+        memory = places[-1][0].place
+        assert isinstance(memory, OnStack)
+        start = memory.offset - word * len(registers)
+        if registers and start < 0:
+            if self.return_address is None:
+                raise ValueError("between the words in registers and those in memory is the return address")
+            if memory.offset or not below:
+                raise ValueError("the words in registers have no place below those in memory")
+        elif registers and (memory.offset > self.area or any(at >= start for at in self.save_area.values())):
+            raise ValueError("the caller leaves no room for the words in registers below those in memory")
+        return start, registers
+
     def keeps(self, register: Register) -> int:
         return self.kept.get(register, 0)
 
@@ -347,6 +366,8 @@ class FrameRequest:
     registers to keep, with the mask of the bits that matter. `link`: the return address must be kept because the
     body calls. `bottom_free`: nothing of the body uses the word at `sp` (all calls are by conventions whose word below
     the arguments is the caller's own), so the return address may live there whatever `convention.return_slot` says.
+    `homed`: argument registers that the prologue stores directly below the CFA, the first one lowest. `area_taken`:
+    others are in the caller's area already, where nothing can be saved.
     """
 
     convention: Convention
@@ -355,6 +376,8 @@ class FrameRequest:
     link: bool
     alignment: int
     bottom_free: bool = False
+    homed: tuple[Register, ...] = ()
+    area_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,6 +681,18 @@ class Architecture(ABC):
         return Insn(
             text, frozenset(convention.integer_arguments), lost, memory="both", transfer="system", keystone=keystone
         )
+
+    # -- any number of arguments
+
+    homes_below: bool = False  # frames can have `homed` registers
+    pop_register: Register | None = (
+        None  # has the number of bytes that a return pops, where that is found out at run time
+    )
+
+    def leave_popping(self, frame: Frame, busy: frozenset[Register]) -> Code:
+        """Return to the caller, and take as many bytes of arguments off the stack as `pop_register` says. `epilogue`
+        has run; `busy` have the result."""
+        raise AssertionError(f"{self.name} cannot pop")
 
     # -- tables of entries
 

@@ -18,6 +18,7 @@ STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
 OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
 RETURN_SPACING = 16  # bytes between the return addresses that the judge hands out
 STUB_SPACING = 64
+MOST_WORDS = 12  # that are passed to what takes any number
 SEED_STEP = 1_000_003  # between the worlds of one seed and those of the next
 _TURNS = 3  # the first so many objects of a world come to lie at the edges, one after the other
 
@@ -160,7 +161,8 @@ class World:
     seed: int
     own_thread: bool = True  # whether g means anything when the trampoline is entered
     names: dict[int, str] = field(default_factory=dict)
-    given: dict[str, int] = field(default_factory=dict)  # `table index`, of the outermost call
+    given: dict[str, int] = field(default_factory=dict)  # `table index`, ..., of the outermost call
+    words: tuple[int, ...] = ()  # what it is called with, if that is any number of words
 
 
 def thread_place(world: World, load: Callable[[int, int], bytes]) -> int:
@@ -354,6 +356,11 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         world.given["table index"] = entry_of(function.table, seed, 0)
     host = GivenHost(world, memory, random_)
     objects = _Objects(build, memory, random_, world)
+    if function.variadic:
+        type_ = ir.Type("uptr", "int", 8 * word)
+        world.words = tuple(objects.value(type_) for _ in range(random_.randrange(MOST_WORDS + 1)))
+        world.given["argument count"] = len(world.words)
+        world.given["argument words"] = sp + function.convention.words(architecture.homes_below)[0]
     if scenario is not None:
         _set_up(scenario, function, world, host, objects)
     else:
