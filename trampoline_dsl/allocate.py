@@ -12,7 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .diagnostics import Diagnostic, InputError
-from .lir import DECLARED, ENDS_BLOCK, NO_FALL_THROUGH, REMOVABLE, STORES, Body, Home, Operation, VirtualRegister
+from .lir import (
+    DECLARED,
+    ENDS_BLOCK,
+    NO_FALL_THROUGH,
+    REMOVABLE,
+    STORES,
+    THREAD,
+    Body,
+    Home,
+    Operation,
+    VirtualRegister,
+)
 from .target import Architecture, Register, allocatable, float_allocatable
 
 
@@ -96,38 +107,47 @@ def _same(operation: Operation, colours: Mapping[VirtualRegister, Register]) -> 
 
 def _share_thread_loads(body: Body) -> list[Operation]:
     """One register has the thread's slot from a load or a store of it until the next call; it is loaded anew only
-    where some way to here has not got it."""
+    where some way to here has not got it. Where the slot leads to g, another one has g, until something is stored."""
     operations = body.operations
     if not any(o.kind in ("thread_load", "thread_store") for o in operations):
         return list(operations)
-    shared = body.new_register("g", False, 0)
+    shared = (body.new_register("place", False, 0), body.new_register("g", False, 0))
     backward = _backward_labels(operations)
-    at_label: dict[str, bool] = {}
-    has, falls = False, True
+    at_label: dict[str, tuple[bool, bool]] = {}
+    has, falls = [False, False], True  # the slot; what it leads to
     result: list[Operation] = []
     for operation in operations:
-        if operation.kind == "label":
-            arriving = at_label.get(operation.label, True)
-            has = arriving and (has or not falls) and operation.label not in backward
+        kind = operation.kind
+        if kind == "label":
+            arriving = at_label.get(operation.label, (True, True))
+            forward = operation.label not in backward
+            has = [came and (had or not falls) and forward for came, had in zip(arriving, has, strict=True)]
             falls = True
-        if operation.kind in ("call", "asm"):
-            has = False
-        if operation.kind == "thread_load":
-            if not has:
-                result.append(operation.with_registers((shared,), ()))
-            has = True
-            operation = Operation("move", operation.defs, (shared,), span=operation.span, context=operation.context)
-        elif operation.kind == "thread_store":
-            source = operation.uses[:1]
-            result.append(Operation("move", (shared,), source, span=operation.span, context=operation.context))
-            operation = operation.with_registers((), (shared, *operation.uses[1:]))
-            has = True
+        if kind in ("call", "asm", "thread_store"):
+            has = [False, False]
+        which = int(operation.symbol == THREAD)
+        if kind == "thread_load" or (kind == "load" and which):
+            if not has[which]:
+                result.append(operation.with_registers((shared[which],), operation.uses))
+            has[which] = True
+            operation = _move(operation.defs, shared[which], operation)
+        elif kind == "thread_store" or (kind == "store" and which):
+            result.append(_move((shared[which],), operation.uses[0], operation))
+            operation = operation.with_registers((), (shared[which], *operation.uses[1:]))
+            has[which] = True
+        elif kind == "store":
+            has[1] = False
         result.append(operation)
-        if operation.kind in ("branch", "jump"):
-            at_label[operation.label] = at_label.get(operation.label, True) and has
-        if operation.kind in NO_FALL_THROUGH:
+        if kind in ("branch", "jump"):
+            known = at_label.get(operation.label, (True, True))
+            at_label[operation.label] = (known[0] and has[0], known[1] and has[1])
+        if kind in NO_FALL_THROUGH:
             falls = False
     return result
+
+
+def _move(defs: tuple[VirtualRegister, ...], source: VirtualRegister, near: Operation) -> Operation:
+    return Operation("move", defs, (source,), span=near.span, context=near.context)
 
 
 def _store_zeros(operations: Sequence[Operation], architecture: Architecture) -> list[Operation]:

@@ -267,22 +267,30 @@ def _chosen(options: argparse.Namespace) -> tuple[Target, ...]:
     return tuple(dict.fromkeys(_each(options.target, find_target)))
 
 
-def _meant(source: Source, targets: Sequence[Target], options: argparse.Namespace) -> tuple[Target, ...]:
-    """Those of the targets that a file has trampolines for. Raises InputError where it has none for one that was asked
-    for."""
+def _meant(
+    sources: Sequence[Source], targets: Sequence[Target], options: argparse.Namespace
+) -> dict[Source, tuple[Target, ...]]:
+    """Those of the targets that each file has trampolines for; all of them for a file that has none at all. Raises
+    InputError where no file has one for a target that was asked for."""
     from .diagnostics import Diagnostic, InputError
     from .resolve import load_module, own_trampolines
     from .targets import default_targets
 
-    module = load_module(source, _include(options))
-    meant = tuple(target for target in targets if own_trampolines(module, target))
-    if options.target and len(meant) < len(targets):
-        there = " ".join(t.name for t in default_targets() if own_trampolines(module, t))
+    include = _include(options)
+    modules = dict(zip(sources, _each(sources, lambda source: load_module(source, include)), strict=True))
+    meant = {one: tuple(t for t in targets if own_trampolines(module, t)) for one, module in modules.items()}
+    without = [t for t in targets if not any(t in some for some in meant.values())]
+    if options.target and without:
+        there = " ".join(t.name for t in default_targets() if any(own_trampolines(m, t) for m in modules.values()))
         if there:
-            without = " ".join(t.name for t in targets if t not in meant)
-            message = f"this file has no trampoline for {without}"
-            raise InputError([Diagnostic("T002", message, None, notes=(f"it has some for {there}",), file=source.name)])
-    return meant or tuple(targets)
+            one = len(sources) == 1
+            message = f"{'this file has' if one else 'these files have'} no trampoline for"
+            message += " " + " ".join(t.name for t in without)
+            notes = (f"{'it has' if one else 'they have'} some for {there}",)
+            raise InputError(
+                [Diagnostic("T002", message, None, notes=notes, file=sources[0].name if one else "--target")]
+            )
+    return {source: some or (() if any(meant.values()) else tuple(targets)) for source, some in meant.items()}
 
 
 def _each(names: Iterable[_Name], find: Callable[[_Name], _Found]) -> list[_Found]:
@@ -366,9 +374,8 @@ def _build(options: argparse.Namespace) -> int:
     gc.disable()  # what a build makes lives to its end, and to look for garbage would take a third of it
     targets = _chosen(options)
     include = _include(options)
-    compiled = _each(
-        _sources(options.files), lambda source: compile_source(source, _meant(source, targets, options), include)
-    )
+    meant = _meant(_sources(options.files), targets, options)
+    compiled = _each(list(meant), lambda source: compile_source(source, meant[source], include))
     results = [one for by_target in compiled for one in by_target.values()]
     outputs = build_outputs(results, options.emit)
     if options.output is None:
@@ -405,7 +412,7 @@ def _verify(options: argparse.Namespace) -> int:
     targets = _chosen(options)
     sources = _sources(options.files)
     include = _include(options)
-    _each(sources, lambda source: _meant(source, targets, options))
+    _meant(sources, targets, options)
     report = run_campaign(
         sources, targets, options.seed, options.runs, options.jobs, quiet=options.json, include=include
     )
@@ -427,7 +434,7 @@ def _mutate(options: argparse.Namespace) -> int:
     targets = _chosen(options)
     sources = _sources(options.files)
     include = _include(options)
-    _each(sources, lambda source: _meant(source, targets, options))
+    _meant(sources, targets, options)
     report = run_mutations(
         sources, targets, options.seed, options.worlds, options.jobs, quiet=options.json, include=include
     )
@@ -450,7 +457,7 @@ def _show(options: argparse.Namespace) -> int:
 
     name, trampoline = _split(options.file)
     source = _sources([name])[0]
-    targets = _meant(source, _chosen(options), options)
+    targets = _meant([source], _chosen(options), options)[source]
     compiled = compile_source(source, targets, _include(options))
     for target in targets:
         own = compiled[target.name].own
@@ -478,7 +485,7 @@ def _trace(options: argparse.Namespace) -> int:
         notes = ("name one --target: " + " ".join(target.name for target in default_targets()),)
         raise InputError([Diagnostic("U006", message, None, notes=notes, file="trace")])
     source = _sources([name])[0]
-    _meant(source, chosen, options)
+    _meant([source], chosen, options)
     compiled = compile_source(source, chosen, _include(options))[chosen[0].name]
     run = trace(compiled, trampoline, check=options.check, seed=options.seed, runs=options.runs)
     options.outcome.status = status = _OK if run.good else _VIOLATED

@@ -48,6 +48,8 @@ class Home:
 
 DECLARED = "declared in the frame"  # the reason of a home that the source names
 
+THREAD = "g"  # the symbol of loads and stores of g itself, where a thread-local word holds its address
+
 Kind = Literal[
     "enter",  # defs: parameters in their registers
     "move",

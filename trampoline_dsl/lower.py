@@ -10,7 +10,7 @@ from typing import assert_never
 
 from . import ir
 from .diagnostics import Diagnostic, InputError, Span
-from .lir import DECLARED, Body, Context, Home, Operation, VirtualRegister
+from .lir import DECLARED, THREAD, Body, Context, Home, Operation, VirtualRegister
 from .target import (
     TOC_SYMBOL,
     Architecture,
@@ -478,6 +478,8 @@ class _Lowering:
                 values = self.evaluate(value)
                 base, offset = self._base(address, offset)
                 self._store(values, base, offset, type_)
+                if isinstance(address, ir.ThreadPlace) and not offset:
+                    self.operations[-1].symbol = THREAD
             case ir.SetThread(value=value):
                 self._set_thread(value)
             case ir.SetThreadPlace(value=value):
@@ -641,7 +643,7 @@ class _Lowering:
             self._compare_words("eq", place, 0, yes if condition in ("eq", "ule", "uge") else no, there, there)
             self.place_label(there)
             a = self.new("g")
-            self.add("load", (a,), (place,), bits=self.word_bits)
+            self.add("load", (a,), (place,), bits=self.word_bits, symbol=THREAD)
         else:
             a = self.evaluate(left)[0]
         if isinstance(right, ir.Constant):
@@ -737,7 +739,8 @@ class _Lowering:
                 if len(into) == 2:
                     self._load_wide(into, base, offset)
                 else:
-                    self.add("load", into, (base,), value=offset, bits=type_.bits, signed=type_.signed)
+                    symbol = THREAD if isinstance(address, ir.ThreadPlace) and not offset else ""
+                    self.add("load", into, (base,), value=offset, bits=type_.bits, signed=type_.signed, symbol=symbol)
             case ir.Operation():
                 self._operation(node, into)
             case ir.Convert():
@@ -749,7 +752,7 @@ class _Lowering:
                 self.add("thread_load", (place,))
                 self.add("constant", into, (), value=0)
                 self.add("branch", (), (place,), condition="eq", label=end, value=0, immediate=True)
-                self.add("load", into, (place,), bits=self.word_bits)
+                self.add("load", into, (place,), bits=self.word_bits, symbol=THREAD)
                 self.place_label(end)
             case ir.Thread():
                 self.add("thread_load", into)
