@@ -107,11 +107,13 @@ def _same(operation: Operation, colours: Mapping[VirtualRegister, Register]) -> 
 
 def _share_thread_loads(body: Body) -> list[Operation]:
     """One register has the thread's slot from a load or a store of it until the next call; it is loaded anew only
-    where some way to here has not got it. Where the slot leads to g, another one has g, until something is stored."""
+    where some way to here has not got it. Where the slot leads to g, another one has g: until something is stored, if
+    the body knows where that is."""
     operations = body.operations
     if not any(o.kind in ("thread_load", "thread_store") for o in operations):
         return list(operations)
     shared = (body.new_register("place", False, 0), body.new_register("g", False, 0))
+    known_place = any(o.kind == "thread_load" and o.symbol != THREAD for o in operations)
     backward = _backward_labels(operations)
     at_label: dict[str, tuple[bool, bool]] = {}
     has, falls = [False, False], True  # the slot; what it leads to
@@ -125,7 +127,7 @@ def _share_thread_loads(body: Body) -> list[Operation]:
             falls = True
         if kind in ("call", "asm", "thread_store"):
             has = [False, False]
-        which = int(operation.symbol == THREAD)
+        which = int(operation.symbol == THREAD and kind != "thread_load")
         if kind == "thread_load" or (kind == "load" and which):
             if not has[which]:
                 result.append(operation.with_registers((shared[which],), operation.uses))
@@ -135,7 +137,7 @@ def _share_thread_loads(body: Body) -> list[Operation]:
             result.append(_move((shared[which],), operation.uses[0], operation))
             operation = operation.with_registers((), (shared[which], *operation.uses[1:]))
             has[which] = True
-        elif kind == "store":
+        elif kind == "store" and known_place:
             has[1] = False
         result.append(operation)
         if kind in ("branch", "jump"):

@@ -477,8 +477,11 @@ class _Lowering:
             case ir.Store(address=address, offset=offset, value=value, type=type_):
                 values = self.evaluate(value)
                 base, offset = self._base(address, offset)
+                through = isinstance(address, ir.ThreadPlace) and not offset
+                if through:
+                    self.operations[-1].symbol = THREAD
                 self._store(values, base, offset, type_)
-                if isinstance(address, ir.ThreadPlace) and not offset:
+                if through:
                     self.operations[-1].symbol = THREAD
             case ir.SetThread(value=value):
                 self._set_thread(value)
@@ -639,7 +642,7 @@ class _Lowering:
         if isinstance(left, ir.Thread) and self.indirect and isinstance(right, ir.Constant) and right.value == 0:
             # Where there is no place for it, g is null: that is known without loading it.
             place, there = self.new("place of g"), self.label("place")
-            self.add("thread_load", (place,))
+            self.add("thread_load", (place,), symbol=THREAD)
             self._compare_words("eq", place, 0, yes if condition in ("eq", "ule", "uge") else no, there, there)
             self.place_label(there)
             a = self.new("g")
@@ -736,6 +739,8 @@ class _Lowering:
                 self.add("symbol_load", into, (), symbol=symbol, bits=type_.bits, signed=type_.signed)
             case ir.Load(address=address, offset=offset, type=type_):
                 base, offset = self._base(address, offset)
+                if isinstance(address, ir.ThreadPlace) and not offset:
+                    self.operations[-1].symbol = THREAD
                 if len(into) == 2:
                     self._load_wide(into, base, offset)
                 else:
@@ -749,7 +754,7 @@ class _Lowering:
                 self.add("thread_load", into)
             case ir.Thread() if self.indirect:
                 place, end = self.new("place of g"), self.label("none")
-                self.add("thread_load", (place,))
+                self.add("thread_load", (place,), symbol=THREAD)
                 self.add("constant", into, (), value=0)
                 self.add("branch", (), (place,), condition="eq", label=end, value=0, immediate=True)
                 self.add("load", into, (place,), bits=self.word_bits, symbol=THREAD)

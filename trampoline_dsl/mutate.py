@@ -8,7 +8,9 @@ same: at every call and return it has stored the same, and each register that me
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ from .verify import Session
 from .world import SEED_STEP, World
 
 DEFAULT_WORLDS = 6  # of each check; in each, one run as it is and one with signals at every instruction
+# Comparisons with zero, on all the machines there are. What is none is only not recognized: its mutants then survive.
+_NULL = re.compile(r"\btest\b|\bcbn?z\b|\bb(eq|ne)z\b|[ #](0x0|0)\b")
 _ROOM = 64  # bytes that a mutant may be longer than the original
 
 
@@ -283,14 +287,19 @@ class _Hunt:
             if insn.memory in ("none", "read") and insn.writes and self._finds_what_it_sets(mutant.index):
                 return _HELD[insn.memory]
             return ""  # the instruction is not needed, and somebody should know
-        unread = False
+        unread = tested = False
         for number in range(len(self.worlds)):
             original, other = self._recorded(number), self._record(self.worlds[number])
             if original.story == other.story:
                 continue
-            if not original.same_but_for_unread(other, self._dead_loads()):
+            if original.same_but_for_unread(other, self._dead_loads()):
+                unread = True
+            elif original.same_but_for_unread(other, self._dead_loads() | self._tests(), null=True):
+                tested = True
+            else:
                 return ""
-            unread = True
+        if tested:
+            return "what it stores is no more null than before, and only compared with null"
         if unread:
             return "it stores something else in words of its frame that nobody reads"
         return "it leaves the same memory, and the same in all registers that mean anything, at every call and return"
@@ -314,6 +323,24 @@ class _Hunt:
                 dead -= later.writes
                 if later.transfer == "return" and not dead & wanted:
                     found.add(base + self.original.offsets[index])
+        return frozenset(found)
+
+    def _tests(self) -> frozenset[int]:
+        """The addresses of loads whose registers are compared with null by what comes next, and read by nothing else up
+        to where they are set anew."""
+        code = self.original.instructions
+        base = self.session.build.symbols[self.artifact.name]
+        flags = {self.artifact.target.architecture.flags}
+        found = set()
+        for index, insn in enumerate(code[:-1]):
+            test = code[index + 1]
+            if insn.memory != "read" or not insn.writes or not insn.writes & test.reads or test.writes - flags:
+                continue
+            if _NULL.search(test.text) is None:
+                continue
+            rest = (later for later in code[index + 2 :] if later.writes & insn.writes or later.reads & insn.writes)
+            if all(not later.reads & insn.writes for later in itertools.islice(rest, 1)):
+                found.add(base + self.original.offsets[index])
         return frozenset(found)
 
     def _finds_what_it_sets(self, index: int) -> bool:
@@ -395,9 +422,9 @@ class _Record(Watcher):
     stored: dict[int, object] = field(default_factory=dict)
     loaded: dict[int, set[int]] = field(default_factory=dict)  # bytes, by the address of the instruction
 
-    def same_but_for_unread(self, other: _Record, dead: frozenset[int]) -> bool:
+    def same_but_for_unread(self, other: _Record, dead: frozenset[int], *, null: bool = False) -> bool:
         """Whether the stories differ in nothing but bytes of stacks that neither run ever loads; what is loaded by
-        `dead` instructions does not count."""
+        `dead` instructions does not count. `null`: and in no word that is null in one of them alone."""
         if len(self.story) != len(other.story):
             return False
         for (*mine, here), (*theirs, there) in zip(self.story, other.story, strict=True):
@@ -406,10 +433,17 @@ class _Record(Watcher):
             differing = {a for a in here.keys() | there.keys() if here.get(a) != there.get(a)}
             if any(differing & bytes_ for run in (self, other) for pc, bytes_ in run.loaded.items() if pc not in dead):
                 return False
+            if null and any(self._null(here, a) != self._null(there, a) for a in differing):
+                return False
             stacks = self.session.build.plan.stacks
             if not all(any(address in stack for stack in stacks) for address in differing):
                 return False
         return True
+
+    def _null(self, memory: Mapping[int, object], address: int) -> bool:
+        word = self.session.build.architecture.word
+        start = address // word * word
+        return not any(memory.get(start + offset) for offset in range(word))
 
     def instruction(self, address: int) -> None:
         self.steps.append((address, []))
