@@ -272,7 +272,7 @@ class _Writer:
                 self.brackets.append(_Bracket("{", self.unit))
         elif text in ("(", "["):
             follower = self.tokens[index + 1]
-            spread = follower.newline and not follower.comments and follower.text != ")"
+            spread = text == "(" and follower.newline and not follower.comments and follower.text != ")"
             indent = len(self.line) - len(self.line.lstrip())
             self.brackets.append(_Bracket("(", indent, column=len(self.line), spread=spread))
 
