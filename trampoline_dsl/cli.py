@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from .diagnostics import Diagnostic, Source
@@ -409,44 +409,39 @@ def _alone(outputs: Sequence[object], options: argparse.Namespace) -> bytes:
 def _verify(options: argparse.Namespace) -> int:
     from .campaign import run_campaign
 
-    targets = _chosen(options)
-    sources = _sources(options.files)
-    include = _include(options)
-    _meant(sources, targets, options)
-    report = run_campaign(
-        sources, targets, options.seed, options.runs, options.jobs, quiet=options.json, include=include
-    )
-    options.outcome.status = status = _OK if report.good else _VIOLATED
-    if options.json:
-        import json
-
-        print(json.dumps(report.as_json(), indent=2))
-    else:
+    def show(report: Any) -> None:
         from .render import print_report
 
         print_report(report, sys.stdout)
-    return status
+
+    return _reported(run_campaign, options.runs, show, options)
 
 
 def _mutate(options: argparse.Namespace) -> int:
     from .campaign import run_mutations
 
+    def show(report: Any) -> None:
+        from .render import print_mutations
+
+        print_mutations(report, sys.stdout)
+
+    return _reported(run_mutations, options.worlds, show, options)
+
+
+def _reported(run: Callable[..., Any], times: int, show: Callable[[Any], None], options: argparse.Namespace) -> int:
+    """Do something with every trampoline on every target, and tell what came of it."""
     targets = _chosen(options)
     sources = _sources(options.files)
     include = _include(options)
     _meant(sources, targets, options)
-    report = run_mutations(
-        sources, targets, options.seed, options.worlds, options.jobs, quiet=options.json, include=include
-    )
+    report = run(sources, targets, options.seed, times, options.jobs, quiet=options.json, include=include)
     options.outcome.status = status = _OK if report.good else _VIOLATED
     if options.json:
         import json
 
         print(json.dumps(report.as_json(), indent=2))
     else:
-        from .render import print_mutations
-
-        print_mutations(report, sys.stdout)
+        show(report)
     return status
 
 

@@ -120,10 +120,10 @@ class Family:
 
     def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
         """What the instruction at `address`, which is next, loads and stores. Asked only if `decodes`."""
-        raise NotImplementedError
+        raise MachineError(f"loads and stores of {machine.architecture.name} are found by Unicorn, and not decoded")
 
     def set_thread_pointer(self, machine: Bare, value: int) -> None:
-        raise NotImplementedError
+        raise MachineError(f"{machine.architecture.name} has no thread pointer")
 
     def set_segment_base(self, machine: Bare, name: str, value: int) -> None:
         raise MachineError(f"{machine.architecture.name} has no segments")

@@ -11,6 +11,7 @@ it: if the run ends otherwise than without signals, then because of what they ov
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -86,7 +87,7 @@ def interrupted_at(run: Execute, address: int) -> str:
     return f'"{code.instructions[index].text}" at {code.name}+{code.offsets[index]:#x}'
 
 
-class _Delivery:
+class _Delivery(ABC):
     """One interruption. `top`: below it the system builds its frames; `region`: the stack that it does that on; None
     if the stack pointer is astray. `address`: of the instruction that waits."""
 
@@ -111,24 +112,24 @@ class _Delivery:
                 self.top, self.region = alternate, on_it
         self.lay_out()
 
+    @abstractmethod
     def untouched(self) -> int:
         """Bytes below the interrupted stack pointer that stay as they are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lay_out(self) -> None:
         """Decide where everything goes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bottom(self) -> int:
         """The handler's stack pointer."""
-        raise NotImplementedError
 
     def has_room(self) -> bool:
         return self.region is not None and self.bottom() - HANDLER_ROOM >= self.region.base
 
+    @abstractmethod
     def play(self) -> list[Violation]:
         """It comes, is handled, and is over. What was done wrong."""
-        raise NotImplementedError
 
     def _region(self, address: int) -> Region | None:
         return next((r for r in self.run.stack_of if r.base <= address <= r.end), None)

@@ -9,6 +9,7 @@ instructions, the listing.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -204,16 +205,16 @@ class Watcher:
         """A trampoline has returned."""
 
 
-class Interruptions:
+class Interruptions(ABC):
     """What comes between two instructions of a run, and leaves everything as it was. `deliver` has those there are."""
 
+    @abstractmethod
     def due(self, run: Execute, address: int) -> bool:
         """Whether to interrupt the run before the instruction at `address`, which is no delay slot's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def happen(self, run: Execute, address: int) -> None:
         """The machine is at rest before that instruction. Violations go to the run."""
-        raise NotImplementedError
 
 
 class _End(Exception):
