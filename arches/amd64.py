@@ -177,6 +177,7 @@ GO0 = C.derive(
 
 GOREGS = GO0.derive(
     name="goregs",
+    go_abi="ABIInternal",
     title=REGISTERS,
     source=REGISTERS_SOURCE,
     integer_arguments=(rax, rbx, rcx, rdi, rsi, r8, r9, r10, r11),

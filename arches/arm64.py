@@ -52,6 +52,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -230,6 +231,7 @@ GO0 = Convention(
 
 GOREGS = GO0.derive(
     name="goregs",
+    go_abi="ABIInternal",
     title=REGISTERS,
     source=REGISTERS_SOURCE,
     integer_arguments=X[0:16],
@@ -445,6 +447,7 @@ class Arm64(Architecture):
 
     name = "arm64"
     family = "arm64"
+    linkages = ("static", "go")
     word = WORD
     order = "little"
     engines = Engines(
@@ -540,6 +543,9 @@ class Arm64(Architecture):
         )
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        if self.linkage == "go":  # one word for the address, which is split where it is linked
+            yield from super().load_symbol(d, symbol, bits, signed)
+            return
         page, _ = self.symbol_address(d, symbol)
         yield page
         name, letter = _LOADS[bits, signed]
@@ -660,7 +666,11 @@ class Arm64(Architecture):
     def _add(self, d: Register, a: Register, value: int) -> Code:
         """`d = a + value`, `value` signed."""
         name, size = ("add", value) if value >= 0 else ("sub", -value)
-        if size == 0:
+        if self.linkage == "go" and d == SP != a:
+            # Go's assembler takes any addition to the stack pointer for a step of it, whatever it is added to.
+            yield from self._add(IP0, a, value)
+            yield from self.move(SP, IP0)
+        elif size == 0:
             yield from self.move(d, a)
         elif size < 0x1000:
             yield insn(f"{name} {d}, {a}, #{number(size)}", (a,), (d,))
@@ -933,7 +943,14 @@ class Arm64(Architecture):
         that follow; then one store at 0(sp) and the step of sp become one instruction.
         """
         apart = [piece for one in code if not _is_idle(one) for piece in _apart(one)]
-        return _with_steps(_with_pairs(apart))
+        pairs = _with_pairs(apart)
+        # Go's assembler does not follow the stack pointer through stores that move it.
+        return pairs if self.linkage == "go" else _with_steps(pairs)
+
+    def plan9(self) -> Plan9:
+        from .plan9.arm64 import Arm64Spelling
+
+        return Arm64Spelling()
 
 
 def _readable(value: int) -> int:

@@ -292,6 +292,7 @@ GO0 = Convention(
 _GO_INTEGERS = (*R[3:11], *R[14:18])
 GOREGS = GO0.derive(
     name="goregs",
+    go_abi="ABIInternal",
     title=REGISTERS,
     source=REGISTERS_SOURCE,
     integer_arguments=_GO_INTEGERS,

@@ -229,6 +229,7 @@ GO0 = Convention(
 
 GOREGS = GO0.derive(
     name="goregs",
+    go_abi="ABIInternal",
     title=f"{REGISTERS}, since Go 1.26",
     source=REGISTERS_SOURCE,
     integer_arguments=R[2:10],

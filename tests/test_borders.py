@@ -20,6 +20,7 @@ from trampoline_dsl.targets import all_targets
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = {path.stem: path for path in sorted((ROOT / "trampoline_dsl").glob("*.py"))}
 ARCHES = {path.stem: path for path in sorted((ROOT / "arches").glob("*.py"))}
+SPELLINGS = {path.stem: path for path in sorted((ROOT / "arches" / "plan9").glob("*.py"))}
 
 OWNERS = {
     "lark": {"parse"},
@@ -119,9 +120,18 @@ def test_an_architecture_knows_the_records_and_its_family_alone(module: str) -> 
     for name, line in imports(ARCHES[module], checking=True):
         top = name.split(".")[0]
         if name.startswith("."):
-            assert name[1:] in BASES.get(module, ()), f"{module}.py:{line} imports {name}"
+            known = {*BASES.get(module, ()), f"plan9.{module}", *(f"plan9.{base}" for base in BASES.get(module, ()))}
+            assert name[1:] in known, f"{module}.py:{line} imports {name}"
         else:
             assert top in sys.stdlib_module_names or name == "trampoline_dsl.target", f"{module}.py:{line}: {name}"
+
+
+@pytest.mark.parametrize("module", sorted(SPELLINGS))
+def test_a_spelling_for_gos_assembler_knows_the_records_alone(module: str) -> None:
+    for name, line in imports(SPELLINGS[module], checking=True):
+        own = name.lstrip(".").split(".")[0] in ("", "Spelling", "Symbol", "Operands", "offset", "operands")
+        known = own or name.split(".")[0] in sys.stdlib_module_names or name == "trampoline_dsl.target"
+        assert known, f"{module}.py:{line}: {name}"
 
 
 @pytest.mark.parametrize("module", sorted(PACKAGE))

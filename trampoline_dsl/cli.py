@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
     from .diagnostics import Diagnostic, Source
-    from .target import Target
+    from .target import Linkage, Target
 
 _Name = TypeVar("_Name")
 _Found = TypeVar("_Found")
@@ -65,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(build)
     _include_option(build)
-    build.add_argument("--syntax", choices=["gnu"], default="gnu", help="assembly syntax (default: gnu)")
+    build.add_argument(
+        "--syntax", choices=["gnu", "plan9"], default="gnu", help="gnu, or plan9: Go's assembler (default: gnu)"
+    )
     build.add_argument("--emit", choices=["asm", "bin", "json"], default="asm", help="what to write (default: asm)")
     build.add_argument("-o", "--output", metavar="DIR", help="write a file for each target there, not to stdout")
     build.set_defaults(run=_build)
@@ -372,14 +374,16 @@ def _build(options: argparse.Namespace) -> int:
     from .pipeline import compile_source
 
     gc.disable()  # what a build makes lives to its end, and to look for garbage would take a third of it
-    targets = _chosen(options)
+    linkage: Linkage = "go" if options.syntax == "plan9" else "static"
+    targets = tuple(target.linked(linkage) for target in _chosen(options))
     include = _include(options)
     meant = _meant(_sources(options.files), targets, options)
     compiled = _each(list(meant), lambda source: compile_source(source, meant[source], include))
     results = [one for by_target in compiled for one in by_target.values()]
-    outputs = build_outputs(results, options.emit)
+    outputs = build_outputs(results, options.emit, options.syntax)
     if options.output is None:
-        data = b"\n".join(output.data for output in outputs) if options.emit == "asm" else _alone(outputs, options)
+        texts = (output.data for output in outputs if not output.name.endswith(".go"))
+        data = b"\n".join(texts) if options.emit == "asm" else _alone(outputs, options)
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

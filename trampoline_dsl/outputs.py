@@ -26,7 +26,7 @@ class Output:
     data: bytes
 
 
-def build_outputs(results: Sequence[Compiled], emit: str) -> list[Output]:
+def build_outputs(results: Sequence[Compiled], emit: str, syntax: str = "gnu") -> list[Output]:
     """Everything, made before anything is written. Raises InputError."""
     errors: dict[str, list[Diagnostic]] = {compiled.target.name: [] for compiled in results}
     for compiled in results:
@@ -41,6 +41,12 @@ def build_outputs(results: Sequence[Compiled], emit: str) -> list[Output]:
         stem = PurePath(compiled.program.file).stem.strip("<>")
         suffix = compiled.target.name.replace("/", "_")
         match emit:
+            case "asm" if syntax == "plan9":
+                outputs.append(Output(f"{stem}_{suffix}.s", compiled.plan9_text.encode()))
+                declared = compiled.go_declarations()
+                for package, text in declared.items():
+                    of = f"_{package}" if len(declared) > 1 else ""
+                    outputs.append(Output(f"{stem}{of}_{suffix}_decl.go", text.encode()))
             case "asm":
                 outputs.append(Output(f"{stem}_{suffix}.s", compiled.text.encode()))
             case "json":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
 
-from . import ir
+from . import ir, plan9
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
@@ -121,6 +121,14 @@ class Artifact:
             self.name, convention, self.instructions, self.frame, self.target, self.source, title, symbol
         )
 
+    def plan9_text(self, symbol: Callable[[str], str]) -> str:
+        """The function as Go's assembler takes it; `symbol`: a symbol as Go writes it. The target is linked for Go."""
+        title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
+        ends = (*self.offsets[1:], len(self.code))
+        code = [self.code[start:end] for start, end in zip(self.offsets, ends, strict=True)]
+        function = plan9.Function(self.function.signature, self.instructions, code, self.frame, self.source, title)
+        return plan9.function_text(function, self.target, symbol)
+
     @property
     def instruction_count(self) -> int:
         return sum(1 for insn in self.instructions if insn.label is None)
@@ -187,6 +195,12 @@ class TableArtifact:
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
         return table_text(self.name, self.function.convention, self.entries, self.target, title)
 
+    def plan9_text(self, symbol: Callable[[str], str]) -> str:
+        """The table as Go's assembler takes it."""
+        where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
+        title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
+        return plan9.table_text(self.name, self.entries, self.target, title, symbol)
+
     def __str__(self) -> str:
         return f"{self.name} for {self.target.name}: {self.table.count} entries of {self.stride} bytes"
 
@@ -249,6 +263,29 @@ class Compiled:
         """The file's trampolines and tables as GNU as takes them."""
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
         return file_text(texts, self.target, PurePath(self.program.file).name, self._c_symbols())
+
+    @property
+    def plan9_text(self) -> str:
+        """The file's trampolines and tables as Go's assembler takes them."""
+        ours: tuple[Artifact | TableArtifact, ...] = (*self.own, *self.own_tables)
+        texts = [one.plan9_text(self._go_symbol) for one in ours]
+        return plan9.file_text(texts, self.target, PurePath(self.program.file).name)
+
+    def _go_symbol(self, name: str) -> str:
+        function = self.program.functions.get(name)
+        signature = function.signature if function is not None else self.program.externs.get(name)
+        return plan9.spelled(name, signature.convention.go_abi if signature is not None else "")
+
+    def go_declarations(self) -> dict[str, str]:
+        """Go files that declare the trampolines, by package; without those that Go has no name for."""
+        by_package: dict[str, list[ir.Signature]] = {}
+        for artifact in self.own:
+            by_package.setdefault(plan9.package(artifact.name), []).append(artifact.function.signature)
+        return {
+            package: plan9.declarations_text(signatures, self.target, self.program.file)
+            for package, signatures in by_package.items()
+            if package
+        }
 
     def _c_symbols(self) -> dict[str, str]:
         """Of the functions that the file's code refers to and that are not in it, those that C calls something else."""

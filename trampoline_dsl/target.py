@@ -12,6 +12,7 @@ Words used throughout:
 
 from __future__ import annotations
 
+import copy
 import enum
 import re
 from abc import ABC, abstractmethod
@@ -193,6 +194,7 @@ class Convention:
     notes: Mapping[str, str] = field(default_factory=dict)
     environment: Register | None = None  # gets the third word of the descriptor that a callee is entered through
     thread_copy: Register | None = None  # holds what is in the `thread` slot too, at every call and every return
+    go_abi: str = ""  # how Go tells it from ABI0: "ABIInternal"
     decoration: str = "{name}"  # C's symbol of a function, from its name and the `bytes` of its arguments
 
     def __post_init__(self) -> None:
@@ -340,6 +342,48 @@ class Insn:
 
 
 Code = Iterator[Insn]
+
+# What the code is linked into. "static": what stays where the linker put it. "pic": a shared library, or an executable
+# that may be loaded anywhere; symbols are found through tables. "go": Go's linker, which makes of symbols what Go's
+# assembler asks for: calls are direct, addresses are found without a table, and there is one entry point.
+Linkage = Literal["static", "pic", "go"]
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of Go's assembler, for `instructions` of ours; `text` is empty for a label of ours, and None for
+    what Go's assembler has no word for, so that its bytes have to be written. `step`: by how many bytes that assembler
+    takes the stack to have grown behind it, for the table that tracebacks read."""
+
+    text: str | None
+    instructions: int = 1
+    step: int = 0
+
+
+class Plan9(ABC):
+    """How a machine's instructions are spelt for Go's assembler. They were made with linkage "go"."""
+
+    @abstractmethod
+    def statements(self, code: Sequence[Insn], symbol: Callable[[str], str]) -> Iterator[Statement]:
+        """All of `code`, in order. `symbol`: a symbol as Go writes it ("runtime·load_g(SB)"). Labels that are branched
+        to are spelt by `plan9_label`."""
+
+    @abstractmethod
+    def data(self, code: bytes) -> Iterable[str]:
+        """Directives for machine code as it is in memory."""
+
+    @abstractmethod
+    def lowered(self, size: int) -> str:
+        """The instruction that lowers the stack pointer by that many bytes (raises it, if negative) and that Go's
+        assembler knows by."""
+
+
+_LOCAL_LABEL = re.compile(r"\.?L\d+_")
+
+
+def plan9_label(label: str) -> str:
+    """One of our labels as Go's assembler takes it: it is local to its function anyway."""
+    return _LOCAL_LABEL.sub("", label, count=1)
 
 
 # ------------------------------------------------------------------------------------------------------------ frames
@@ -595,6 +639,8 @@ class Architecture(ABC):
     object_format: ObjectFormat = "elf"  # of the files that the assembly text is for
     local_prefix: str = ".L"  # of labels that the assembler keeps to itself
     context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
+    linkage: Linkage = "static"
+    linkages: tuple[Linkage, ...] = ("static",)  # those that there is code for
 
     # -- which registers values may live in, best first
 
@@ -693,6 +739,12 @@ class Architecture(ABC):
         """Return to the caller, and take as many bytes of arguments off the stack as `pop_register` says. `epilogue`
         has run; `busy` have the result."""
         raise AssertionError(f"{self.name} cannot pop")
+
+    # -- Go's assembler
+
+    def plan9(self) -> Plan9:
+        """How it is spelt there. Raises ValueError if nobody has said."""
+        raise ValueError(f"{self.name} has no spelling for Go's assembler")
 
     # -- tables of entries
 
@@ -808,3 +860,17 @@ class Target:
     @property
     def conventions(self) -> Mapping[str, Convention]:
         return self.architecture.conventions
+
+    def linked(self, linkage: Linkage) -> Target:
+        """The same, with code for another linkage. Raises ValueError if there is none."""
+        return self if linkage == self.architecture.linkage else _linked(self, linkage)
+
+
+@lru_cache(maxsize=128)
+def _linked(target: Target, linkage: Linkage) -> Target:
+    if linkage not in target.architecture.linkages:
+        what = {"static": "code that stays in its place", "pic": "position-independent code", "go": "code for Go"}
+        raise ValueError(f"there is no {what[linkage]} for {target.name} yet")
+    architecture = copy.copy(target.architecture)
+    architecture.linkage = linkage
+    return replace(target, architecture=architecture)

@@ -34,7 +34,7 @@ def all_targets() -> dict[str, Target]:
     """Every target by name: the first rank in its order, then the variants."""
     package = importlib.import_module("trampoline_dsl.arches")
     found: dict[str, Target] = {}
-    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__) if not info.ispkg):
         if module.startswith("_"):
             continue
         for target in getattr(importlib.import_module(f"trampoline_dsl.arches.{module}"), "TARGETS", ()):
