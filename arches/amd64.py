@@ -328,6 +328,7 @@ class Amd64(X86):
     data_relocation = "R_X86_64_PC32"  # of a symbol that is found from rip
     absolute_relocation = "R_X86_64_64"
     branch_addend = -4
+    hosts = ("x86_64",)
     gnu_as = ("x86_64-linux-gnu-as", "--64", "-march=generic64")
 
     def __init__(self, system: OperatingSystem = "linux") -> None:
@@ -365,6 +366,13 @@ class Amd64(X86):
             relocation=Relocation(self.data_relocation, symbol, self.branch_addend, 3),
             keystone=f"lea {d}, [rip]",
         )
+
+    def far_jump(self, symbol: str) -> Code:
+        # Through the word behind it: no register is changed. SDM volume 2A, "JMP": FF /4.
+        yield Insn("jmp qword ptr [rip]", memory="read", transfer="jump", keystone=raw(bytes.fromhex("ff2500000000")))
+        address = Relocation(self.absolute_relocation, symbol)
+        text = guarded(f".quad {spelled(symbol)}", f".quad {symbol}", symbol)
+        yield Insn(text, relocation=address, keystone=".quad 0")
 
     def system_call(self, number: int | None, label: str) -> Code:
         if number is not None:

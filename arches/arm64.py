@@ -474,6 +474,7 @@ class Arm64(Architecture):
     )
     two_address = False
     header = (".arch armv8-a",)
+    hosts = ("aarch64",)
     comment = "//"
 
     def __init__(self, system: Literal["linux", "windows"] = "linux") -> None:
@@ -766,6 +767,15 @@ class Arm64(Architecture):
 
     def jump_register(self, address: Register, callee: Convention) -> Code:
         yield Insn(f"br {address}", frozenset((address,)), transfer="jump")
+
+    def far_jump(self, symbol: str) -> Code:
+        # Through the doubleword behind it, by way of IP0. DDI 0487, "LDR (literal)", 64 bits: imm19 is 2 words.
+        yield replace(
+            insn(f"ldr {IP0}, .+8", (), (IP0,)), memory="read", keystone=f".long {0x58000040 | IP0.number:#x}"
+        )
+        yield from self.jump_register(IP0, self.conventions["c"])
+        address = self.relocation("R_AARCH64_ABS64", symbol)
+        yield Insn(f".xword {spelled(symbol)}", relocation=address, keystone=".quad 0")
 
     def trap(self) -> Code:
         """DDI 0487, "BRK": a Breakpoint Instruction exception, with the number that GCC gives it."""

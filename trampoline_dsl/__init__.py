@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .api import compile_file, compile_text, verify_file, verify_text
     from .diagnostics import Diagnostic, InputError
     from .judge import Violation
+    from .load import CallError, Loaded, LoadedFile, LoadError, host_target
     from .pipeline import Artifact, Compiled
     from .target import Target
     from .targets import all_targets, default_targets, find_target
@@ -26,6 +27,11 @@ _HOMES = {
     "Diagnostic": "diagnostics",
     "InputError": "diagnostics",
     "Violation": "judge",
+    "CallError": "load",
+    "LoadError": "load",
+    "Loaded": "load",
+    "LoadedFile": "load",
+    "host_target": "load",
     "Artifact": "pipeline",
     "Compiled": "pipeline",
     "Target": "target",
@@ -38,9 +44,13 @@ _HOMES = {
 
 __all__ = [
     "Artifact",
+    "CallError",
     "Compiled",
     "Diagnostic",
     "InputError",
+    "LoadError",
+    "Loaded",
+    "LoadedFile",
     "Report",
     "Target",
     "Verdict",
@@ -50,6 +60,7 @@ __all__ = [
     "compile_text",
     "default_targets",
     "find_target",
+    "host_target",
     "verify_file",
     "verify_text",
 ]

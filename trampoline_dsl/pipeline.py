@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from . import ir, plan9
 from .allocate import allocate
@@ -19,6 +20,9 @@ from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
 from .target import Convention, Frame, Insn, Relocation, Target
+
+if TYPE_CHECKING:
+    from .load import Extern, Loaded, LoadedFile
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Artifact:
     frame: Frame
     instructions: tuple[Insn, ...]
     source: Source = field(repr=False)
+    program: ir.Program = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -133,6 +138,14 @@ class Artifact:
     def instruction_count(self) -> int:
         return sum(1 for insn in self.instructions if insn.label is None)
 
+    def load(self, externs: Mapping[str, Extern] | None = None) -> Loaded:
+        """Map the code into this process, if that runs code for the target. `externs` gives what it refers to, by name:
+        addresses, Python callables, ctypes functions, other loaded trampolines; for variables addresses or ctypes
+        objects. Raises LoadError."""
+        from .load import load_artifact
+
+        return load_artifact(self, externs)
+
     def __str__(self) -> str:
         size = f"{len(self.code)} bytes, {self.instruction_count} instructions, frame {self.frame.size}"
         return f"{self.name} for {self.target.name}: {size}"
@@ -218,7 +231,7 @@ class Artifacts(Mapping[str, Artifact]):
         made = self._made.get(name)
         if made is None:
             function = self.program.functions[name]
-            made = self._made[name] = compile_function(function, self.program.target, self._ordinals[name])
+            made = self._made[name] = compile_function(function, self.program, self._ordinals[name])
         return made
 
     def __iter__(self) -> Iterator[str]:
@@ -312,6 +325,13 @@ class Compiled:
         if errors:
             raise InputError(errors)
 
+    def load(self, externs: Mapping[str, Extern] | None = None) -> LoadedFile:
+        """Map all trampolines and tables of the file, and what they use of imported ones, into this process; they call
+        each other. `externs` as for `Artifact.load`. Raises LoadError."""
+        from .load import load_file
+
+        return load_file(self, externs)
+
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
 
@@ -321,8 +341,9 @@ def c_symbol(signature: ir.Signature) -> str:
     return signature.convention.symbol(signature.name, [type_.value_type for _, type_ in signature.parameters])
 
 
-def compile_function(function: ir.Function, target: Target, ordinal: int) -> Artifact:
+def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -> Artifact:
     """One trampoline, from IR to instructions."""
+    target = program.target
     architecture = target.architecture
     body = lower(function, architecture)
     allocation = allocate(body, architecture)
@@ -342,7 +363,7 @@ def compile_function(function: ir.Function, target: Target, ordinal: int) -> Art
             body.contexts[need.context].exchange = home
             body.homes.append(home)
             continue
-        return Artifact(function, target, frame, code, function.span.source)
+        return Artifact(function, target, frame, code, function.span.source, program)
 
 
 def compile_module(module: Module, target: Target) -> Compiled:

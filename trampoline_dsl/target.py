@@ -638,6 +638,7 @@ class Architecture(ABC):
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
     object_format: ObjectFormat = "elf"  # of the files that the assembly text is for
     local_prefix: str = ".L"  # of labels that the assembler keeps to itself
+    hosts: tuple[str, ...] = ()  # what `uname -m` calls the machines that run its code, where code can be loaded
     context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
     linkage: Linkage = "static"
     linkages: tuple[Linkage, ...] = ("static",)  # those that there is code for
@@ -709,6 +710,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def jump_register(self, address: Register, callee: Convention) -> Code: ...
+
+    def far_jump(self, symbol: str) -> Code:
+        """Go to a symbol, however far it is, and change nothing but what a linker may: a stub for calls and jumps that
+        do not reach."""
+        raise AssertionError(f"{self.name} has no far jumps")
 
     @abstractmethod
     def trap(self) -> Code:
