@@ -330,6 +330,7 @@ class Amd64(X86):
     branch_addend = -4
     hosts = ("x86_64",)
     gnu_as = ("x86_64-linux-gnu-as", "--64", "-march=generic64")
+    clang = ("--target=x86_64-linux-gnu",)
 
     def __init__(self, system: OperatingSystem = "linux") -> None:
         if system == "linux":
@@ -350,6 +351,7 @@ class Amd64(X86):
         self.object_format = "coff"
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("x86_64-w64-mingw32-as", "--64", "-march=generic64")
+        self.clang = ("--target=x86_64-windows-gnu",)
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # The old eight need no prefix for themselves; r12 and r13 are longer as a base; rbp last, for those who walk

@@ -506,6 +506,9 @@ class Arm(Architecture):
             f"-mfpu={machine[1]}",
             f"-mfloat-abi={abi}",
         )
+        self.clang = ("--target=arm-linux-gnueabihf", f"-march={machine[0]}", f"-mfloat-abi={abi}")
+        if system == "windows":
+            self.why_no_object = "no assembler writes COFF objects with A32 code, which is what windows/arm has here"
         # The linker refuses to mix objects whose floats travel differently: Addenda to the ABI for the Arm
         # Architecture, "ABI-related tags". The stack's alignment is told there too.
         tags = ["Tag_ABI_align_needed, 1", "Tag_ABI_align_preserved, 1"]

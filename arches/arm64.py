@@ -482,13 +482,15 @@ class Arm64(Architecture):
             self.conventions = _CONVENTIONS
             self.fixups = _FIXUPS
             self.gnu_as = ("aarch64-linux-gnu-as", "-march=armv8-a")
+            self.clang = ("--target=aarch64-linux-gnu", "-march=armv8-a")
             return
         self.conventions = {convention.name: convention for convention in _WINDOWS}
         self.fixups = _COFF_FIXUPS
         self.object_format = "coff"
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         # GNU as has no COFF for this machine; LLVM reads the same text.
-        self.gnu_as = ("clang-14", "--target=aarch64-windows-gnu", "-c", "-x", "assembler")
+        self.clang = ("--target=aarch64-windows-gnu",)
+        self.gnu_as = ("clang-14", *self.clang, "-c", "-x", "assembler")
 
     def relocation(self, kind: str, symbol: str) -> Relocation:
         """A relocation, by its name in ELF."""

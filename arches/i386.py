@@ -346,6 +346,7 @@ class I386(X86):
     pop_register = ecx  # which has no part of a result and is not kept
     byte_registers = frozenset({eax, ecx, edx, ebx})
     gnu_as = ("i686-linux-gnu-as", "--32", "-march=pentium4")
+    clang = ("--target=i686-linux-gnu",)
 
     def __init__(self, system: OperatingSystem = "linux") -> None:
         if system == "linux":
@@ -366,6 +367,7 @@ class I386(X86):
         self.local_prefix = "L"  # GNU as for PE on 386 takes .L for a symbol like others
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
+        self.clang = ("--target=i686-windows-gnu",)
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         return free((eax, ecx, edx, ebx, esi, edi, ebp), convention)

@@ -458,6 +458,7 @@ class Mips(Architecture):
         self.soft = soft
         self.engines = engines
         self.gnu_as = gnu_as
+        self.clang = (f"--target={gnu_as[0].removesuffix('-as')}", gnu_as[1], *(("-mfp32",) if word == 4 else ()))
         self.header = (*module, ".set noreorder", ".set noat", ".set nomacro")
         self.conventions = {convention.name: convention for convention in conventions}
         self.integers, self.floats = _INTEGERS[word], _FLOATS[word]

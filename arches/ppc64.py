@@ -450,6 +450,7 @@ class Ppc64(Architecture):
         self.signals = _signals(version)
         assembler = "powerpc64le-linux-gnu-as" if order == "little" else "powerpc64-linux-gnu-as"
         self.gnu_as = (assembler, "-a64", f"-m{order}", "-mpower8")
+        self.clang = (f"--target={assembler.removesuffix('-as')}", "-mcpu=pwr8")
         self.header = (".machine power8", f".abiversion {version}")
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
@@ -809,12 +810,12 @@ class Ppc64(Architecture):
             return
         field = 2 if self.order == "big" else 0
         yield replace(
-            insn(f"addis {TOC}, {R12}, {TOC_SYMBOL}-.@ha", (R12,), (TOC,)),
+            insn(f"addis {TOC}, {R12}, {TOC_SYMBOL}-{spelled(name)}@ha", (R12,), (TOC,)),
             keystone=f"addis {TOC}, {R12}, 0x0",
             relocation=Relocation("R_PPC64_REL16_HA", TOC_SYMBOL, field, field),
         )
         yield replace(
-            insn(f"addi {TOC}, {TOC}, {TOC_SYMBOL}-.+0x4@l", (TOC,), (TOC,)),
+            insn(f"addi {TOC}, {TOC}, {TOC_SYMBOL}-{spelled(name)}@l", (TOC,), (TOC,)),
             keystone=f"addi {TOC}, {TOC}, 0x0",
             relocation=Relocation("R_PPC64_REL16_LO", TOC_SYMBOL, 4 + field, field),
         )

@@ -363,6 +363,7 @@ class S390x(Architecture):
     two_address = False
     singles_left = True
     gnu_as = ("s390x-linux-gnu-as", "-m64", "-march=z13")
+    clang = ("--target=s390x-linux-gnu", "-march=z13")
     header = ('.machine "z13"',)
     comment = "#"
 

@@ -6,6 +6,7 @@ where GNU as has none, it is LLVM's.
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import struct
@@ -64,6 +65,33 @@ def assemble_each(architecture: Architecture, texts: Sequence[str]) -> list[Snip
             return _coff_snippets(result.read_bytes(), len(texts))
         with result.open("rb") as stream:
             return _snippets(ELFFile(stream), len(texts))
+
+
+@dataclass(frozen=True)
+class Object:
+    """`.text` of a relocatable object: its bytes, offsets of the functions in it, and relocations."""
+
+    code: bytes
+    functions: Mapping[str, int]
+    relocations: tuple[GnuRelocation, ...]
+
+
+def read_object(image: bytes) -> Object:
+    """An ELF or a COFF object."""
+    if image[:4] == b"\x7fELF":
+        elf = ELFFile(io.BytesIO(image))
+        section, symbols = elf.get_section_by_name(".text"), elf.get_section_by_name(".symtab")
+        assert section is not None
+        assert isinstance(symbols, SymbolTableSection)
+        found = {s.name: s["st_value"] for s in symbols.iter_symbols() if s["st_info"]["type"] == "STT_FUNC"}
+        descriptors = elf.get_section_by_name(".rela.opd")
+        if isinstance(descriptors, RelocationSection):  # 64-bit PowerPC ELF ABI, 3.2.5: a symbol is a descriptor's
+            entries = {r.entry["r_offset"]: r.entry["r_addend"] for r in descriptors.iter_relocations()}
+            found = {name: entries[value] for name, value in found.items()}
+        return Object(section.data(), found, tuple(sorted(_relocations(elf, symbols), key=lambda r: r[0])))
+    code, values, relocations = _coff_text(image)
+    known = {name for name, _, section, kind, _ in coff_symbols(image) if section > 0 and kind == 0x20}
+    return Object(code, {name: value for name, value in values.items() if name in known}, tuple(relocations))
 
 
 def assemble_accepted(architecture: Architecture, statements: Sequence[str]) -> dict[str, Snippet]:
@@ -168,6 +196,16 @@ def _of_executable(image: bytes) -> bytes:
 
 
 def _coff_snippets(image: bytes, count: int) -> list[Snippet]:
+    code, values, relocations = _coff_text(image)
+    starts = [values[f"snippet_{index}"] for index in range(count + 1)]
+    return [
+        Snippet(code[start:end], tuple((r[0] - start, *r[1:]) for r in relocations if start <= r[0] < end))
+        for start, end in itertools.pairwise(starts)
+    ]
+
+
+def _coff_text(image: bytes) -> tuple[bytes, dict[str, int], list[GnuRelocation]]:
+    """The bytes of `.text`, its symbols, and its relocations in the order of their offsets."""
     machine, sections, _, _, _, optional, _ = struct.unpack_from("<HHIIIHH", image, 0)
     symbols = coff_symbols(image)
     for number in range(sections):
@@ -177,16 +215,11 @@ def _coff_snippets(image: bytes, count: int) -> list[Snippet]:
             continue
         code = image[data : data + size]
         values = {name: value for name, value, section, _, _ in symbols if section == number + 1}
-        starts = [values[f"snippet_{index}"] for index in range(count + 1)]
         relocations: list[GnuRelocation] = []
         for entry in range(entries):
             offset, symbol, kind = struct.unpack_from("<IIH", image, table + 10 * entry)
             relocations.append((offset, COFF_TYPES[machine].get(kind, f"type {kind}"), symbols[symbol][0], None))
-        relocations.sort()
-        return [
-            Snippet(code[start:end], tuple((r[0] - start, *r[1:]) for r in relocations if start <= r[0] < end))
-            for start, end in itertools.pairwise(starts)
-        ]
+        return code, values, sorted(relocations)
     raise AssertionError("no .text")
 
 

@@ -24,6 +24,7 @@ import pytest
 
 from trampoline_dsl.cli import main
 from trampoline_dsl.diagnostics import MAXIMUM_DIAGNOSTICS, InputError, Source, render
+from trampoline_dsl.objects import make_object
 from trampoline_dsl.pipeline import compile_source
 from trampoline_dsl.target import Insn
 from trampoline_dsl.targets import default_targets, find_target
@@ -55,7 +56,11 @@ COMMANDS = {
     "U003_same_name": "build good.tramp other/good.tramp -o out",
     "U004_folder": "build good.tramp -I nowhere -I neither",
     "U005_check": "trace good.tramp --target linux/386 --check chek",
+    "A003_machine": "build good.tramp --emit obj --target windows/arm -o out",
+    "U002_objects": "build good.tramp --emit obj --target linux/386 --target linux/amd64",
     "U006_targets": "trace good.tramp --target linux/386 --target linux/arm",
+    "U007_library": "build good.tramp --emit obj -o lib.a --target linux/386 --target linux/amd64",
+    "U008_syntax": "build good.tramp --emit obj --syntax plan9 -o out",
 }
 
 
@@ -116,6 +121,24 @@ def no_system_calls() -> None:
     compile_source(Source("R072.tramp", text), [replace(target, architecture=architecture)])
 
 
+def no_assembler() -> None:
+    """A machine for which nothing is installed."""
+    target = find_target("linux/s390x")
+    architecture = copy(target.architecture)
+    architecture.gnu_as, architecture.clang = ("s390x-none-as",), ("--target=s390x-linux-gnu",)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "")
+        make_object(replace(target, architecture=architecture), "")
+
+
+def refused_text() -> None:
+    """An assembler that takes nothing."""
+    target = find_target("linux/s390x")
+    architecture = copy(target.architecture)
+    architecture.gnu_as = ("false",)
+    make_object(replace(target, architecture=architecture), "")
+
+
 def no_instruction() -> None:
     """What a machine lacks for a statement: code so far away takes 64 KiB of source."""
     target = find_target("linux/amd64")
@@ -129,6 +152,8 @@ MADE: dict[str, Callable[[], None]] = {
     "R042_thread": no_thread,
     "R072_no_system_calls": no_system_calls,
     "A002_no_instruction": no_instruction,
+    "A003_no_assembler": no_assembler,
+    "A004_refused": refused_text,
 }
 
 

@@ -61,15 +61,22 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and leave")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
-    build = commands.add_parser("build", help="compile trampolines to assembly, bytes or JSON")
+    build = commands.add_parser("build", help="compile trampolines to assembly, objects, bytes or JSON")
     build.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(build)
     _include_option(build)
     build.add_argument(
         "--syntax", choices=["gnu", "plan9"], default="gnu", help="gnu, or plan9: Go's assembler (default: gnu)"
     )
-    build.add_argument("--emit", choices=["asm", "bin", "json"], default="asm", help="what to write (default: asm)")
-    build.add_argument("-o", "--output", metavar="DIR", help="write a file for each target there, not to stdout")
+    build.add_argument(
+        "--emit", choices=["asm", "bin", "json", "obj"], default="asm", help="what to write (default: asm)"
+    )
+    build.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="write a file for each target there, not to stdout; with --emit obj, LIBRARY.a for one static library",
+    )
     build.set_defaults(run=_build)
 
     verify = commands.add_parser("verify", help="execute trampolines and judge each obligation")
@@ -376,10 +383,19 @@ def _build(options: argparse.Namespace) -> int:
     gc.disable()  # what a build makes lives to its end, and to look for garbage would take a third of it
     linkage: Linkage = "go" if options.syntax == "plan9" else "static"
     targets = tuple(target.linked(linkage) for target in _chosen(options))
+    if options.emit == "obj":
+        targets = _with_objects(targets, options)
     include = _include(options)
     meant = _meant(_sources(options.files), targets, options)
     compiled = _each(list(meant), lambda source: compile_source(source, meant[source], include))
     results = [one for by_target in compiled for one in by_target.values()]
+    if options.emit == "obj" and options.output is not None and options.output.endswith(".a"):
+        from .outputs import library, write_all
+
+        path = Path(options.output)
+        write_all([library(results, path)], path.parent)
+        print(path)
+        return _OK
     outputs = build_outputs(results, options.emit, options.syntax)
     if options.output is None:
         texts = (output.data for output in outputs if not output.name.endswith(".go"))
@@ -396,6 +412,18 @@ def _build(options: argparse.Namespace) -> int:
     return _OK
 
 
+def _with_objects(targets: tuple[Target, ...], options: argparse.Namespace) -> tuple[Target, ...]:
+    """Those that objects can be made for, if none was named. Raises InputError for a syntax of another assembler."""
+    from .diagnostics import Diagnostic, InputError
+    from .objects import has_objects
+
+    if options.syntax != "gnu":
+        message = f"an object is made of GNU syntax, not of {options.syntax}"
+        notes = ("Go's assembler writes its own objects of --emit asm",)
+        raise InputError([Diagnostic("U008", message, None, notes=notes, file="--emit obj")])
+    return targets if options.target else tuple(target for target in targets if has_objects(target))
+
+
 def _alone(outputs: Sequence[object], options: argparse.Namespace) -> bytes:
     from .diagnostics import Diagnostic, InputError
     from .outputs import Output, joined_json
@@ -404,9 +432,10 @@ def _alone(outputs: Sequence[object], options: argparse.Namespace) -> bytes:
     if options.emit == "json":
         return joined_json(made)
     if len(made) != 1:
-        message = f"{len(made)} pieces of machine code do not go to one standard output"
+        pieces = "objects" if options.emit == "obj" else "pieces of machine code"
+        message = f"{len(made)} {pieces} do not go to one standard output"
         notes = ("name one --target, or use -o DIR",)
-        raise InputError([Diagnostic("U002", message, None, notes=notes, file="--emit bin")])
+        raise InputError([Diagnostic("U002", message, None, notes=notes, file=f"--emit {options.emit}")])
     return made[0].data
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from .diagnostics import Diagnostic, InputError, merged
+from .objects import has_objects, make_library, make_object
 from .picture import draw
 from .pipeline import Artifact, Compiled, TableArtifact
 from .target import Register, Target
@@ -28,18 +29,12 @@ class Output:
 
 def build_outputs(results: Sequence[Compiled], emit: str, syntax: str = "gnu") -> list[Output]:
     """Everything, made before anything is written. Raises InputError."""
-    errors: dict[str, list[Diagnostic]] = {compiled.target.name: [] for compiled in results}
-    for compiled in results:
-        try:
-            compiled.assemble()  # text that does not assemble is not handed out
-        except InputError as error:
-            errors[compiled.target.name] += error.diagnostics
-    if any(errors.values()):
-        raise merged(errors)
+    _assemble_all(results)
+    if emit == "obj":
+        return _objects(results)
     outputs = []
     for compiled in results:
-        stem = PurePath(compiled.program.file).stem.strip("<>")
-        suffix = compiled.target.name.replace("/", "_")
+        stem, suffix = _stem(compiled), compiled.target.name.replace("/", "_")
         match emit:
             case "asm" if syntax == "plan9":
                 outputs.append(Output(f"{stem}_{suffix}.s", compiled.plan9_text.encode()))
@@ -60,6 +55,51 @@ def build_outputs(results: Sequence[Compiled], emit: str, syntax: str = "gnu") -
     return outputs
 
 
+def _assemble_all(results: Sequence[Compiled]) -> None:
+    errors: dict[str, list[Diagnostic]] = {compiled.target.name: [] for compiled in results}
+    for compiled in results:
+        try:
+            compiled.assemble()  # text that does not assemble is not handed out
+        except InputError as error:
+            errors[compiled.target.name] += error.diagnostics
+    if any(errors.values()):
+        raise merged(errors)
+
+
+def _stem(compiled: Compiled) -> str:
+    return PurePath(compiled.program.file).stem.strip("<>")
+
+
+def _objects(results: Sequence[Compiled]) -> list[Output]:
+    """An object of each. Raises InputError with all that stands in the way."""
+    outputs: list[Output] = []
+    errors: list[Diagnostic] = []
+    for compiled in results:
+        try:
+            data = make_object(compiled.target, compiled.text)
+        except InputError as error:
+            errors += error.diagnostics
+        else:
+            outputs.append(Output(f"{_stem(compiled)}_{compiled.target.name.replace('/', '_')}.o", data))
+    if errors:
+        raise InputError(errors)
+    return outputs
+
+
+def library(results: Sequence[Compiled], path: Path) -> Output:
+    """A static library of all of them, which are for one target. Raises InputError if they are not."""
+    targets = {compiled.target.name: compiled.target for compiled in results}
+    if len(targets) != 1:
+        message = f"a static library is of one target, not of {len(targets)}"
+        notes = ("name one --target: " + " ".join(targets),)
+        raise InputError([Diagnostic("U007", message, None, notes=notes, file=str(path))])
+    _assemble_all(results)
+    outputs = _objects(results)
+    _refuse_twice([output.name for output in outputs], path)
+    [target] = targets.values()
+    return Output(path.name, make_library(target, {output.name: output.data for output in outputs}))
+
+
 def joined_json(outputs: Sequence[Output]) -> bytes:
     """The documents of several targets as one list."""
     items = [item for output in outputs for item in json.loads(output.data)]
@@ -68,11 +108,7 @@ def joined_json(outputs: Sequence[Output]) -> bytes:
 
 def write_all(outputs: Sequence[Output], folder: Path) -> None:
     """Write every file whole or not at all. Raises InputError if the folder cannot be written to."""
-    names = [output.name for output in outputs]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        message = f"two inputs would be written to {sorted(twice)[0]}"
-        raise InputError([Diagnostic("U003", message, None, file=str(folder), notes=("build them one by one",))])
+    _refuse_twice([output.name for output in outputs], folder)
     written: list[tuple[str, Path]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +128,13 @@ def write_all(outputs: Sequence[Output], folder: Path) -> None:
             Path(temporary).unlink(missing_ok=True)
         message = f"cannot write there: {error.strerror or error}"
         raise InputError([Diagnostic("F005", message, None, file=str(folder))]) from None
+
+
+def _refuse_twice(names: Sequence[str], where: Path) -> None:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        message = f"two inputs would be written to {sorted(twice)[0]}"
+        raise InputError([Diagnostic("U003", message, None, file=str(where), notes=("build them one by one",))])
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:
@@ -188,6 +231,10 @@ def _thread(target: Target) -> str:
     return "-"
 
 
+def _emits(target: Target) -> list[str]:
+    return ["gnu", "bytes", "json", *(["obj"] if has_objects(target) else [])]
+
+
 def targets_json() -> str:
     return json.dumps(
         {
@@ -200,7 +247,7 @@ def targets_json() -> str:
                     "byte_order": t.architecture.order,
                     "baseline": t.baseline,
                     "conventions": sorted(t.conventions),
-                    "emits": ["gnu", "bytes", "json"],
+                    "emits": _emits(t),
                     "runs": True,
                 }
                 for t in all_targets().values()
@@ -222,7 +269,7 @@ def targets_text() -> str:
                 target.baseline,
                 " ".join(sorted(target.conventions)),
                 _thread(target),
-                "gnu, bytes, json",
+                ", ".join(_emits(target)),
                 "Unicorn",
             )
         )

@@ -628,6 +628,8 @@ class Architecture(ABC):
     two_address: bool  # binary operations overwrite their first operand
     byte_registers: frozenset[Register] | None = None  # those whose low byte can be stored, if not all
     gnu_as: tuple[str, ...]  # GNU as and its options, for those who want to compare: ("s390x-linux-gnu-as", "-m64")
+    clang: tuple[str, ...] = ()  # options with which clang assembles the same text; none where it cannot
+    why_no_object: str = ""  # why no assembler writes an object of the text, if so
     header: tuple[str, ...]  # directives at the top of a file
     comment: str  # what starts a comment in GNU syntax
     toc: Register | None = None  # holds the table of contents, where there is one; symbols are found through it
