@@ -378,7 +378,7 @@ class Plan9(ABC):
         assembler knows by."""
 
 
-_LOCAL_LABEL = re.compile(r"\.?L\d+_")
+_LOCAL_LABEL = re.compile(r"\.?L(\d+_)?")
 
 
 def plan9_label(label: str) -> str:

@@ -176,6 +176,8 @@ def _move(mnemonic: str, rest: Sequence[str]) -> str:
         value = _value(s)
         if d.startswith("w"):
             value &= 0xFFFFFFFF
+            if value & 0xFFFF and value >> 16 and value >> 16 != 0xFFFF and value & 0xFFFF != 0xFFFF:
+                return f"ORRW ${value}, ZR, {_register(d)}"  # a pattern of bits of the lower half alone
         return f"MOVD ${value}, {_register(d)}"
     if d.startswith("w"):
         return f"MOVWU {_register(s)}, {_register(d)}"
@@ -187,6 +189,8 @@ def _wide(mnemonic: str, rest: Sequence[str]) -> str:
     if len(rest) == 3:
         match = _SHIFTED.fullmatch(rest[2])
         shift = int(match[1], 0) if match else 0
+    if mnemonic == "movk" and _value(rest[1]) == 0:
+        raise ValueError("Go's assembler refuses this one")
     value = f"$({_value(rest[1])}<<{shift})" if shift else f"${_value(rest[1])}"
     return f"{mnemonic.upper()} {value}, {_register(rest[0])}"
 

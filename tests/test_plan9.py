@@ -1,0 +1,139 @@
+"""Text for Go's assembler, against that assembler: it takes the text, its bytes are ours, its table of stack depths is
+true, `go vet` has nothing to say, and the code in its object is judged like Keystone's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import go_tools
+import pytest
+from test_assemble import matrix
+
+from trampoline_dsl import plan9
+from trampoline_dsl.assemble import Assembled, assemble
+from trampoline_dsl.disassemble import disassemble
+from trampoline_dsl.target import Architecture, Insn, Target, plan9_label
+from trampoline_dsl.targets import all_targets
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*/*.tramp"))
+TARGETS = [
+    target.linked("go")
+    for target in all_targets().values()
+    if "go" in target.architecture.linkages and not target.variant
+]
+
+each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+each_go = pytest.mark.parametrize("go", go_tools.distributions() or [None], ids=lambda go: go.name if go else "none")
+
+HEAD = '#include "textflag.h"\n#include "funcdata.h"\n'
+
+
+def present(go: go_tools.Go | None) -> go_tools.Go:
+    return go if go is not None else go_tools.newest()
+
+
+def symbol(name: str) -> str:
+    return plan9.spelled(name)
+
+
+# ------------------------------------------------------------------------------------------------------------ the bytes
+
+
+def function(name: str, code: Sequence[Insn], target: Target) -> list[str]:
+    """A TEXT of its own for some instructions. It returns at the end, so that a label stands in front of something, and
+    so that the end can be told from the padding."""
+    plan9_ = target.architecture.plan9()
+    lines = [f"TEXT ·{name}(SB), NOSPLIT|NOFRAME, $0-0"]
+    index = 0
+    for statement in plan9_.statements(code, symbol):
+        covered = code[index : index + statement.instructions]
+        index += statement.instructions
+        if covered[0].label is not None:
+            lines.append(f"{plan9_label(covered[0].label)}:")
+        elif statement.text is None:
+            lines.append("\t" + "; ".join(plan9_.data(assemble(target.architecture, covered).code)))
+        else:
+            lines += [f"\t{line}" for line in statement.text.split("\n")]
+    return [*lines, "\tRET"]
+
+
+def alike(architecture: Architecture, code: bytes) -> list[str]:
+    """The instructions as text, with what several encodings have in common said in one way."""
+    rules = OTHER_WORDS.get(architecture.family, ())
+    texts = []
+    for one in disassemble(architecture, code, 0x1000):
+        text = one.text
+        for rule in rules:
+            text = rule(text)
+        if text:
+            texts.append(text)
+    return texts
+
+
+def _arm64_constant(text: str) -> str:
+    """Go's assembler makes constants of a bit pattern, of zero or of their complement, where several would do."""
+    match = re.fullmatch(r"(mov|movz|movn|orr) ([xw])(\d+), (?:[xw]zr, )?#?(-?\w+)", text)
+    if match is None:
+        return text
+    if match[4] in ("xzr", "wzr"):
+        return f"x{match[3]} = 0x0" if match[1] == "mov" else text
+    if not re.fullmatch(r"-?(0x)?[0-9a-f]+", match[4]):
+        return text
+    value = int(match[4], 0) & (0xFFFFFFFF if match[2] == "w" else 0xFFFFFFFFFFFFFFFF)
+    if match[1] == "movn":
+        value ^= 0xFFFFFFFF if match[2] == "w" else 0xFFFFFFFFFFFFFFFF
+    return f"x{match[3]} = {value:#x}"
+
+
+# Where Go's assembler chooses another encoding of what is the same: texts in which they are alike, by family.
+OTHER_WORDS: dict[str, tuple[Callable[[str], str], ...]] = {
+    "arm64": (_arm64_constant, lambda text: re.sub(r"^cmp (x\d+), xzr$", r"cmp \1, #0", text)),
+}
+
+
+def same(architecture: Architecture, ours: bytes, theirs: bytes) -> bool:
+    return ours == theirs or alike(architecture, ours) == alike(architecture, theirs)
+
+
+@cache
+def ours(target: Target) -> dict[str, tuple[str, Sequence[Insn], Assembled]]:
+    """Every case of a machine once, by a name for Go's assembler: what it is, our instructions, and our bytes."""
+    known: set[tuple[Insn, ...]] = set()
+    if target.os != "linux":  # the same machine has most of it there
+        linux = all_targets()[f"linux/{target.architecture.name}"].linked("go")
+        known |= {tuple(code) for _, code, _ in ours(linux).values()}
+    cases: dict[str, tuple[str, Sequence[Insn], Assembled]] = {}
+    for case in matrix(target.architecture):
+        if case.code and case.code not in known:
+            known.add(case.code)
+            cases[f"f{len(cases)}"] = case.what, case.code, assemble(target.architecture, case.code)
+    return cases
+
+
+@each_go
+@each_target
+def test_gos_assembler_makes_the_same_instructions(target: Target, go: go_tools.Go | None, tmp_path: Path) -> None:
+    go = present(go)
+    architecture = target.architecture
+    lines: list[str] = [HEAD]
+    cases = ours(target)
+    for name, (_, code, _) in cases.items():
+        lines += function(name, code, target)
+    lines += ["TEXT ·last(SB), NOSPLIT|NOFRAME, $0-0", "\tRET"]
+    source = tmp_path / f"matrix_{target.os}_{architecture.name}.s"
+    source.write_text("\n".join(lines) + "\n")
+    found = go_tools.read_object(go_tools.assemble(go, source, target), target)
+    last = found["p.last"].code.rstrip(b"\0")
+    wrong = []
+    for name, (what, code, made) in cases.items():
+        if made.relocations:
+            continue  # what the linker fills is compared where it is linked, below
+        theirs = found[f"p.{name}"].code.rstrip(b"\0")
+        if not theirs.endswith(last) or not same(architecture, made.code, theirs[: -len(last)]):
+            texts = "; ".join(one.text for one in code)
+            wrong.append(f"{what}: {texts}\n    ours {made.code.hex()}\n    Go   {theirs.hex()}")
+    assert not wrong, f"{len(wrong)} of {len(cases)}:\n" + "\n".join(wrong[:40])
