@@ -382,9 +382,8 @@ def _build(options: argparse.Namespace) -> int:
 
     gc.disable()  # what a build makes lives to its end, and to look for garbage would take a third of it
     linkage: Linkage = "go" if options.syntax == "plan9" else "static"
-    targets = tuple(target.linked(linkage) for target in _chosen(options))
-    if options.emit == "obj":
-        targets = _with_objects(targets, options)
+    targets = _with_objects(_chosen(options), options) if options.emit == "obj" else _chosen(options)
+    targets = tuple(target.linked(linkage) for target in targets)
     include = _include(options)
     meant = _meant(_sources(options.files), targets, options)
     compiled = _each(list(meant), lambda source: compile_source(source, meant[source], include))
