@@ -52,6 +52,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -299,6 +300,7 @@ FLOAT_STORES = {64: ("std", "stdy"), 32: ("ste", "stey")}
 
 LONG_REACH = 0x80000  # displacements of 20 bits, with sign
 SHORT_REACH = 0x1000  # displacements of 12 bits, without
+GO_REACH = 0x7FF8  # of LAY for Go's assembler: cmd/internal/obj/s390x/a.out.go, BIG
 
 SUFFIXES: dict[Condition, str] = {
     "eq": "e", "ne": "ne", "lt": "l", "le": "le", "gt": "h", "ge": "he", "ult": "l", "ule": "le", "ugt": "h",
@@ -332,6 +334,7 @@ class S390x(Architecture):
 
     name = "s390x"
     family = "s390x"
+    linkages = ("static", "go")
     word = WORD
     order = "big"
     engines = Engines(
@@ -388,7 +391,7 @@ class S390x(Architecture):
         high, low = value >> 32, value & 0xFFFFFFFF
         if -0x8000 <= signed(value) < 0x8000:
             yield insn(f"lghi {d}, {number(signed(value))}", (), (d,))
-        elif (halfword := _single_halfword(value)) is not None:
+        elif (halfword := _single_halfword(value)) is not None and (self.linkage != "go" or halfword[0] != "ll"):
             yield insn(f"lli{halfword[0]} {d}, {number(halfword[1])}", (), (d,))
         elif -0x80000000 <= signed(value) < 0x80000000:
             yield insn(f"lgfi {d}, {number(signed(value))}", (), (d,))
@@ -396,6 +399,9 @@ class S390x(Architecture):
             yield insn(f"llilf {d}, {number(low)}", (), (d,))
         elif low == 0:
             yield insn(f"llihf {d}, {number(high)}", (), (d,))
+        elif self.linkage == "go":  # whose assembler cannot insert into the left half
+            yield from self.constant(d, high << 32)
+            yield from self._immediates("oi", d, low, low)
         else:
             yield from self.constant(d, signed(low, 32))
             name, part = _insertion(high, signed(low, 32) < 0)
@@ -442,7 +448,6 @@ class S390x(Architecture):
         if base == R0:
             raise ValueError("r0 cannot be a base: it would be taken for no base at all")
         short, long = names
-        name = short if short and 0 <= offset < SHORT_REACH else long
         index = ""
         reads = [base]
         access: Access | None = Access(kind, register, base, offset, size)
@@ -458,6 +463,7 @@ class S390x(Architecture):
         # Loads of less than a doubleword into an FPR leave its right half.
         if kind == "store" or (register.bank is Bank.FLOAT and size < WORD):
             reads.append(register)
+        name = short if short and 0 <= offset < SHORT_REACH else long
         text = f"{name} {register}, {number(offset)}({index}{base})"
         writes = (register,) if kind == "load" else ()
         yield insn(text, reads, writes, memory="read" if kind == "load" else "write", access=access)
@@ -485,7 +491,9 @@ class S390x(Architecture):
         if isinstance(b, Register):
             if d in (a, b):
                 other = b if d == a else a
-                yield insn(f"agr {d}, {other}", (d, other), (d, CC))
+                # Go's assembler makes one of three operands of every addition of registers.
+                go = self.linkage == "go"
+                yield three("agrk", 0xB9E8, d, d, other) if go else insn(f"agr {d}, {other}", (d, other), (d, CC))
             elif R0 in (a, b):
                 yield three("agrk", 0xB9E8, d, a, b)
             else:
@@ -494,10 +502,11 @@ class S390x(Architecture):
         value = signed(b)
         if value == 0:
             yield from self.move(d, a)
-        elif d != a and a != R0 and -LONG_REACH <= value < LONG_REACH:
+        elif d != a and a != R0 and self._reaches(value):
             name = "la" if 0 <= value < SHORT_REACH else "lay"
             yield insn(f"{name} {d}, {number(value)}({a})", (a,), (d,))
-        elif -0x80000000 <= value < 0x80000000:
+        elif -0x80000000 <= value < 0x80000000 and not (self.linkage == "go" and d == SP != a):
+            # Go's assembler takes it for a step of the stack pointer if that is what is added to.
             yield from self.move(d, a)
             name = "aghi" if -0x8000 <= value < 0x8000 else "agfi"
             yield insn(f"{name} {d}, {number(value)}", (d,), (d, CC))
@@ -505,6 +514,11 @@ class S390x(Architecture):
             temporary = _temporary(d, a)
             yield from self.constant(temporary, value)
             yield from self._add(d, a, temporary)
+
+    def _reaches(self, offset: int) -> bool:
+        """Whether an address can be `offset` away from its base."""
+        reach = GO_REACH if self.linkage == "go" else LONG_REACH
+        return -reach <= offset < reach
 
     def _subtract(self, d: Register, a: Register, b: Register | int) -> Code:
         if isinstance(b, int):
@@ -526,12 +540,14 @@ class S390x(Architecture):
         run = _run(mask)
         if mask in (0xFF, 0xFFFF, 0xFFFFFFFF):
             yield from self.extend(d, a, mask.bit_length(), signed=False)
-        elif d == a and len(changed) == 1:
+        elif d == a and len(changed) == 1 and not self._has_no_immediate(mask ^ WHOLE):
             yield from self._immediates("ni", d, mask, mask ^ WHOLE)
         elif run is not None:
             first, last = run
             # The flag 0x80 clears the bits outside of the run; bits count from the most significant one.
             yield insn(f"risbg {d}, {a}, {number(first)}, {number(0x80 | last)}, 0x0", (a,), (d, CC))
+        elif self._has_no_immediate(mask ^ WHOLE):
+            yield from self._by_register("n", 0xB9E4, d, a, mask)
         else:
             yield from self.move(d, a)
             yield from self._immediates("ni", d, mask, mask ^ WHOLE)
@@ -539,6 +555,8 @@ class S390x(Architecture):
     def _or(self, d: Register, a: Register, b: Register | int) -> Code:
         if isinstance(b, Register):
             yield self._logical("o", 0xB9E6, d, a, b)
+        elif self._has_no_immediate(b & WHOLE):
+            yield from self._by_register("o", 0xB9E6, d, a, b)
         else:
             yield from self.move(d, a)
             yield from self._immediates("oi", d, b & WHOLE, b & WHOLE)
@@ -547,10 +565,23 @@ class S390x(Architecture):
         if isinstance(b, Register):
             yield self._logical("x", 0xB9E7, d, a, b)
             return
+        if self._has_no_immediate(b & WHOLE):
+            yield from self._by_register("x", 0xB9E7, d, a, b)
+            return
         yield from self.move(d, a)
         for name, part in (("xihf", b >> 32 & 0xFFFFFFFF), ("xilf", b & 0xFFFFFFFF)):
             if part:
                 yield insn(f"{name} {d}, {number(part)}", (d,), (d, CC))
+
+    def _has_no_immediate(self, changed: int) -> bool:
+        """Whether the bits in which an operand changes another are out of its reach: Go's assembler has immediates for
+        the right half alone."""
+        return self.linkage == "go" and changed >> 32 != 0
+
+    def _by_register(self, letter: str, opcode: int, d: Register, a: Register, value: int) -> Code:
+        temporary = _temporary(d, a)
+        yield from self.constant(temporary, value)
+        yield self._logical(letter, opcode, d, a, temporary)
 
     @staticmethod
     def _logical(letter: str, opcode: int, d: Register, a: Register, b: Register) -> Insn:
@@ -616,15 +647,14 @@ class S390x(Architecture):
         suffix = SUFFIXES[condition]
         logical = condition in UNSIGNED
         if isinstance(b, Register):
-            name = "clgrj" if logical else "cgrj"
-            yield _branch(f"{name}{suffix} {a}, {b}, {label}", (a, b), label)
+            yield self._compare_and_branch("clgrj" if logical else "cgrj", condition, a, f"{b}", (a, b), label)
             return
         value = b & WHOLE if logical else signed(b)
         equality = condition in ("eq", "ne")
         if not logical and -0x80 <= value < 0x80:
-            yield _branch(f"cgij{suffix} {a}, {number(value)}, {label}", (a,), label)
+            yield self._compare_and_branch("cgij", condition, a, number(value), (a,), label)
         elif (logical or equality) and 0 <= value < 0x100:
-            yield _branch(f"clgij{suffix} {a}, {number(value)}, {label}", (a,), label)
+            yield self._compare_and_branch("clgij", condition, a, number(value), (a,), label)
         elif not logical and -0x8000 <= value < 0x8000:
             yield insn(f"cghi {a}, {number(value)}", (a,), (CC,))
             yield _branch(f"j{suffix} {label}", (CC,), label)
@@ -640,11 +670,19 @@ class S390x(Architecture):
             yield from self.constant(R1, value)
             yield from self.compare_branch(condition, a, R1, label)
 
+    def _compare_and_branch(
+        self, name: str, condition: Condition, a: Register, b: str, reads: Iterable[Register], label: str
+    ) -> Insn:
+        if self.linkage == "go" and condition == "ne":
+            # In its CMPBNE is also the bit that nothing compared ever has.
+            return _branch(f"{name} {a}, {b}, 7, {label}", reads, label)
+        return _branch(f"{name}{SUFFIXES[condition]} {a}, {b}, {label}", reads, label)
+
     def jump(self, label: str) -> Code:
         yield Insn(f"j {label}", transfer="jump", target=label)
 
     def call(self, symbol: str, callee: Convention) -> Code:
-        text, relocation = _reference(symbol, callee)
+        text, relocation = self._reference(symbol, callee)
         yield Insn(
             f"brasl {LINK}, {text}",
             writes=frozenset((LINK,)),
@@ -659,7 +697,7 @@ class S390x(Architecture):
         yield Insn(f"basr {LINK}, {address}", reads=frozenset((address,)), writes=frozenset((LINK,)), transfer="call")
 
     def tail_call(self, symbol: str, callee: Convention) -> Code:
-        text, relocation = _reference(symbol, callee)
+        text, relocation = self._reference(symbol, callee)
         yield Insn(f"jg {text}", transfer="jump", relocation=relocation, keystone="jg 0x0")
 
     def jump_register(self, address: Register, callee: Convention) -> Code:
@@ -667,8 +705,17 @@ class S390x(Architecture):
             raise ValueError("r0 cannot hold a branch address: the branch would not be taken")
         yield Insn(f"br {address}", reads=frozenset((address,)), transfer="jump")
 
+    def _reference(self, symbol: str, callee: Convention) -> tuple[str, Relocation]:
+        """A call's operand. Go's linker makes no PLT entries, and its symbols want none."""
+        if callee.return_slot == "bottom" or self.linkage == "go":
+            return spelled(symbol), Relocation("R_390_PC32DBL", symbol, addend=2, offset=2)
+        return f"{spelled(symbol)}@PLT", Relocation("R_390_PLT32DBL", symbol, addend=2, offset=2)
+
     def trap(self) -> Code:
         """Principles of Operation, "Operation Exception": operation code 00 is no instruction, nor will it be."""
+        if self.linkage == "go":  # UNDEF of its assembler
+            yield Insn(".long 0x0", memory="both", transfer="trap")
+            return
         yield Insn(".insn e, 0x0000", memory="both", transfer="trap", keystone=".byte 0x00, 0x00")
 
     def system_call(self, number: int | None, label: str) -> Code:
@@ -730,7 +777,9 @@ class S390x(Architecture):
 
         if above:
             lowest = min(above, key=_number)
-            highest = SP if size and not _raised_first(size, homes.values()) else max(above, key=_number)
+            # Go's assembler does not follow the stack pointer through lmg.
+            raised_last = size and not _raised_first(size, homes.values()) and self.linkage != "go"
+            highest = SP if raised_last else max(above, key=_number)
             for register in R[lowest.number : highest.number + 1]:
                 reason = reasons.get(register, "lies between others that one stmg stores")
                 if register == SP:
@@ -899,6 +948,11 @@ class S390x(Architecture):
         result.extend(self._merged(block))
         return result
 
+    def plan9(self) -> Plan9:
+        from .plan9.s390x import S390xSpelling
+
+        return S390xSpelling()
+
     def _merged(self, block: Sequence[Insn]) -> Iterator[Insn]:
         """The block with runs of consecutive registers at consecutive doublewords as one instruction each."""
         pending = list(block)
@@ -1000,13 +1054,6 @@ def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
 
 def _branch(text: str, reads: Iterable[Register], label: str) -> Insn:
     return Insn(text, reads=frozenset(reads), transfer="branch", target=label)
-
-
-def _reference(symbol: str, callee: Convention) -> tuple[str, Relocation]:
-    """A call's operand. Go's linker makes no PLT entries, and its symbols want none."""
-    if callee.return_slot == "bottom":
-        return spelled(symbol), Relocation("R_390_PC32DBL", symbol, addend=2, offset=2)
-    return f"{spelled(symbol)}@PLT", Relocation("R_390_PLT32DBL", symbol, addend=2, offset=2)
 
 
 def _temporary(d: Register, a: Register) -> Register:
