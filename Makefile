@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench outside clean
 
 demo: $(VENV)/installed
 	$(BIN)/trampoline verify examples/go
@@ -19,6 +19,9 @@ lint: $(VENV)/linted
 
 bench: $(VENV)/tested
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+outside: $(VENV)/tested
+	$(BIN)/python -m tests.outside $(OUTSIDE_ARGS)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,73 @@
+"""Into Go itself: crosscall2, cgocallback, sigtramp, sigfwd and cgoSigtramp of Go's runtime replaced by ours."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.outside import go_overlay, go_own
+from tests.outside.records import Cell
+from tests.outside.toolchain import MACHINES, NO_CGO, Distribution, Missing, Toolchain, installed
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--go", metavar="DIR", action="append", type=Path, help="a Go distribution (default: those installed)"
+    )
+    parser.add_argument("--target", metavar="T", action="append", choices=[*MACHINES, *NO_CGO], help="linux/arm64, ...")
+    parser.add_argument(
+        "--everything", action="store_true", help="all of Go's tests of cgo, not those of callbacks alone"
+    )
+    parser.add_argument(
+        "--work", metavar="DIR", type=Path, help="where Go's cache and the programs are kept (default: nowhere)"
+    )
+
+
+def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
+    distributions = [Distribution.at(folder.resolve()) for folder in chosen.go] if chosen.go else installed()
+    targets = chosen.target or [*MACHINES, *NO_CGO]
+    with contextlib.ExitStack() as stack:
+        work = chosen.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outside-")))
+        work = work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        for distribution in distributions:
+            for target in targets:
+                if target in NO_CGO:
+                    yield Cell(target, f"{distribution.name}: own tests", "not applicable", NO_CGO[target])
+                    continue
+                toolchain = Toolchain(distribution, MACHINES[target], work)
+                yield from _target(toolchain, everything=chosen.everything)
+
+
+def _target(toolchain: Toolchain, *, everything: bool) -> Iterator[Cell]:
+    target, distribution = toolchain.machine.target, toolchain.distribution
+    folder = toolchain.work / distribution.version / toolchain.machine.goarch
+    column = f"{distribution.name}: own tests"
+    try:
+        toolchain.check()
+        overlay = go_overlay.overlay(toolchain, folder)
+    except (Missing, go_overlay.Refused) as error:
+        yield Cell(target, column, "failed", str(error))
+        return
+    yield _own(toolchain, folder, overlay, column, everything=everything)
+
+
+def _own(toolchain: Toolchain, folder: Path, overlay: Path, column: str, *, everything: bool) -> Cell:
+    target = toolchain.machine.target
+    program = folder / "own.test"
+    if trouble := go_own.build(toolchain, program, overlay=overlay):
+        return Cell(target, column, "failed", trouble)
+    result = go_own.perform(toolchain, program, everything=everything, overlay=overlay)
+    wrong = go_own.unexpected(toolchain, result, everything=everything)
+    if not wrong and result.failed:
+        # What is known to fail has to fail with the runtime as it is.
+        if trouble := go_own.build(toolchain, folder / "unmodified.test"):
+            return Cell(target, column, "failed", trouble)
+        unmodified = go_own.perform(toolchain, folder / "unmodified.test", everything=everything)
+        wrong = [f"{name} fails with our code alone" for name in sorted(result.failed - unmodified.failed)]
+    if wrong:
+        return Cell(target, column, "failed", f"{result.counts}: {'; '.join(wrong)}")
+    return Cell(target, column, "held", result.counts)

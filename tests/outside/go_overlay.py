@@ -1,0 +1,167 @@
+"""Functions of Go's runtime replaced by what `trampoline build --syntax plan9` makes, with `go build -overlay`.
+
+The distribution stays as it is. Its assembly files are copied without the functions that are replaced into a
+temporary folder, the offsets are taken from the header that its own build makes, and an overlay file says which file
+stands for which.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.outside.toolchain import Missing, Toolchain
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "go"
+
+
+class Refused(Exception):
+    """The trampolines cannot be built, or Go's sources are not what they are taken to be."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of ours: the functions in it, and the package that it becomes part of."""
+
+    source: str
+    package: str
+    functions: tuple[str, ...]
+
+
+def parts(toolchain: Toolchain) -> list[Part]:
+    """What is replaced in this release."""
+    callback = "cgocallback.tramp" if toolchain.distribution.release < (1, 21) else "cgocallback_go1.21.tramp"
+    return [
+        Part("crosscall2.tramp", "runtime/cgo", ("crosscall2",)),
+        Part(callback, "runtime", ("runtime·cgocallback",)),
+        Part("sigtramp.tramp", "runtime", ("runtime·sigtramp", "runtime·sigfwd")),
+        Part("cgo_sigtramp.tramp", "runtime", ("runtime·cgoSigtramp",)),
+    ]
+
+
+def text_of(symbol: str) -> re.Pattern[str]:
+    """The TEXT line of a symbol. `·name` is the package's own."""
+    package, _, name = symbol.rpartition("·")
+    prefix = f"(?:{package})?·" if package else ""
+    return re.compile(rf"TEXT\s+{prefix}{re.escape(name)}\(SB\)")
+
+
+_BEGINS = re.compile(r"(?:TEXT|GLOBL|DATA|DEFINE_PPC64X_FUNCDESC)\b")
+
+
+def without(text: str, symbols: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """An assembly file of Go's without some functions, and those. The preprocessor's lines stay in both: a function
+    may stand between two of them."""
+    patterns = {symbol: text_of(symbol) for symbol in symbols}
+    rest: list[str] = []
+    taken: dict[str, str] = {}
+    inside = ""
+    for line in text.splitlines():
+        if _BEGINS.match(line):
+            inside = next((symbol for symbol, pattern in patterns.items() if pattern.match(line)), "")
+        if line.startswith("#"):
+            rest.append(line)
+        elif inside:
+            taken[inside] = taken.get(inside, "") + line + "\n"
+        else:
+            rest.append(line)
+    return "\n".join(rest) + "\n", taken
+
+
+def header(toolchain: Toolchain, folder: Path) -> Path:
+    """go_asm.h of this distribution for this machine, under the name that examples/go look for."""
+    goarch = toolchain.machine.goarch
+    path = folder / f"go_asm_linux_{goarch}.h"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    built = toolchain.go("build", "-a", "-work", "runtime", cwd=toolchain.distribution.root / "src")
+    work = re.search(r"^WORK=(.*)$", built.output, re.MULTILINE)
+    if built.status != 0 or work is None:
+        raise Refused(f"go build -a -work runtime: status {built.status}\n{built.output}")
+    for found in Path(work[1]).glob("*/go_asm.h"):
+        if "#define g_sched " in found.read_text(encoding="utf-8"):
+            shutil.copy(found, path)
+    shutil.rmtree(work[1])
+    if not path.exists():
+        raise Refused("go build -work left no go_asm.h of the runtime")
+    return path
+
+
+def generated(toolchain: Toolchain, folder: Path) -> list[tuple[Part, Path]]:
+    """Our text of every part."""
+    headers = folder / "headers"
+    header(toolchain, headers)
+    made = []
+    for part in parts(toolchain):
+        source = EXAMPLES / part.source
+        command = [sys.executable, "-m", "trampoline_dsl", "build", str(source), "--target", toolchain.machine.target]
+        command += ["--syntax", "plan9", "-I", str(headers), "-o", str(folder / "text")]
+        built = subprocess.run(
+            command, capture_output=True, text=True, timeout=300, cwd=EXAMPLES.parents[1], check=False
+        )
+        if built.returncode != 0:
+            raise Refused(f"trampoline build {part.source}: status {built.returncode}\n{built.stdout}{built.stderr}")
+        path = folder / "text" / f"{source.stem}_linux_{toolchain.machine.goarch}.s"
+        text = path.read_text(encoding="utf-8")
+        missing = [symbol for symbol in part.functions if not re.search(text_of(symbol).pattern, text)]
+        if missing:
+            raise Refused(f"{path} has no {', '.join(missing)}")
+        made.append((part, path))
+    return made
+
+
+def overlay(
+    toolchain: Toolchain,
+    folder: Path,
+    *,
+    change: Callable[[Part, str], str] = lambda part, text: text,
+    only: Sequence[str] = (),
+) -> Path:
+    """The overlay file. `change` may spoil a text; `only` names the packages whose functions are replaced (all)."""
+    replace: dict[str, str] = {}
+    root = toolchain.distribution.root
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, path in generated(toolchain, folder):
+        if only and part.package not in only:
+            continue
+        package = root / "src" / part.package
+        wanted = set(part.functions)
+        for source in _assembly(package, toolchain.machine.goarch):
+            text = Path(replace.get(str(source), source)).read_text(encoding="utf-8")
+            rest, taken = without(text, part.functions)
+            if taken:
+                wanted -= set(taken)
+                cut = folder / "cut" / part.package / source.name
+                cut.parent.mkdir(parents=True, exist_ok=True)
+                cut.write_text(rest, encoding="utf-8")
+                replace[str(source)] = str(cut)
+        if wanted:
+            raise Refused(f"{package} has no {', '.join(sorted(wanted))} for {toolchain.machine.goarch}")
+        ours = folder / "ours" / part.package / f"zz_trampoline_{path.name}"
+        ours.parent.mkdir(parents=True, exist_ok=True)
+        ours.write_text(change(part, path.read_text(encoding="utf-8")), encoding="utf-8")
+        replace[str(package / ours.name)] = str(ours)
+    file = folder / "overlay.json"
+    file.write_text(json.dumps({"Replace": replace}, indent=1), encoding="utf-8")
+    return file
+
+
+def _assembly(package: Path, goarch: str) -> list[Path]:
+    """A package's assembly files for a machine: those with its name, or with its family's and `x` (`mips64x`)."""
+    family = {"mips": "mipsx", "mipsle": "mipsx", "mips64": "mips64x", "mips64le": "mips64x", "ppc64le": "ppc64x"}
+    names = {goarch, family.get(goarch, goarch)}
+    found = [path for path in sorted(package.glob("*.s")) if path.stem.rpartition("_")[2] in names]
+    if not found:
+        raise Missing(f"{package} has no assembly for {goarch}: are Go's sources installed?")
+    return [
+        path
+        for path in found
+        if not re.search(r"_(windows|darwin|freebsd|netbsd|openbsd|plan9|solaris|aix)_", path.name)
+    ]

@@ -1,0 +1,38 @@
+"""What an outside program said of one target: a cell of the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["held", "failed", "not applicable"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    target: str
+    column: str  # "Go 1.24: own tests"
+    state: State
+    text: str  # "15 passed, 3 skipped", or the reason
+
+    def __str__(self) -> str:
+        return f"{self.target:14} {self.column:26} {self.state:14} {self.text}"
+
+
+def matrix(cells: Sequence[Cell]) -> str:
+    """A table in Markdown: a row for each target, a column for each thing that was asked."""
+    targets = sorted({cell.target for cell in cells})
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    said = {(cell.target, cell.column): cell for cell in cells}
+    lines = [f"| target | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    for target in targets:
+        texts = []
+        for column in columns:
+            cell = said.get((target, column))
+            first = cell.text.splitlines()[0] if cell and cell.text else ""
+            texts.append(
+                {"held": first or "held", "failed": f"**failed**: {first}"}.get(cell.state, "–") if cell else ""
+            )
+        lines.append(f"| {target} | {' | '.join(texts)} |")
+    return "\n".join(lines)
