@@ -27,6 +27,7 @@ from trampoline_dsl.target import (
     Insn,
     Location,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -292,6 +293,7 @@ CONTEXT = ContextRecord(
 
 class Amd64(X86):
     name = "amd64"
+    linkages = ("static", "go")
     word = 8
     engines = Engines(
         keystone_arch="KS_ARCH_X86",
@@ -352,6 +354,12 @@ class Amd64(X86):
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("x86_64-w64-mingw32-as", "--64", "-march=generic64")
         self.clang = ("--target=x86_64-windows-gnu",)
+
+    def plan9(self) -> Plan9:
+        from .plan9.x86 import X86Spelling
+
+        slot = GO0.thread if self.object_format == "elf" else None
+        return X86Spelling(64, f"qword ptr {self.thread_address(slot)}" if isinstance(slot, ThreadSlot) else "")
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # The old eight need no prefix for themselves; r12 and r13 are longer as a base; rbp last, for those who walk

@@ -28,6 +28,7 @@ from trampoline_dsl.target import (
     Insn,
     Location,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -368,6 +369,11 @@ class I386(X86):
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
         self.clang = ("--target=i686-windows-gnu",)
+
+    def plan9(self) -> Plan9:
+        from .plan9.x86 import X86Spelling
+
+        return X86Spelling(32)
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         return free((eax, ecx, edx, ebx, esi, edi, ebp), convention)

@@ -389,9 +389,10 @@ class X86(Architecture):
                 yield self.operate("and", d, value, 32)
             case _ if not fits(value, 32):
                 yield from self.with_wide_constant(op, d, a, value)
-            case ("add", _) if d == a:
+            case ("add", _) if d == a and not (self.linkage == "go" and d == self.sp):
                 yield self.adjust(d, value)
             case ("add", _):
+                # Go's assembler takes what adds to sp for a step within the frame. Those are made by `adjust`.
                 sign = "-" if value < 0 else "+"
                 yield self.lea(d, f"{a}{sign}{number(abs(value))}", a)
             case ("mul", _):
@@ -503,6 +504,11 @@ class X86(Architecture):
         yield from self.call(symbol, convention)
 
     def take_table_entry(self) -> Code:
+        if self.linkage == "go":
+            # Go's assembler counts pops. This one takes away nothing that is in the frame.
+            yield from self.load(self.accumulator, self.sp, 0, self.bits, False)
+            yield self.lea(self.sp, f"{self.sp}+{self.word}", self.sp)
+            return
         yield self.pop(self.accumulator)
 
     # -- frames
