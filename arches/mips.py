@@ -33,6 +33,7 @@ from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
+    BASE_SYMBOL,
     Access,
     Architecture,
     Assignment,
@@ -52,6 +53,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -430,6 +432,7 @@ class Mips(Architecture):
     """What o32 and n64 machines have in common."""
 
     family = "mips"
+    linkages = ("static", "go")
     flags = None
     two_address = False
     comment = "#"
@@ -462,7 +465,8 @@ class Mips(Architecture):
         self.header = (*module, ".set noreorder", ".set noat", ".set nomacro")
         self.conventions = {convention.name: convention for convention in conventions}
         self.integers, self.floats = _INTEGERS[word], _FLOATS[word]
-        self.zero, self.at = self.integers[:2]
+        self.zero: Register = self.integers[0]
+        self.at = self.integers[1]
         self.t9, self.gp, self.sp, self.ra = (self.integers[n] for n in (25, 28, 29, 31))
         self.hi, self.lo = _HI[word], _LO[word]
         self.signals = _signals(word)
@@ -587,13 +591,26 @@ class Mips(Architecture):
     # -- moving words about
 
     def move(self, d: Register, s: Register) -> Code:
-        if d != s:
+        if d == s:
+            return
+        if self.linkage == "go":  # the operands in the order in which Go's assembler has them
+            yield self._set("or", d, self.zero, s)
+        else:
             yield self._set("move", d, s)
+
+    def _tiny(self, d: Register, value: int) -> Insn:
+        """A value of 16 bits, with or without a sign, in one instruction: with linkage "go" the one that Go's assembler
+        takes (cmd/internal/obj/mips/asm0.go, asmout, cases 1 and 3)."""
+        if self.linkage != "go":
+            return self._set("li", d, value)
+        if value == 0:
+            return self._set("or", d, self.zero, self.zero)
+        return self._set(self.add_immediate if _fits_signed(value) else "ori", d, self.zero, value)
 
     def _small(self, d: Register, value: int) -> Code:
         """A signed value of 32 bits, in one instruction or two."""
         if _fits_signed(value) or 0 <= value < 0x1_0000:
-            yield self._set("li", d, value)
+            yield self._tiny(d, value)
             return
         yield self._set("lui", d, value >> 16 & 0xFFFF)
         if value & 0xFFFF:
@@ -606,15 +623,20 @@ class Mips(Architecture):
         self, base: Register, offset: int, size: int, busy: tuple[Register, ...]
     ) -> Generator[Insn, None, tuple[Register, int]]:
         """A base and a 16-bit offset that reach `size` bytes at `base + offset`."""
-        if _fits_signed(offset) and _fits_signed(offset + size - 1):
+        if self._reaches(offset, size):
             return base, offset
         temporary = self._free(base, *busy)
         low = (offset + 0x8000 & 0xFFFF) - 0x8000
-        if not _fits_signed(low + size - 1):
+        if not self._reaches(low, size):
             low = 0
         yield from self.constant(temporary, offset - low)
         yield self._set(self.add, temporary, temporary, base)
         return temporary, low
+
+    def _reaches(self, offset: int, size: int) -> bool:
+        """Go's assembler takes offsets from -32,766 to 32,765 for those of one instruction (a.out.go, BIG)."""
+        margin = 2 if self.linkage == "go" else 0
+        return -0x8000 + margin <= offset and offset + size <= 0x8000 - margin
 
     def load(self, d: Register, base: Register, offset: int, bits: int, signed: bool) -> Code:
         operation = self.load_word if bits == 8 * self.word else _LOADS[bits, signed]
@@ -660,6 +682,10 @@ class Mips(Architecture):
             yield from self._shift(op, d, a, value % (8 * self.word))
         elif op == "add" and value == 0:
             yield from self.move(d, a)
+        elif op == "add" and self.linkage == "go" and d == self.sp:
+            yield from self._set_stack(a, value)
+        elif op in _BITWISE and value == 0 and self.linkage == "go":
+            yield from self._binary_register(op, d, a, self.zero)
         elif op == "add" and _fits_signed(value):
             yield self._set(self.add_immediate, d, a, value)
         elif op in _BITWISE and 0 <= value < 0x1_0000:
@@ -675,6 +701,15 @@ class Mips(Architecture):
             temporary = d if d not in (a, self.sp) else self._free(a)
             yield from self.constant(temporary, value)
             yield from self._binary_register(op, d, a, temporary)
+
+    def _set_stack(self, a: Register, value: int) -> Code:
+        """sp = a + value. Go's assembler takes any addition of a constant to the stack pointer for a step of it,
+        whatever it is added to."""
+        if a == self.sp:
+            yield from self._adjust(value)
+        else:
+            yield from self.binary("add", self._free(a), a, value)
+            yield from self.move(self.sp, self.at)
 
     def _edge_of_ones(self, value: int) -> int:
         """n if `value` is n low ones, -n if it is n high ones that no immediate gives, else 0."""
@@ -769,7 +804,7 @@ class Mips(Architecture):
         yield self._transfer(f"b {label}", "jump", target=label)
 
     def call(self, symbol: str, callee: Convention) -> Code:
-        if callee.call_through is None:
+        if callee.call_through is None or self.linkage == "go":
             yield self._transfer("jal", "call", symbol=symbol)
             return
         yield from self.symbol_address(callee.call_through, symbol)
@@ -781,7 +816,7 @@ class Mips(Architecture):
         yield self._transfer(f"jalr {through}", "call", (through,))
 
     def tail_call(self, symbol: str, callee: Convention) -> Code:
-        if callee.call_through is None:
+        if callee.call_through is None or self.linkage == "go":
             yield self._transfer("j", "jump", symbol=symbol)
             return
         yield from self.symbol_address(callee.call_through, symbol)
@@ -812,12 +847,14 @@ class Mips(Architecture):
         return self.registers["t8"]
 
     def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
-        """The index is in the delay slot. t9 does not hold the address of what is entered, which does not look."""
+        """The index is in the delay slot, if that is filled. t9 does not hold the address of what is entered, which
+        does not look."""
         register = self.table_register(convention)
         [li] = self.constant(register, index)
         # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
         # MIPS32 Architecture, volume II, "ADDIU": opcode 9, from the register 0.
-        li = replace(li, keystone=f".long {9 << 26 | register.number << 16 | index:#x}")
+        if self.linkage != "go":
+            li = replace(li, keystone=f".long {9 << 26 | register.number << 16 | index:#x}")
         yield from self.improve([li, self._transfer("j", "jump", symbol=symbol)])
 
     # -- frames
@@ -875,7 +912,7 @@ class Mips(Architecture):
         One step unless an offset would not fit 16 bits; then the saves are made from near the CFA."""
         saves = self._saves(frame)
         furthest = max((slot.offset + slot.size for slot in saves), default=0)
-        if frame.size <= 0x8000 and furthest <= 0x8000:
+        if frame.size <= 0x8000 and self._reaches(0, furthest):
             return frame.size, 0
         if not saves:
             return 0, frame.size
@@ -895,6 +932,11 @@ class Mips(Architecture):
         """sp += distance, `at` in between if it is far."""
         if distance == 0:
             return
+        if self.linkage == "go":  # in steps that Go's assembler follows
+            while not _fits_signed(distance):
+                step = 0x7FF0 if distance > 0 else -0x7FF0
+                yield self._set(self.add_immediate, self.sp, self.sp, step)
+                distance -= step
         if _fits_signed(distance):
             yield self._set(self.add_immediate, self.sp, self.sp, distance)
         else:
@@ -938,6 +980,8 @@ class Mips(Architecture):
         match register.bank:
             case Bank.INTEGER:
                 yield self._access("store", self.store_word, register, self.sp, offset, slot.size)
+            case Bank.FLOAT if self.linkage == "go":
+                yield from self.float_store(register, self.sp, offset, 8 * slot.size)
             case Bank.FLOAT:
                 yield self._access("store", "sdc1" if slot.size == 8 else "swc1", register, self.sp, offset, slot.size)
             case _:
@@ -951,6 +995,8 @@ class Mips(Architecture):
         match register.bank:
             case Bank.INTEGER:
                 yield self._access("load", self.load_word, register, self.sp, offset, slot.size)
+            case Bank.FLOAT if self.linkage == "go":
+                yield from self.float_load(register, self.sp, offset, 8 * slot.size)
             case Bank.FLOAT:
                 yield self._access("load", "ldc1" if slot.size == 8 else "lwc1", register, self.sp, offset, slot.size)
             case _:
@@ -987,10 +1033,13 @@ class Mips(Architecture):
             return
         if fixed.code_mask != (1 << 8 * self.word) - (1 << 32):
             raise ValueError(f"{self.name} has no sequence for the code bits {fixed.code_mask:#x}")
+        yield from self._upper_half_of_code(fixed.register)
+
+    def _upper_half_of_code(self, d: Register) -> Code:
         # The call goes to what follows its delay slot, for the sake of the address that it leaves in ra.
         yield Insn("bal .+8", writes=frozenset({self.ra}), keystone=".word 0x04110001", delay_slot=True)
-        yield from self._shift("shr", fixed.register, self.ra, 32)
-        yield from self._shift("shl", fixed.register, fixed.register, 32)
+        yield from self._shift("shr", d, self.ra, 32)
+        yield from self._shift("shl", d, d, 32)
 
     def _thread_pointer(self, d: Register) -> Insn:
         # rdhwr d, $29. Assemblers take it from MIPS32 release 2 on; Linux emulates it on older machines.
@@ -1015,7 +1064,8 @@ class Mips(Architecture):
     # -- the last pass
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
-        """Fill the delay slots, then keep apart what the machine does not keep apart itself."""
+        """Fill the delay slots, which Go's assembler fills with nops, then keep apart what the machine does not keep
+        apart itself."""
         kept = [insn for insn in code if not (insn.text[:3] == "mov" and _TO_ITSELF.fullmatch(insn.text))]
         return self._separate(self._fill_slots(kept))
 
@@ -1030,7 +1080,7 @@ class Mips(Architecture):
                     # The text of a user may end in a branch, and then what follows is in its slot.
                     start += insn.user_text
                 continue
-            found = self._find_filler(done, start, insn)
+            found = self._find_filler(done, start, insn) if self.linkage != "go" else None
             filler = Insn("nop", line=insn.line, column=insn.column, part=insn.part)
             if found is not None:
                 filler = done.pop(found)
@@ -1081,6 +1131,11 @@ class Mips(Architecture):
         first, second = sorted((a.access, b.access), key=lambda access: access.offset)
         return first.offset + first.bytes <= second.offset
 
+    def plan9(self) -> Plan9:
+        from .plan9.mips import MipsSpelling
+
+        return MipsSpelling(self.word, self.order)
+
     def _separate(self, code: list[Insn]) -> list[Insn]:
         """MIPS32 interlocks everything that this module emits."""
         return code
@@ -1108,6 +1163,9 @@ class O32(Mips):
         yield self._slice("addiu", d, d, "lo", "R_MIPS_LO16", symbol)
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        if self.linkage == "go":  # its assembler would make the address in r23
+            yield from super().load_symbol(d, symbol, bits, signed)
+            return
         yield self._slice("lui", d, None, "hi", "R_MIPS_HI16", symbol)
         yield self._load_low(d, d, symbol, bits, signed)
 
@@ -1115,9 +1173,12 @@ class O32(Mips):
         # Go aligns doubles to 4 bytes only, where ldc1 traps. The low word is in the even register.
         if bits == 32:
             return ((register, 0, 4),)
-        pair = self._halves(register, 8)
-        first, second = pair if self.order == "little" else reversed(pair)
-        return (first, 0, 4), (second, 4, 4)
+        even, odd = self._halves(register, 8)
+        if self.order == "little":
+            return (even, 0, 4), (odd, 4, 4)
+        if self.linkage == "go":  # the even register first, as Go's assembler has it
+            return (even, 4, 4), (odd, 0, 4)
+        return (odd, 0, 4), (even, 4, 4)
 
     def _saved_floats(
         self, request: FrameRequest, floats: Sequence[Register], masks: Mapping[Register, int]
@@ -1150,7 +1211,24 @@ class N64(Mips):
         "R_MIPS_64": Fixup(8, 0xFFFF_FFFF_FFFF_FFFF),
     }
 
+    def symbol_base(self) -> Register | None:
+        return self.gp if self.linkage == "go" else None
+
     def symbol_address(self, d: Register, symbol: str) -> Code:
+        if symbol == BASE_SYMBOL:
+            mark = f"establish {d.name}"
+            for insn in (
+                *self.move(self._free(d), self.ra),
+                *self._upper_half_of_code(d),
+                *self.move(self.ra, self.at),
+            ):
+                yield replace(insn, comment=mark)
+            return
+        if self.linkage == "go":
+            yield self._slice("lui", d, None, "hi", "R_MIPS_HI16", symbol)
+            yield self._set("daddu", d, d, self.gp)
+            yield self._slice("daddiu", d, d, "lo", "R_MIPS_LO16", symbol)
+            return
         low = self._free(d)
         yield self._slice("lui", d, None, "highest", "R_MIPS_HIGHEST", symbol)
         yield self._slice("lui", low, None, "hi", "R_MIPS_HI16", symbol)
@@ -1160,6 +1238,9 @@ class N64(Mips):
         yield self._set("daddu", d, d, low)
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
+        if self.linkage == "go":  # its assembler would make the address in r23
+            yield from super().load_symbol(d, symbol, bits, signed)
+            return
         middle = self._free(d)
         yield self._slice("lui", d, None, "highest", "R_MIPS_HIGHEST", symbol)
         yield self._slice("lui", middle, None, "hi", "R_MIPS_HI16", symbol)
@@ -1174,10 +1255,10 @@ class N64(Mips):
         if -(1 << 31) <= value < 1 << 31:
             yield from self._small(d, value)
         elif value & (value + 1) == 0:
-            yield self._set("li", d, -1)
+            yield self._tiny(d, -1)
             yield from self._shift("shr", d, d, 64 - value.bit_length())
         elif -0x8000 <= value >> trailing < 0x1_0000:
-            yield self._set("li", d, value >> trailing)
+            yield self._tiny(d, value >> trailing)
             yield from self._shift("shl", d, d, trailing)
         else:
             yield from self._constant_by_parts(d, value)
@@ -1208,7 +1289,9 @@ class N64(Mips):
         yield Insn(f"mflo {d}", frozenset({self.lo}), frozenset({d}))
 
     def extend(self, d: Register, s: Register, bits: int, signed: bool) -> Code:
-        if bits == 32 and signed:
+        if bits == 32 and signed and self.linkage == "go":
+            yield self._set("sllv", d, s, self.zero)
+        elif bits == 32 and signed:
             yield self._set("sll", d, s, 0)
         else:
             yield from super().extend(d, s, bits, signed)

@@ -12,6 +12,7 @@ from . import ir
 from .diagnostics import Diagnostic, InputError, Span
 from .lir import DECLARED, THREAD, Body, Context, Home, Operation, VirtualRegister
 from .target import (
+    BASE_SYMBOL,
     TOC_SYMBOL,
     Architecture,
     Assignment,
@@ -226,6 +227,7 @@ class _Lowering:
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
             self._return(ir.Return(None, self.span))
         uses_toc = self._provide_toc()
+        self._provide_base()
         return Body(
             self.function.name,
             self.operations,
@@ -279,6 +281,23 @@ class _Lowering:
             operations[0].results = (*enter.results, register)
         self.operations = operations
         return given
+
+    def _provide_base(self) -> None:
+        """What symbols' addresses are counted from is found before each of them; what is needless goes later."""
+        register = self.architecture.symbol_base()
+        if register is None or all(o.kind not in ("symbol", "symbol_load") for o in self.operations):
+            return
+        operations: list[Operation] = []
+        for operation in self.operations:
+            if operation.kind in ("symbol", "symbol_load"):
+                place = VirtualRegister(-3, register.name, fixed=register)
+                made = Operation("symbol", (place,), (), symbol=BASE_SYMBOL)
+                made.context, made.span = operation.context, operation.span
+                operations.append(made)
+            operations.append(operation)
+        self.operations = operations
+        if all(fixed.register is not register for fixed in self.convention.fixed):
+            self._lose({register: (1 << register.bits) - 1})
 
     def _assignment(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> Assignment:
         return convention.place(tuple([t.value_type for t in types]), result.value_type if result else None)

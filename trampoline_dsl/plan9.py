@@ -170,7 +170,7 @@ def _body(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Ite
         for one in covered:
             if one.target is not None:
                 at_label.setdefault(one.target, depth)
-        left = covered[-1].transfer in _LEAVES
+        left = any(one.transfer in _LEAVES for one in covered)  # a delay slot comes behind it
         index += statement.instructions
 
 

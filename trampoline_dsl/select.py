@@ -453,6 +453,9 @@ class _Selection:
         """A register that already holds what a convention demands is not set again."""
         own = {f.register: f for f in self.convention.fixed}
         everywhere = {f.register for f in self._all_fixed()}
+        base = self.architecture.symbol_base()
+        if base is not None:
+            everywhere.add(base)
         marks = {f"establish {register.name}": register for register in everywhere}
         if not marks:
             return

@@ -597,6 +597,7 @@ class Engines:
 
 
 TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is
+BASE_SYMBOL = ".SB"  # what `Architecture.symbol_base` has to hold
 PLAIN_SYMBOL = re.compile(r"[A-Za-z_.][A-Za-z0-9_.]*")
 
 
@@ -664,6 +665,11 @@ class Architecture(ABC):
     @abstractmethod
     def symbol_address(self, d: Register, symbol: str) -> Code:
         """Where there is a table of contents, `toc` holds its address, unless that (TOC_SYMBOL) is what is wanted."""
+
+    def symbol_base(self) -> Register | None:
+        """A register that symbols' addresses are counted from, where Go's functions have it and others have not.
+        `symbol_address` of BASE_SYMBOL sets it, with the comment "establish" and its name."""
+        return None
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
         """What is at a symbol. Machines whose loads take the low bits of its address save an instruction here."""
