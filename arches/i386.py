@@ -157,13 +157,14 @@ GO0 = C.derive(
     assign=assign_go0,
     kept=CONTROL_BITS,
     alignment=4,
-    thread=ThreadSlot("gs", -4),
+    thread=ThreadSlot("gs", -4, base_at_base=True),
     notes={
         "kept": "no register: Go's compiler takes all of them for clobbered by a call",
         "mxcsr": "Go never changes floating point modes",
         "fpcw": "Go never changes floating point modes",
         "eflags": "DF is clear: Go's runtime copies memory with string instructions",
-        "thread": "g is the thread-local word at gs:-4",
+        "thread": "g is the thread-local word at gs:-4, and gs:0 is the address of gs:0: ELF Handling For Thread-Local "
+        "Storage, IA-32",
         "alignment": "a word: runtime stacks on 386 are aligned no further",
     },
 )
@@ -308,8 +309,12 @@ CONTEXT = ContextRecord(
 )
 
 
+BASE = "dword ptr gs:[0]"  # a thread's words are counted from the address that is there
+
+
 class I386(X86):
     name = "386"
+    linkages = ("static", "go")
     word = 4
     engines = Engines(
         keystone_arch="KS_ARCH_X86",
@@ -373,7 +378,7 @@ class I386(X86):
     def plan9(self) -> Plan9:
         from .plan9.x86 import X86Spelling
 
-        return X86Spelling(32)
+        return X86Spelling(32, BASE if self.object_format == "elf" else "")
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         return free((eax, ecx, edx, ebx, esi, edi, ebp), convention)
@@ -464,6 +469,10 @@ class I386(X86):
             yield from self.load_symbol(d, slot.symbol, 32, False)
             yield Insn(f"mov {d}, dword ptr {slot.segment}:[{d}]", frozenset({d}), frozenset({d}), "read")
             return
+        if self.linkage == "go":
+            yield from self.thread_base(d)
+            yield from self.load(d, d, slot.offset, 32, False)
+            return
         yield Insn(
             f"mov {d}, dword ptr {slot.segment}:[{number(self.signed(slot.offset))}]",
             writes=frozenset({d}),
@@ -475,9 +484,21 @@ class I386(X86):
             text = f"mov dword ptr {slot.segment}:[{offset}], {s}"
             yield Insn(text, frozenset({s, offset}), memory="write")
             return
+        if self.linkage == "go":
+            lent = self.lent(s)
+            yield self.push(lent)
+            yield from self.thread_base(lent)
+            yield from self.store(s, lent, slot.offset, 32)
+            yield self.pop(lent)
+            return
         yield Insn(
             f"mov dword ptr {slot.segment}:[{number(self.signed(slot.offset))}], {s}", frozenset({s}), memory="write"
         )
+
+    def thread_base(self, d: Register) -> Code:
+        """Go's linker, and C's for Go, put the offset of a thread's word into an instruction that adds it to the base,
+        and into no other: cmd/internal/obj/x86/obj6.go, CanUse1InsnTLS."""
+        yield Insn(f"mov {d}, {BASE}", writes=frozenset({d}), memory="read")
 
 
 TARGETS: tuple[Target, ...] = (

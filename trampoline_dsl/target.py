@@ -141,12 +141,13 @@ class ThreadSlot:
 
     Where `symbol` is not empty, the variable of that name holds the offset, a word, and `offset` is 0: the operating
     system hands out the slots while the program runs. `indirect`: the word holds not g but the address of the word
-    that holds g, or null on a thread that has none."""
+    that holds g, or null on a thread that has none. `base_at_base`: the word at the segment's base is the base."""
 
     segment: str
     offset: int
     symbol: str = ""
     indirect: bool = False
+    base_at_base: bool = False
 
     def __str__(self) -> str:
         place = f"{self.segment}:{self.symbol or self.offset}"

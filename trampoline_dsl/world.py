@@ -388,6 +388,8 @@ def _set_up_thread_slot(build: Build, memory: Bytes, random_: random.Random) -> 
         offset = word * random_.randrange(1, 0x700 // word)
         memory.store(build.symbols[slot.symbol], offset.to_bytes(word, build.architecture.order))
     address = thread_base(build.plan) + offset
+    if slot.base_at_base:
+        memory.store(address - offset, (address - offset).to_bytes(word, build.architecture.order))
     if slot.indirect:
         place = thread_base(build.plan) - 8 * random_.randrange(1, 0x40)
         memory.store(address, place.to_bytes(word, build.architecture.order))

@@ -8,9 +8,9 @@ not the one of Go's own g, and on 386 NOTL and NEGL of SI, DI and BP are other i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from trampoline_dsl.target import Insn
+from trampoline_dsl.target import Insn, Statement
 
 from . import Spelling, Symbol, offset, operands
 
@@ -111,12 +111,26 @@ def _operand(text: str, bits: int) -> str:
 
 
 class X86Spelling(Spelling):
-    """`bits` of a word; `slot` is the operand that stands for the word of g in memory, where Go's linker knows it."""
+    """`bits` of a word; `slot` is the operand that stands for the word of g in memory, where Go's linker knows it, or for
+    the base of the segment that the word is in, on 386."""
 
     def __init__(self, bits: int, slot: str = "") -> None:
         self.bits = bits
         self.word = bits // 8
         self.slot = slot
+
+    def statements(self, code: Sequence[Insn], symbol: Symbol) -> Iterator[Statement]:
+        before = ""
+        for one, statement in zip(code, super().statements(code, symbol), strict=True):
+            if self.slot and before.startswith("MOVL TLS, ") and one.access is not None:
+                # Behind the base of the thread's words, the word of g, whose place Go's linker fills in.
+                base = _register(one.access.base.name)
+                assert before == f"MOVL TLS, {base}"
+                word, value = f"({base})(TLS*1)", _register(one.access.register.name)
+                pair = f"{word}, {value}" if one.access.kind == "load" else f"{value}, {word}"
+                statement = Statement(f"MOVL {pair}")
+            before = statement.text or ""
+            yield statement
 
     def plain(self, one: Insn) -> str | None:
         mnemonic, rest = operands(one.text)
@@ -129,9 +143,9 @@ class X86Spelling(Spelling):
         if spell is None:
             return None
         if self.slot and self.slot in rest:
-            word = "MOV" + _WIDTHS[self.bits]
-            d, s = ("(TLS)" if text == self.slot else _register(text) for text in rest)
-            return f"{word} {s}, {d}"
+            known = "(TLS)" if self.word == 8 else "TLS"
+            d, s = (known if text == self.slot else _register(text) for text in rest)
+            return f"MOV{_WIDTHS[self.bits]} {s}, {d}"
         try:
             text = spell(mnemonic, rest)
         except (KeyError, ValueError):
