@@ -108,9 +108,10 @@ def ours(target: Target) -> dict[str, tuple[str, Sequence[Insn], Assembled]]:
         known |= {tuple(code) for _, code, _ in ours(linux).values()}
     cases: dict[str, tuple[str, Sequence[Insn], Assembled]] = {}
     for case in matrix(target.architecture):
-        if case.code and case.code not in known:
-            known.add(case.code)
-            cases[f"f{len(cases)}"] = case.what, case.code, assemble(target.architecture, case.code)
+        code = tuple(target.architecture.improve(case.code))  # with what is in delay slots
+        if code and code not in known:
+            known.add(code)
+            cases[f"f{len(cases)}"] = case.what, code, assemble(target.architecture, code)
     return cases
 
 
