@@ -106,13 +106,22 @@ class GoRelocation:
 
 @dataclass(frozen=True)
 class GoSymbol:
-    """One function in an object: its bytes, and the table of stack depths, as (bytes from the start, depth) from there
-    on."""
+    """One function in an object: its bytes; how far the stack pointer is below where it was at the entry, and which
+    line of the file an instruction comes from, each as (bytes from the start, number) from there on."""
 
     name: str
     code: bytes
     relocations: tuple[GoRelocation, ...]
     depths: tuple[tuple[int, int], ...]
+    lines: tuple[tuple[int, int], ...]
+
+    def depth(self, offset: int) -> int:
+        """The depth at an instruction."""
+        return [depth for start, depth in self.depths if start <= offset][-1]
+
+    def line(self, offset: int) -> int:
+        """The line of an instruction, counted from 1."""
+        return [line for start, line in self.lines if start <= offset][-1]
 
 
 _BLOCKS = [
@@ -140,7 +149,7 @@ _TABLES = ("symbols", "hashed64", "hashed", "plain", "references")  # the last o
 _PACKAGES = {2**31 - 1 - i: table for i, table in ((0, "plain"), (1, "hashed64"), (2, "hashed"), (4, "symbols"))}
 _SYMBOL, _RELOCATION, _AUXILIARY, _REFERENCE = 21, 23, 9, 16  # bytes of one
 _TEXT = 1  # objabi.STEXT
-_DEPTHS = 7  # goobj.AuxPcsp
+_DEPTHS, _LINES = 7, 9  # goobj.AuxPcsp, AuxPcline
 
 
 class _Reader:
@@ -211,12 +220,12 @@ def read_object(path: Path, target: Target) -> dict[str, GoSymbol]:
         place = reader.symbol(number)
         if reader.data[place + 10] == _TEXT:
             name = reader.string(place)
-            depths = tuple(_depths(reader.auxiliary(number, _DEPTHS), target))
-            found[name] = GoSymbol(name, reader.content(number), tuple(reader.relocations(number)), depths)
+            tables = (tuple(_table(reader.auxiliary(number, kind), target)) for kind in (_DEPTHS, _LINES))
+            found[name] = GoSymbol(name, reader.content(number), tuple(reader.relocations(number)), *tables)
     return found
 
 
-def _depths(table: bytes, target: Target) -> Iterator[tuple[int, int]]:
+def _table(table: bytes, target: Target) -> Iterator[tuple[int, int]]:
     """A table of pairs, each a difference of values (zigzag) and one of addresses, as variable-length numbers:
     "Go 1.2 Runtime Symbol Information", "Encoding of pc-value tables"."""
     quantum = {"386": 1, "amd64": 1, "s390x": 2}.get(target.architecture.name, 4)
@@ -228,10 +237,10 @@ def _depths(table: bytes, target: Target) -> Iterator[tuple[int, int]]:
         if not byte & 0x80:
             numbers.append(value)
             value = shift = 0
-    pc, depth = 0, -1
+    pc, sum_ = 0, -1
     for index, (change, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=False)):
         if change == 0 and index:
             return
-        depth += -(change + 1 >> 1) if change & 1 else change >> 1
-        yield pc, depth
+        sum_ += -(change + 1 >> 1) if change & 1 else change >> 1
+        yield pc, sum_
         pc += length * quantum

@@ -281,10 +281,11 @@ class Compiled:
     def plan9_text(self) -> str:
         """The file's trampolines and tables as Go's assembler takes them."""
         ours: tuple[Artifact | TableArtifact, ...] = (*self.own, *self.own_tables)
-        texts = [one.plan9_text(self._go_symbol) for one in ours]
+        texts = [one.plan9_text(self.go_symbol) for one in ours]
         return plan9.file_text(texts, self.target, PurePath(self.program.file).name)
 
-    def _go_symbol(self, name: str) -> str:
+    def go_symbol(self, name: str) -> str:
+        """A symbol as Go's assembler takes it, with the ABI of what is called so."""
         function = self.program.functions.get(name)
         signature = function.signature if function is not None else self.program.externs.get(name)
         return plan9.spelled(name, signature.convention.go_abi if signature is not None else "")
