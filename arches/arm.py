@@ -58,6 +58,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -460,6 +461,7 @@ class Arm(Architecture):
 
     name = "arm"
     family = "arm"
+    linkages = ("static", "go")
     word = WORD
     order = "little"
     sp = SP
@@ -550,12 +552,17 @@ class Arm(Architecture):
             yield insn(f"mov {d}, #{number(value)}", (), (d,))
         elif encodable(~value):
             yield insn(f"mvn {d}, #{number(~value & WHOLE)}", (), (d,))
-        elif self.v7:
+        elif self.v7 and (self.linkage != "go" or value >> 16 == 0):
             yield insn(f"movw {d}, #{number(value & 0xFFFF)}", (), (d,))
             if value >> 16:
                 yield insn(f"movt {d}, #{number(value >> 16)}", (d,), (d,))
         else:
+            # Go's assembler has no movt.
             ones, zeros = pieces(value), pieces(~value)
+            if self.v7 and 1 + len(pieces(value & 0xFFFF0000)) < min(len(ones), len(zeros)):
+                yield from self.constant(d, value & 0xFFFF)
+                yield from self._logic("orr", d, d, value & 0xFFFF0000)
+                return
             first, rest, name = ("mov", ones, "orr") if len(ones) <= len(zeros) else ("mvn", zeros, "bic")
             yield insn(f"{first} {d}, #{number(rest[0])}", (), (d,))
             for piece in rest[1:]:
@@ -674,11 +681,16 @@ class Arm(Architecture):
         """`d = a + value`, `value` signed."""
         name, size = ("add", value) if value >= 0 else ("sub", -value)
         steps = pieces(size)
-        if not steps:
+        go = self.linkage == "go" and d == SP
+        if go and a != SP:
+            # Go's assembler takes any addition to the stack pointer for a step of it, whatever it is added to.
+            yield from self._add(R12, a, value)
+            yield from self.move(SP, R12)
+        elif not steps:
             yield from self.move(d, a)
         elif encodable(size):
             yield insn(f"{name} {d}, {a}, #{number(size)}", (a,), (d,))
-        elif len(steps) == 2 or a == R12:
+        elif len(steps) == 2 or a == R12 or go:
             for step in steps:
                 yield insn(f"{name} {d}, {a}, #{number(step)}", (a,), (d,))
                 a = d
@@ -777,10 +789,22 @@ class Arm(Architecture):
         )
 
     def jump_register(self, address: Register, callee: Convention) -> Code:
-        yield Insn(f"bx {address}", frozenset((address,)), transfer="jump")
+        yield Insn(self._branch_to(address, callee), frozenset((address,)), transfer="jump")
+
+    def _branch_to(self, address: Register, convention: Convention) -> str:
+        """To an address in a register. Go's assembler has no bx, but what it has obeys bit 0 in ARMv7 (DDI 0406C,
+        ALUWritePC), and nothing of Go's is in Thumb state."""
+        if self.linkage == "go" and (self.v7 or convention.thread is not None):
+            return f"add pc, {address}, #0"
+        return f"bx {address}"
 
     def trap(self) -> Code:
-        """DDI 0406, "UDF": permanently undefined."""
+        """DDI 0406, "UDF": permanently undefined. What Go's assembler makes of UNDEF has no meaning either (DDI 0406C
+        A5.7)."""
+        if self.linkage == "go":
+            keystone = ".byte 0xfd, 0xbc, 0xfa, 0xf7"
+            yield Insn(".inst 0xf7fabcfd", memory="both", transfer="trap", keystone=keystone)
+            return
         yield Insn("udf #0", memory="both", transfer="trap", keystone=".byte 0xf0, 0x00, 0xf0, 0xe7")
 
     def system_call(self, number: int | None, label: str) -> Code:
@@ -798,7 +822,9 @@ class Arm(Architecture):
         return R12
 
     def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
-        if self.v7:
+        if self.linkage == "go" and encodable(index):
+            yield insn(f"mov {R12}, #{number(index)}", (), (R12,))
+        elif self.v7:
             # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
             # DDI 0406C A8.8.102, encoding A2: imm4 in bits 16-19, imm12 in bits 0-11.
             code = 0xE3000000 | index >> 12 << 16 | R12.number << 12 | index & 0xFFF
@@ -852,19 +878,20 @@ class Arm(Architecture):
     def leave(self, frame: Frame, pop: int) -> Code:
         if pop:
             yield from _in_part("epilogue", self._add(SP, SP, pop))
-        yield Insn("bx lr", frozenset((LR,)), transfer="return", part="epilogue")
+        back = self._branch_to(LR, frame.request.convention)
+        yield Insn(back, frozenset((LR,)), transfer="return", part="epilogue")
 
     def _enter(self, frame: Frame) -> Code:
         integers, floats, controls = _pushed(frame)
         if frame.request.homed:
-            yield _push(frame.request.homed)
+            yield from self._push(frame.request.homed)
         if integers:
-            yield _push(integers)
+            yield from self._push(integers)
         for run in reversed(floats):
-            yield insn(f"vpush {_floats(run)}", (SP, *run), (SP,), "write")
+            yield from self._push_floats(run)
         for register in reversed(controls):
             yield insn(f"{'vmrs' if register == FPSCR else 'mrs'} {R12}, {register}", (register,), (R12,))
-            yield _push([R12])
+            yield from self._push([R12])
         rest = _rest(frame)
         if _link_at_bottom(frame.request) and rest <= 0xFFF:
             yield insn(f"str {LR}, [{SP}, #{number(-rest)}]!", (LR, SP), (SP,), "write")
@@ -883,7 +910,7 @@ class Arm(Architecture):
                 yield from self.load(LR, SP, 0, 32, signed=False)
             yield from self._add(SP, SP, rest)
         for register in controls:
-            yield _pop([R12])
+            yield from self._pop([R12])
             if register == FPSCR:
                 yield insn(f"vmsr {register}, {R12}", (R12,), (register,))
             else:
@@ -891,10 +918,46 @@ class Arm(Architecture):
                 fields = "apsr_nzcvqg" if self.v7 else "apsr_nzcvq"
                 yield insn(f"msr {fields}, {R12}", (R12,), (register,))
         for run in floats:
-            yield insn(f"vpop {_floats(run)}", (SP,), (SP, *run), "read")
+            yield from self._pop_floats(run)
         if integers:
-            yield _pop(integers)
+            yield from self._pop(integers)
         yield from self._add(SP, SP, WORD * len(frame.request.homed))
+
+    # Go's assembler follows the stack pointer through additions, and through loads and stores of one register.
+
+    def _push(self, registers: Sequence[Register]) -> Code:
+        if len(registers) == 1:
+            yield insn(f"str {registers[0]}, [{SP}, #-4]!", (SP, *registers), (SP,), "write")
+        elif self.linkage == "go":
+            yield from self._add(SP, SP, -WORD * len(registers))
+            yield insn(f"stm {SP}, {_cores(registers)}", (SP, *registers), (), "write")
+        else:
+            yield insn(f"push {_cores(registers)}", (SP, *registers), (SP,), "write")
+
+    def _pop(self, registers: Sequence[Register]) -> Code:
+        if len(registers) == 1:
+            yield insn(f"ldr {registers[0]}, [{SP}], #4", (SP,), (SP, *registers), "read")
+        elif self.linkage == "go":
+            yield insn(f"ldm {SP}, {_cores(registers)}", (SP,), registers, "read")
+            yield from self._add(SP, SP, WORD * len(registers))
+        else:
+            yield insn(f"pop {_cores(registers)}", (SP,), (SP, *registers), "read")
+
+    def _push_floats(self, run: Sequence[Register]) -> Code:
+        if self.linkage == "go":
+            yield from self._add(SP, SP, -8 * len(run))
+            for index, register in enumerate(run):
+                yield from self.float_store(register, SP, 8 * index, 64)
+        else:
+            yield insn(f"vpush {_floats(run)}", (SP, *run), (SP,), "write")
+
+    def _pop_floats(self, run: Sequence[Register]) -> Code:
+        if self.linkage == "go":
+            for index, register in enumerate(run):
+                yield from self.float_load(register, SP, 8 * index, 64)
+            yield from self._add(SP, SP, 8 * len(run))
+        else:
+            yield insn(f"vpop {_floats(run)}", (SP,), (SP, *run), "read")
 
     # -- fixed values, the thread
 
@@ -932,8 +995,14 @@ class Arm(Architecture):
     # -- the pass at the end
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
-        """Multiples and pairs of words, and returns that pop the program counter."""
-        return _with_returns(_with_multiples([one for one in code if not _is_idle(one)], pairs=self.v7))
+        """Multiples and pairs of words, and returns that pop the program counter. Go's assembler has no pairs."""
+        pairs = self.v7 and self.linkage != "go"
+        return _with_returns(_with_multiples([one for one in code if not _is_idle(one)], pairs=pairs))
+
+    def plan9(self) -> Plan9:
+        from .plan9.arm import ArmSpelling
+
+        return ArmSpelling()
 
 
 def _link_at_bottom(request: FrameRequest) -> bool:
@@ -969,18 +1038,6 @@ def _rest(frame: Frame) -> int:
     return frame.size - sum(slot.size for slot in frame.slots if not (at_bottom and slot.offset == 0))
 
 
-def _push(registers: Sequence[Register]) -> Insn:
-    if len(registers) == 1:
-        return insn(f"str {registers[0]}, [{SP}, #-4]!", (SP, *registers), (SP,), "write")
-    return insn(f"push {_cores(registers)}", (SP, *registers), (SP,), "write")
-
-
-def _pop(registers: Sequence[Register]) -> Insn:
-    if len(registers) == 1:
-        return insn(f"ldr {registers[0]}, [{SP}], #4", (SP,), (SP, *registers), "read")
-    return insn(f"pop {_cores(registers)}", (SP,), (SP, *registers), "read")
-
-
 def _cores(registers: Sequence[Register]) -> str:
     """A list of core registers, runs of three and more as ranges."""
     runs: list[list[Register]] = []
@@ -1001,6 +1058,8 @@ def _floats(run: Sequence[Register]) -> str:
 
 _IDLE = re.compile(r"mov (\w+), \1|vmov\.f(?:32|64) (\w+), \2")
 _POP_WITH_LINK = re.compile(r"pop \{(.*)lr\}")
+_LOAD_WITH_LINK = re.compile(r"ldm sp, \{(.*)lr\}")
+_RETURNS = ("bx lr", "add pc, lr, #0")
 _LOAD_LINK = re.compile(r"ldr lr, (\[sp\], #\w+)")
 _WORD_ACCESS = re.compile(r"(ld|st)r \w+, \[")
 
@@ -1014,7 +1073,10 @@ def _with_returns(code: Sequence[Insn]) -> list[Insn]:
     result: list[Insn] = []
     for one in code:
         before = result[-1] if result else None
-        if one.text == "bx lr" and one.transfer == "return" and before is not None and not before.user_text:
+        if one.text in _RETURNS and one.transfer == "return" and before is not None and not before.user_text:
+            if (loaded := _loaded(result)) is not None:
+                result[-2:] = [loaded]
+                continue
             text = before.text
             if match := _POP_WITH_LINK.fullmatch(text):
                 text = f"pop {{{match[1]}pc}}"
@@ -1025,6 +1087,17 @@ def _with_returns(code: Sequence[Insn]) -> list[Insn]:
                 continue
         result.append(one)
     return result
+
+
+def _loaded(code: Sequence[Insn]) -> Insn | None:
+    """A load of lr with others, and the step of the stack pointer that goes with it, as a pop of pc."""
+    if len(code) < 2 or (match := _LOAD_WITH_LINK.fullmatch(code[-2].text)) is None or code[-2].user_text:
+        return None
+    load, step = code[-2:]
+    if step.text != f"add sp, sp, #{number(WORD * len(load.writes))}":
+        return None
+    text, writes = f"pop {{{match[1]}pc}}", load.writes - {LR} | {SP}
+    return replace(load, text=text, writes=writes, transfer="return")
 
 
 def _with_multiples(code: Sequence[Insn], *, pairs: bool) -> list[Insn]:

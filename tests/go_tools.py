@@ -41,7 +41,7 @@ class Go:
         environment = {**os.environ, "GOTOOLCHAIN": "local", "GOPROXY": "off", "GOFLAGS": "", "CGO_ENABLED": "0"}
         environment["GOROOT"] = str(self.root)
         if target is not None:
-            environment |= {"GOOS": target.os, "GOARCH": target.architecture.name}
+            environment |= {"GOOS": target.os, "GOARCH": target.architecture.name, "GOARM": "7"}
         return subprocess.run(
             [str(self.root / "bin" / "go"), *arguments],
             env=environment,
