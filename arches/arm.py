@@ -887,12 +887,13 @@ class Arm(Architecture):
             yield from self._push(frame.request.homed)
         if integers:
             yield from self._push(integers)
+        below = self._below_floats(frame)
         for run in reversed(floats):
-            yield from self._push_floats(run)
+            yield from self._push_floats(run, below)
         for register in reversed(controls):
             yield insn(f"{'vmrs' if register == FPSCR else 'mrs'} {R12}, {register}", (register,), (R12,))
             yield from self._push([R12])
-        rest = _rest(frame)
+        rest = _rest(frame) - below
         if _link_at_bottom(frame.request) and rest <= 0xFFF:
             yield insn(f"str {LR}, [{SP}, #{number(-rest)}]!", (LR, SP), (SP,), "write")
         elif rest:
@@ -902,7 +903,8 @@ class Arm(Architecture):
 
     def _exit(self, frame: Frame) -> Code:
         integers, floats, controls = _pushed(frame)
-        rest = _rest(frame)
+        below = self._below_floats(frame)
+        rest = _rest(frame) - below
         if _link_at_bottom(frame.request) and rest <= 0xFFF:
             yield insn(f"ldr {LR}, [{SP}], #{number(rest)}", (SP,), (LR, SP), "read")
         elif rest:
@@ -918,7 +920,7 @@ class Arm(Architecture):
                 fields = "apsr_nzcvqg" if self.v7 else "apsr_nzcvq"
                 yield insn(f"msr {fields}, {R12}", (R12,), (register,))
         for run in floats:
-            yield from self._pop_floats(run)
+            yield from self._pop_floats(run, below)
         if integers:
             yield from self._pop(integers)
         yield from self._add(SP, SP, WORD * len(frame.request.homed))
@@ -943,19 +945,27 @@ class Arm(Architecture):
         else:
             yield insn(f"pop {_cores(registers)}", (SP,), (SP, *registers), "read")
 
-    def _push_floats(self, run: Sequence[Register]) -> Code:
+    def _below_floats(self, frame: Frame) -> int:
+        """What is left of the frame, if the step to it can be that for d registers: nothing is pushed in between, and
+        offsets reach over it."""
+        _, floats, controls = _pushed(frame)
+        rest = _rest(frame)
+        one = self.linkage == "go" and len(floats) == 1 and not controls and not _link_at_bottom(frame.request)
+        return rest if one and rest + 8 * len(floats[0]) <= _VFP_REACH else 0
+
+    def _push_floats(self, run: Sequence[Register], below: int) -> Code:
         if self.linkage == "go":
-            yield from self._add(SP, SP, -8 * len(run))
+            yield from self._add(SP, SP, -8 * len(run) - below)
             for index, register in enumerate(run):
-                yield from self.float_store(register, SP, 8 * index, 64)
+                yield from self.float_store(register, SP, 8 * index + below, 64)
         else:
             yield insn(f"vpush {_floats(run)}", (SP, *run), (SP,), "write")
 
-    def _pop_floats(self, run: Sequence[Register]) -> Code:
+    def _pop_floats(self, run: Sequence[Register], below: int) -> Code:
         if self.linkage == "go":
             for index, register in enumerate(run):
-                yield from self.float_load(register, SP, 8 * index, 64)
-            yield from self._add(SP, SP, 8 * len(run))
+                yield from self.float_load(register, SP, 8 * index + below, 64)
+            yield from self._add(SP, SP, 8 * len(run) + below)
         else:
             yield insn(f"vpop {_floats(run)}", (SP,), (SP, *run), "read")
 
