@@ -822,7 +822,7 @@ class Arm(Architecture):
         return R12
 
     def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
-        if self.linkage == "go" and encodable(index):
+        if self.v7 and self.linkage == "go" and encodable(index):
             yield insn(f"mov {R12}, #{number(index)}", (), (R12,))
         elif self.v7:
             # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.

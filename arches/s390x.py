@@ -505,8 +505,11 @@ class S390x(Architecture):
         elif d != a and a != R0 and self._reaches(value):
             name = "la" if 0 <= value < SHORT_REACH else "lay"
             yield insn(f"{name} {d}, {number(value)}({a})", (a,), (d,))
-        elif -0x80000000 <= value < 0x80000000 and not (self.linkage == "go" and d == SP != a):
-            # Go's assembler takes it for a step of the stack pointer if that is what is added to.
+        elif self.linkage == "go" and d == SP != a:
+            # Go's assembler takes any addition to the stack pointer for a step of it, whatever it is added to.
+            yield from self._add(R1, a, value)
+            yield from self.move(SP, R1)
+        elif -0x80000000 <= value < 0x80000000:
             yield from self.move(d, a)
             name = "aghi" if -0x8000 <= value < 0x8000 else "agfi"
             yield insn(f"{name} {d}, {number(value)}", (d,), (d, CC))
