@@ -25,6 +25,7 @@ from trampoline_dsl.target import (
     Fixup,
     InRegister,
     Insn,
+    Linkage,
     Location,
     Part,
     Plan9,
@@ -293,7 +294,7 @@ CONTEXT = ContextRecord(
 
 class Amd64(X86):
     name = "amd64"
-    linkages = ("static", "go")
+    linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     word = 8
     engines = Engines(
         keystone_arch="KS_ARCH_X86",
@@ -324,6 +325,7 @@ class Amd64(X86):
             "R_X86_64_64": Fixup(8, 0xFFFFFFFFFFFFFFFF),
             "R_X86_64_PC32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
             "R_X86_64_PLT32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+            "R_X86_64_REX_GOTPCRELX": Fixup(4, 0xFFFFFFFF, pc_relative=True, got=True),
         }
     )
     branch_relocation = "R_X86_64_PLT32"
@@ -351,6 +353,7 @@ class Amd64(X86):
         self.absolute_relocation = "IMAGE_REL_AMD64_ADDR64"
         self.branch_addend = 0
         self.object_format = "coff"
+        self.linkages = ("static", "go")
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("x86_64-w64-mingw32-as", "--64", "-march=generic64")
         self.clang = ("--target=x86_64-windows-gnu",)
@@ -370,6 +373,17 @@ class Amd64(X86):
         return free(_xmm64, convention)
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
+        if self.linkage == "pic":
+            name = spelled(symbol)
+            text = f"mov {d}, qword ptr [rip+{name}@GOTPCREL]"
+            yield Insn(
+                guarded(text, f"movq {name}@GOTPCREL(%rip), %{d}", symbol),
+                writes=frozenset({d}),
+                memory="read",
+                relocation=Relocation("R_X86_64_REX_GOTPCRELX", symbol, -4, 3),
+                keystone=f"mov {d}, qword ptr [rip]",
+            )
+            return
         yield Insn(
             guarded(f"lea {d}, [rip+{spelled(symbol)}]", f"leaq {symbol}(%rip), %{d}", symbol),
             writes=frozenset({d}),
@@ -390,7 +404,7 @@ class Amd64(X86):
         yield self.kernel_entry("syscall")
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if bits < 64:
+        if bits < 64 or self.linkage == "pic":
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         yield Insn(

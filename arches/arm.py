@@ -55,6 +55,7 @@ from trampoline_dsl.target import (
     FrameRequest,
     InRegister,
     Insn,
+    Linkage,
     Location,
     OnStack,
     Part,
@@ -353,6 +354,7 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_ARM_MOVW_ABS_NC": Fixup(4, 0x000F0FFF, scatter=_HALFWORD, in_place=True),
     "R_ARM_MOVT_ABS": Fixup(4, 0x000F0FFF, shift=16, scatter=_HALFWORD, in_place=True),
     "R_ARM_ABS32": Fixup(4, WHOLE, in_place=True),
+    "R_ARM_GOT_PREL": Fixup(4, WHOLE, pc_relative=True, in_place=True, got=True),
     "R_ARM_REL32": Fixup(4, WHOLE, pc_relative=True, in_place=True),
 }
 
@@ -467,6 +469,7 @@ class Arm(Architecture):
     sp = SP
     flags = APSR
     fixups = _FIXUPS
+    linkages: tuple[Linkage, ...] = ("static", "pic")
     two_address = False
     comment = "@"
     function_alignment = 4
@@ -510,6 +513,7 @@ class Arm(Architecture):
         )
         self.clang = ("--target=arm-linux-gnueabihf", f"-march={machine[0]}", f"-mfloat-abi={abi}")
         if system == "windows":
+            self.linkages = ("static",)
             self.why_no_object = "no assembler writes COFF objects with A32 code, which is what windows/arm has here"
         # The linker refuses to mix objects whose floats travel differently: Addenda to the ABI for the Arm
         # Architecture, "ABI-related tags". The stack's alignment is told there too.
@@ -570,6 +574,14 @@ class Arm(Architecture):
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
         name = spelled(symbol)
+        if self.linkage == "pic":
+            # The word is the distance from itself, where pc points in the second load, to the symbol's entry.
+            # ELF for the Arm Architecture, 5.6.1: GOT(S) + A - P.
+            yield insn(f"ldr {d}, [pc, #4]", (), (d,), "read")
+            yield insn(f"ldr {d}, [pc, {d}]", (d,), (d,), "read")
+            yield insn("add pc, pc, #0")
+            yield Insn(f".word {name}(GOT_PREL)", relocation=Relocation("R_ARM_GOT_PREL", symbol), keystone=".long 0x0")
+            return
         if self.v7:
             yield replace(
                 insn(f"movw {d}, #:lower16:{name}", (), (d,)),

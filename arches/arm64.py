@@ -49,6 +49,7 @@ from trampoline_dsl.target import (
     FrameRequest,
     InRegister,
     Insn,
+    Linkage,
     Location,
     OnStack,
     Part,
@@ -310,6 +311,11 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_AARCH64_LDST16_ABS_LO12_NC": Fixup(4, 0x001FFC00, shift=1),
     "R_AARCH64_LDST32_ABS_LO12_NC": Fixup(4, 0x000FFC00, shift=2),
     "R_AARCH64_LDST64_ABS_LO12_NC": Fixup(4, 0x0007FC00, shift=3),
+    # ELF for the Arm 64-bit Architecture, 5.7.9: G(GDAT(S + A)).
+    "R_AARCH64_ADR_GOT_PAGE": Fixup(
+        4, 0x60FFFFE0, shift=12, pc_relative=True, scatter=((0x60000000, 0), (0x00FFFFE0, 2)), got=True
+    ),
+    "R_AARCH64_LD64_GOT_LO12_NC": Fixup(4, 0x0007FC00, shift=3, got=True),
     "R_AARCH64_ABS64": Fixup(8, WHOLE),
     "R_AARCH64_ABS32": Fixup(4, 0xFFFFFFFF),
     "R_AARCH64_PREL64": Fixup(8, WHOLE, pc_relative=True),
@@ -447,7 +453,7 @@ class Arm64(Architecture):
 
     name = "arm64"
     family = "arm64"
-    linkages = ("static", "go")
+    linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     word = WORD
     order = "little"
     engines = Engines(
@@ -487,6 +493,7 @@ class Arm64(Architecture):
         self.conventions = {convention.name: convention for convention in _WINDOWS}
         self.fixups = _COFF_FIXUPS
         self.object_format = "coff"
+        self.linkages = ("static", "go")
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         # GNU as has no COFF for this machine; LLVM reads the same text.
         self.clang = ("--target=aarch64-windows-gnu",)
@@ -534,6 +541,18 @@ class Arm64(Architecture):
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
         name = spelled(symbol)
+        if self.linkage == "pic":
+            yield replace(
+                insn(f"adrp {d}, :got:{name}", (), (d,)),
+                relocation=Relocation("R_AARCH64_ADR_GOT_PAGE", symbol),
+                keystone=f"adrp {d}, 0x0",
+            )
+            yield replace(
+                insn(f"ldr {d}, [{d}, :got_lo12:{name}]", (d,), (d,), memory="read"),
+                relocation=Relocation("R_AARCH64_LD64_GOT_LO12_NC", symbol),
+                keystone=f"ldr {d}, [{d}]",
+            )
+            return
         yield replace(
             insn(f"adrp {d}, {name}", (), (d,)),
             relocation=self.relocation("R_AARCH64_ADR_PREL_PG_HI21", symbol),
@@ -546,7 +565,7 @@ class Arm64(Architecture):
         )
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if self.linkage == "go":  # one word for the address, which is split where it is linked
+        if self.linkage != "static":  # one word for the address, which is split where it is linked
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         page, _ = self.symbol_address(d, symbol)

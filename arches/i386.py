@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from trampoline_dsl.target import (
+    GOT_SYMBOL,
     Access,
     Assignment,
     Bank,
@@ -26,6 +27,7 @@ from trampoline_dsl.target import (
     Frame,
     InRegister,
     Insn,
+    Linkage,
     Location,
     Part,
     Plan9,
@@ -344,11 +346,15 @@ class I386(X86):
             "R_386_32": Fixup(4, 0xFFFFFFFF, in_place=True),
             "R_386_PC32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True),
             "R_386_PLT32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True),
+            "R_386_GOTPC": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True),
+            "R_386_GOT32X": Fixup(4, 0xFFFFFFFF, in_place=True, base=GOT_SYMBOL, got=True),
         }
     )
     branch_relocation = "R_386_PC32"
     absolute_relocation = "R_386_32"
     branch_addend = -4
+    linkages: tuple[Linkage, ...] = ("static", "pic")
+    calls_through_got = True
     pop_register = ecx  # which has no part of a result and is not kept
     byte_registers = frozenset({eax, ecx, edx, ebx})
     gnu_as = ("i686-linux-gnu-as", "--32", "-march=pentium4")
@@ -370,6 +376,7 @@ class I386(X86):
         self.branch_relocation, self.absolute_relocation = "IMAGE_REL_I386_REL32", "IMAGE_REL_I386_DIR32"
         self.branch_addend = 0
         self.object_format = "coff"
+        self.linkages = ("static",)
         self.local_prefix = "L"  # GNU as for PE on 386 takes .L for a symbol like others
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
@@ -438,11 +445,38 @@ class I386(X86):
         )
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
+        if self.linkage == "pic":
+            yield from self._through_got(d, symbol)
+            return
         yield Insn(
             guarded(f"mov {d}, offset {spelled(symbol)}", f"movl ${symbol}, %{d}", symbol),
             writes=frozenset({d}),
             relocation=Relocation(self.absolute_relocation, symbol, 0, 1),
             keystone=f"mov {d}, 0x0",
+        )
+
+    def _through_got(self, d: Register, symbol: str) -> Code:
+        """i386 psABI, 3.4.2 and table 4.9: the table by the address that a call pushes, then the symbol's entry in it.
+        No register is kept for the table, so that nothing can be called through a PLT."""
+        yield Insn("call .+5", frozenset({esp}), memory="write", keystone=raw(bytes((0xE8, 0, 0, 0, 0))))
+        yield self.pop(d)  # the address of this instruction, which is one byte long
+        opcode = (5,) if d == eax else (0x81, 0xC0 | d.number)
+        yield Insn(
+            f"add {d}, offset {GOT_SYMBOL}+1",
+            frozenset({d}),
+            frozenset({d, eflags}),
+            relocation=Relocation("R_386_GOTPC", GOT_SYMBOL, 1 + len(opcode), len(opcode)),
+            keystone=raw(bytes((*opcode, 0, 0, 0, 0))),
+        )
+        name = spelled(symbol)
+        text = f"mov {d}, dword ptr [{d}+{name}@GOT]"
+        yield Insn(
+            guarded(text, f"movl {name}@GOT(%{d}), %{d}", symbol),
+            frozenset({d}),
+            frozenset({d}),
+            "read",
+            relocation=Relocation("R_386_GOT32X", symbol, 0, 2),
+            keystone=raw(bytes((0x8B, 0x80 | d.number * 9, 0, 0, 0, 0))),
         )
 
     def system_call(self, number: int | None, label: str) -> Code:
@@ -451,7 +485,7 @@ class I386(X86):
         yield self.kernel_entry("int 0x80")
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if bits < 32:
+        if bits < 32 or self.linkage == "pic":
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         # eax has a form of its own, a byte shorter.

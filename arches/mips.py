@@ -34,6 +34,8 @@ from typing import Literal
 
 from trampoline_dsl.target import (
     BASE_SYMBOL,
+    GP_SYMBOL,
+    TOC_SYMBOL,
     Access,
     Architecture,
     Assignment,
@@ -50,6 +52,7 @@ from trampoline_dsl.target import (
     FrameRequest,
     InRegister,
     Insn,
+    Linkage,
     Location,
     OnStack,
     Part,
@@ -432,7 +435,7 @@ class Mips(Architecture):
     """What o32 and n64 machines have in common."""
 
     family = "mips"
-    linkages = ("static", "go")
+    linkages = ("static", "pic", "go")
     flags = None
     two_address = False
     comment = "#"
@@ -462,6 +465,7 @@ class Mips(Architecture):
         self.engines = engines
         self.gnu_as = gnu_as
         self.clang = (f"--target={gnu_as[0].removesuffix('-as')}", gnu_as[1], *(("-mfp32",) if word == 4 else ()))
+        self.calls_through_got = True
         self.header = (*module, ".set noreorder", ".set noat", ".set nomacro")
         self.conventions = {convention.name: convention for convention in conventions}
         self.integers, self.floats = _INTEGERS[word], _FLOATS[word]
@@ -485,6 +489,12 @@ class Mips(Architecture):
             first_in_memory=16 if word == 4 else 0,
             failed=(r[7], (1 << 8 * word) - 1, 1),
         )
+
+    def link_for(self, linkage: Linkage) -> None:
+        super().link_for(linkage)
+        if linkage == "pic":
+            self.got = self.gp
+            self.header = (".abicalls", ".option pic2", *self.header)
 
     # -- single instructions
 
@@ -558,6 +568,17 @@ class Mips(Architecture):
             memory="read",
             relocation=Relocation("R_MIPS_LO16", symbol),
             keystone=f"{operation} {d}, 0x0({base})",
+        )
+
+    def _got_load(self, d: Register, part: str, relocation: str, symbol: str) -> Insn:
+        """A load of a symbol's entry in the global offset table, at 16 bits from gp."""
+        return Insn(
+            f"{self.load_word} {d}, %{part}({spelled(symbol)})({self.gp})",
+            reads=frozenset({self.gp}),
+            writes=frozenset({d}),
+            memory="read",
+            relocation=Relocation(relocation, symbol),
+            keystone=f"{self.load_word} {d}, 0x0({self.gp})",
         )
 
     def _free(self, *busy: Register) -> Register:
@@ -804,6 +825,10 @@ class Mips(Architecture):
         yield self._transfer(f"b {label}", "jump", target=label)
 
     def call(self, symbol: str, callee: Convention) -> Code:
+        if self.linkage == "pic":
+            yield from self.symbol_address(callee.call_through or self.at, symbol)
+            yield from self.call_register(callee.call_through or self.at, callee)
+            return
         if callee.call_through is None or self.linkage == "go":
             yield self._transfer("jal", "call", symbol=symbol)
             return
@@ -816,6 +841,10 @@ class Mips(Architecture):
         yield self._transfer(f"jalr {through}", "call", (through,))
 
     def tail_call(self, symbol: str, callee: Convention) -> Code:
+        if self.linkage == "pic":
+            yield from self.symbol_address(callee.call_through or self.at, symbol)
+            yield from self.jump_register(callee.call_through or self.at, callee)
+            return
         if callee.call_through is None or self.linkage == "go":
             yield self._transfer("j", "jump", symbol=symbol)
             return
@@ -1118,7 +1147,8 @@ class Mips(Architecture):
     @staticmethod
     def _may_sit_in_slot(insn: Insn) -> bool:
         # Moves from and to hi, lo and fcsr have to keep their distance from others that a jump would hide.
-        return re.match(r"nop|d?(mult|div)|m[ft](hi|lo)|c[ft]c1", insn.text) is None
+        # The distance to gp is that from its first instruction, and the second one is behind that.
+        return re.match(r"nop|d?(mult|div)|m[ft](hi|lo)|c[ft]c1|.*_gp_disp", insn.text) is None
 
     @staticmethod
     def _may_swap(a: Insn, b: Insn) -> bool:
@@ -1156,14 +1186,37 @@ class O32(Mips):
         "R_MIPS_HI16": Fixup(4, 0xFFFF, shift=16, bias=0x8000, in_place=True),
         "R_MIPS_LO16": Fixup(4, 0xFFFF, in_place=True),
         "R_MIPS_32": Fixup(4, 0xFFFF_FFFF, in_place=True),
+        # MIPS psABI, table 4-11: G, the offset of the entry from gp, for a symbol that is not local.
+        "R_MIPS_GOT16": Fixup(4, 0xFFFF, in_place=True, base=GP_SYMBOL, got=True),
     }
 
+    def _gp_from(self, start: Register) -> Code:
+        """MIPS psABI, 3-11: `start` is the address of the first of these instructions."""
+        gp = self.gp
+        yield self._slice("lui", gp, None, "hi", "R_MIPS_HI16", "_gp_disp")
+        yield self._slice("addiu", gp, gp, "lo", "R_MIPS_LO16", "_gp_disp")
+        yield self._set("addu", gp, gp, start)
+
+    def global_entry(self, name: str, convention: Convention) -> Code:
+        if self.linkage == "pic" and convention.call_through is not None:
+            yield from self._gp_from(convention.call_through)
+
     def symbol_address(self, d: Register, symbol: str) -> Code:
+        if self.linkage == "pic" and symbol == TOC_SYMBOL:
+            # Of a function that is not entered through a register: by the address that a call leaves in ra.
+            yield self._set("move", self.at, self.ra)
+            yield Insn("bal .+8", writes=frozenset({self.ra}), keystone=".word 0x04110001", delay_slot=True)
+            yield from self._gp_from(self.ra)
+            yield self._set("move", self.ra, self.at)
+            return
+        if self.linkage == "pic":
+            yield self._got_load(d, "got", "R_MIPS_GOT16", symbol)
+            return
         yield self._slice("lui", d, None, "hi", "R_MIPS_HI16", symbol)
         yield self._slice("addiu", d, d, "lo", "R_MIPS_LO16", symbol)
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if self.linkage == "go":  # its assembler would make the address in r23
+        if self.linkage != "static":  # Go's assembler would make the address in r23
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         yield self._slice("lui", d, None, "hi", "R_MIPS_HI16", symbol)
@@ -1209,12 +1262,38 @@ class N64(Mips):
         "R_MIPS_HIGHEST": Fixup(4, 0xFFFF, shift=48, bias=0x8000_8000_8000),
         "R_MIPS_32": Fixup(4, 0xFFFF_FFFF),
         "R_MIPS_64": Fixup(8, 0xFFFF_FFFF_FFFF_FFFF),
+        # 64-bit ELF Object File Specification (MIPS), section 2.9: the entry's offset from gp; and what three
+        # relocations of one place make together, (S + A - GP), its negative, and a half of that.
+        "R_MIPS_GOT_DISP": Fixup(4, 0xFFFF, base=GP_SYMBOL, got=True),
+        "R_MIPS_GPREL16/R_MIPS_SUB/R_MIPS_HI16": Fixup(4, 0xFFFF, shift=16, bias=0x8000, base=GP_SYMBOL, negated=True),
+        "R_MIPS_GPREL16/R_MIPS_SUB/R_MIPS_LO16": Fixup(4, 0xFFFF, base=GP_SYMBOL, negated=True),
     }
+
+    def find_got(self, name: str, convention: Convention) -> Code:
+        """As compilers do; t9 is the function's address (MIPSpro N32/64 ABI Handbook, chapter 2)."""
+        gp, through = self.gp, convention.call_through
+        assert through is not None
+        for operation, half in (("lui", "hi"), ("daddiu", "lo")):
+            source = gp if operation == "daddiu" else None
+            made = self._slice(operation, gp, source, half, "", name)
+            distance = f"%{half}(%neg(%gp_rel({spelled(name)})))"
+            yield replace(
+                made,
+                text=made.text.replace(f"%{half}({spelled(name)})", distance),
+                relocation=Relocation(f"R_MIPS_GPREL16/R_MIPS_SUB/R_MIPS_{half.upper()}16", name),
+            )
+            if operation == "lui":
+                yield self._set("daddu", gp, gp, through)
 
     def symbol_base(self) -> Register | None:
         return self.gp if self.linkage == "go" else None
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
+        if self.linkage == "pic" and symbol == TOC_SYMBOL:
+            raise ValueError("a function that is not entered through a register finds no global offset table")
+        if self.linkage == "pic":
+            yield self._got_load(d, "got_disp", "R_MIPS_GOT_DISP", symbol)
+            return
         if symbol == BASE_SYMBOL:
             mark = f"establish {d.name}"
             for insn in (
@@ -1238,7 +1317,7 @@ class N64(Mips):
         yield self._set("daddu", d, d, low)
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if self.linkage == "go":  # its assembler would make the address in r23
+        if self.linkage != "static":  # Go's assembler would make the address in r23
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         middle = self._free(d)

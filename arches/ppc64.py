@@ -385,6 +385,8 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_PPC64_TOC16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000, base=".TOC."),
     "R_PPC64_TOC16_LO": Fixup(2, 0xFFFF, base=".TOC."),
     "R_PPC64_TOC16_LO_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC."),
+    "R_PPC64_GOT16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000, base=".TOC.", got=True),
+    "R_PPC64_GOT16_LO_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC.", got=True),
 }
 
 
@@ -418,6 +420,7 @@ class Ppc64(Architecture):
     sp = SP
     flags = CR[0]
     fixups = _FIXUPS
+    linkages = ("static", "pic")
     two_address = False
     toc = _REGISTERS["r2"]
     comment = "#"
@@ -480,6 +483,18 @@ class Ppc64(Architecture):
             yield from self._toc_address(d, field)
             return
         name = spelled(symbol)
+        if self.linkage == "pic":
+            yield replace(
+                insn(f"addis {d}, {TOC}, {name}@got@ha", (TOC,), (d,)),
+                keystone=f"addis {d}, {TOC}, 0x0",
+                relocation=Relocation("R_PPC64_GOT16_HA", symbol, offset=field),
+            )
+            yield replace(
+                insn(f"ld {d}, {name}@got@l({d})", (d,), (d,), memory="read"),
+                keystone=f"ld {d}, 0x0({d})",
+                relocation=Relocation("R_PPC64_GOT16_LO_DS", symbol, offset=field),
+            )
+            return
         yield replace(
             insn(f"addis {d}, {TOC}, {name}@toc@ha", (TOC,), (d,)),
             keystone=f"addis {d}, {TOC}, 0x0",
@@ -492,7 +507,7 @@ class Ppc64(Architecture):
         )
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if (bits, signed) not in LOADS:
+        if (bits, signed) not in LOADS or self.linkage == "pic":
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         high, _ = self.symbol_address(d, symbol)
@@ -696,6 +711,8 @@ class Ppc64(Architecture):
         yield Insn(f"b {label}", transfer="jump", target=label)
 
     def call(self, symbol: str, callee: Convention) -> Code:
+        if self.linkage == "pic" and callee.toc_slot is None:
+            raise ValueError(f"what lies in another module changes r2, and {callee.name} has no place to keep it in")
         yield Insn(
             f"bl {spelled(symbol)}",
             writes=frozenset((LR,)),
@@ -717,6 +734,8 @@ class Ppc64(Architecture):
 
     def tail_call(self, symbol: str, callee: Convention) -> Code:
         """For functions of the same module: nothing is left behind that could restore r2, and ld says so."""
+        if self.linkage == "pic":
+            raise ValueError("a jump to another module would leave its r2 to the caller: call and return instead")
         yield Insn(
             f"b {spelled(symbol)}",
             transfer="jump",

@@ -251,6 +251,7 @@ _CONVENTIONS: Mapping[str, Convention] = {"c": C, "go0": GO0, "goregs": GOREGS}
 _FIXUPS: Mapping[str, Fixup] = {
     "R_390_PC32DBL": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True),
     "R_390_PLT32DBL": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True),
+    "R_390_GOTENT": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True, got=True),
 }
 
 
@@ -334,7 +335,7 @@ class S390x(Architecture):
 
     name = "s390x"
     family = "s390x"
-    linkages = ("static", "go")
+    linkages = ("static", "pic", "go")
     word = WORD
     order = "big"
     engines = Engines(
@@ -408,6 +409,13 @@ class S390x(Architecture):
             yield insn(f"{name} {d}, {number(part)}", (d,), (d,))
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
+        if self.linkage == "pic":
+            text, code = f"lgrl {d}, {spelled(symbol)}@GOTENT", 0xC408_0000_0000 | d.number << 36
+            yield replace(
+                insn(text, (), (d,), memory="read", keystone=".byte " + ", ".join(map(hex, code.to_bytes(6, "big")))),
+                relocation=Relocation("R_390_GOTENT", symbol, addend=2, offset=2),
+            )
+            return
         yield replace(
             insn(f"larl {d}, {spelled(symbol)}", (), (d,), keystone=f"larl {d}, 0x0"),
             relocation=Relocation("R_390_PC32DBL", symbol, addend=2, offset=2),
@@ -710,7 +718,7 @@ class S390x(Architecture):
 
     def _reference(self, symbol: str, callee: Convention) -> tuple[str, Relocation]:
         """A call's operand. Go's linker makes no PLT entries, and its symbols want none."""
-        if callee.return_slot == "bottom" or self.linkage == "go":
+        if self.linkage == "go" or (callee.return_slot == "bottom" and self.linkage == "static"):
             return spelled(symbol), Relocation("R_390_PC32DBL", symbol, addend=2, offset=2)
         return f"{spelled(symbol)}@PLT", Relocation("R_390_PLT32DBL", symbol, addend=2, offset=2)
 

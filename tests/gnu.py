@@ -30,7 +30,7 @@ from trampoline_dsl.targets import find_target
 GnuRelocation = tuple[int, str, str, int | None]
 
 _TYPES: dict[str, Mapping[str, Any]] = {
-    "EM_386": enums.ENUM_RELOC_TYPE_i386,
+    "EM_386": {**enums.ENUM_RELOC_TYPE_i386, "R_386_GOT32X": 43},  # i386 psABI, table 4.9
     "EM_X86_64": enums.ENUM_RELOC_TYPE_x64,
     "EM_ARM": enums.ENUM_RELOC_TYPE_ARM,
     "EM_AARCH64": enums.ENUM_RELOC_TYPE_AARCH64,

@@ -45,6 +45,8 @@ COMMANDS = {
     "R021_command": "convention cc --target linux/386",
     "R022_command": "show good.tramp:god --target linux/386",
     "S006_long": "build long.tramp",
+    "T003_linkage": "verify good.tramp --pic --target windows/386",
+    "U008_pic": "build good.tramp --pic --syntax plan9",
     "T001_command": "build good.tramp --target linux/armm --target s930x",
     "U001_usage": "verify good.tramp --runs 0",
     "U001_number": "verify good.tramp --seed soon",

@@ -14,7 +14,7 @@ from .diagnostics import Diagnostic, InputError, Source, merged
 from .mutate import Mutation, MutationReport, mutate
 from .pipeline import Compiled, compile_module
 from .resolve import Module, check_module, load_module
-from .target import Target
+from .target import Linkage, Target
 from .targets import find_target
 from .verify import Report, Verdict, verify
 
@@ -30,6 +30,7 @@ class _Task(Generic[Found]):
     work: Work[Found]
     source: Source
     target: str
+    linkage: Linkage
     seed: int
     runs: int
     include: tuple[Path, ...]
@@ -56,7 +57,7 @@ def _module(source: Source) -> Module:
 def _one(task: _Task[Found]) -> _Outcome[Found]:
     _use(task.include)
     try:
-        compiled = compile_module(_module(task.source), find_target(task.target))
+        compiled = compile_module(_module(task.source), find_target(task.target).linked(task.linkage))
         compiled.assemble()
         return _Outcome(task.work(compiled, task.seed, task.runs), ())
     except InputError as error:
@@ -127,7 +128,11 @@ def _everywhere(
             errors += error.diagnostics
     if errors:
         raise InputError(errors)
-    tasks = [_Task(work, source, target.name, seed, runs, tuple(include)) for source in sources for target in targets]
+    tasks = [
+        _Task(work, source, target.name, target.architecture.linkage, seed, runs, tuple(include))
+        for source in sources
+        for target in targets
+    ]
     outcomes = dict(_outcomes(tasks, verb, jobs or os.cpu_count() or 1, quiet))
     wrong: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}
     for index, task in enumerate(tasks):

@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(build)
     _include_option(build)
+    _pic_option(build)
     build.add_argument(
         "--syntax", choices=["gnu", "plan9"], default="gnu", help="gnu, or plan9: Go's assembler (default: gnu)"
     )
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(verify)
     _include_option(verify)
+    _pic_option(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON document")
     verify.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     verify.add_argument("--runs", type=_runs, default=16, metavar="N", help="executions of each check (default: 16)")
@@ -93,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     mutate.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
     _targets_option(mutate)
     _include_option(mutate)
+    _pic_option(mutate)
     mutate.add_argument("--json", action="store_true", help="print one JSON document")
     mutate.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     mutate.add_argument("--worlds", type=_runs, default=6, metavar="N", help="worlds for each check (default: 6)")
@@ -103,12 +106,14 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("file", metavar="FILE[:TRAMPOLINE]")
     _targets_option(show)
     _include_option(show)
+    _pic_option(show)
     show.set_defaults(run=_show)
 
     trace = commands.add_parser("trace", help="a run, instruction by instruction")
     trace.add_argument("file", metavar="FILE[:TRAMPOLINE]")
     trace.add_argument("--target", action="append", metavar="T", help="the one to run on: linux/s390x, ...")
     _include_option(trace)
+    _pic_option(trace)
     trace.add_argument("--check", metavar="TITLE", help="the check to run, or a part of its title (default: any)")
     trace.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     trace.add_argument("--runs", type=_runs, default=16, metavar="N", help="runs to look for a violation (default: 16)")
@@ -140,6 +145,12 @@ def _targets_option(command: argparse.ArgumentParser) -> None:
 def _include_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "-I", "--include", action="append", default=[], metavar="DIR", help="take headers of the same name from there"
+    )
+
+
+def _pic_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--pic", action="store_true", help="position-independent code, for shared libraries and such executables"
     )
 
 
@@ -269,11 +280,24 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], *, as_json: bool = Fals
 
 
 def _chosen(options: argparse.Namespace) -> tuple[Target, ...]:
+    """The targets that were named, or all that there is such code for; linked as the options say."""
+    from .diagnostics import Diagnostic, InputError
     from .targets import default_targets, find_target
 
-    if not options.target:
-        return default_targets()
-    return tuple(dict.fromkeys(_each(options.target, find_target)))
+    linkage: Linkage = "static"
+    if getattr(options, "syntax", "gnu") == "plan9":
+        linkage = "go"
+    if getattr(options, "pic", False):
+        if linkage == "go":
+            message = "position-independent code is in GNU syntax, not in plan9"
+            raise InputError([Diagnostic("U008", message, None, file="--pic")])
+        linkage = "pic"
+    chosen = tuple(dict.fromkeys(_each(options.target, find_target))) if options.target else default_targets()
+    without = [target.name for target in chosen if linkage not in target.architecture.linkages]
+    if options.target and without:
+        what = "position-independent code" if linkage == "pic" else "code for Go's assembler"
+        raise InputError([Diagnostic("T003", f"{name} has no {what} yet", None, file="--target") for name in without])
+    return tuple(target.linked(linkage) for target in chosen if target.name not in without)
 
 
 def _meant(
@@ -381,9 +405,7 @@ def _build(options: argparse.Namespace) -> int:
     from .pipeline import compile_source
 
     gc.disable()  # what a build makes lives to its end, and to look for garbage would take a third of it
-    linkage: Linkage = "go" if options.syntax == "plan9" else "static"
     targets = _with_objects(_chosen(options), options) if options.emit == "obj" else _chosen(options)
-    targets = tuple(target.linked(linkage) for target in targets)
     include = _include(options)
     meant = _meant(_sources(options.files), targets, options)
     compiled = _each(list(meant), lambda source: compile_source(source, meant[source], include))

@@ -258,7 +258,11 @@ class Bench:
         ] = {}
         # What no convention of the machine lets anybody use (the platform's, the kernel's) is nobody's to change.
         common = [set(c.reserved) for c in self.architecture.conventions.values()]
-        self.reserved = frozenset(set.intersection(*common) - {self.architecture.sp}) if common else frozenset()
+        self.reserved = (
+            frozenset(set.intersection(*common) - {self.architecture.sp, self.architecture.got})
+            if common
+            else frozenset()
+        )
         self.machine.on_instruction(self._step, plan.code.base, plan.code.end - 1)
         self.machine.on_instruction(self._stub, plan.stubs.base, plan.stubs.end - 1)
         self.machine.on_instruction(self._returned, plan.returns.base, plan.returns.end - 1)
@@ -301,7 +305,7 @@ class Bench:
         to_code = [r for r in code.relocations if r.offset in branches]
         to_data = [r for r in code.relocations if r.offset not in branches]
         linked = link(self.architecture, code.code, to_code, base, {**self.build.symbols, **self.locals})
-        linked = link(self.architecture, linked, to_data, base, self.build.pointers)
+        linked = link(self.architecture, linked, to_data, base, {**self.build.pointers, **self.build.for_linker})
         self.machine.write(base, linked)
         for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
             if insn.label is None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from .target import Architecture, ByteOrder, Fixup, Relocation
+from .target import GP_SYMBOL, Architecture, ByteOrder, Fixup, Relocation
 
 
 class LinkError(Exception):
@@ -28,17 +28,25 @@ class LinkError(Exception):
 # fields is short (ELF for the Arm 64-bit Architecture, 5.7.6: the `_NC` ones), the linker checks nothing either.
 _SLICE = re.compile(
     r"R_AARCH64_.*_NC|R_ARM_MOV[WT]_.*|R_MIPS_(HI16|LO16|HIGHER|HIGHEST|PCHI16|PCLO16)|R_390_.*12"
-    r"|R_PPC64_.*_LO(_DS)?|R_PPC64_(ADDR16|REL16)_(HI|HA|HIGH\w*)|IMAGE_REL_ARM64_PAGEOFFSET_12\w"
+    r"|R_MIPS_GPREL16/R_MIPS_SUB/R_MIPS_(HI|LO)16|R_PPC64_.*_LO(_DS)?|R_PPC64_(ADDR16|REL16)_(HI|HA|HIGH\w*)|IMAGE_REL_ARM64_PAGEOFFSET_12\w"
 )
 # The high half of an offset that has to fit 32 bits: the bits below are another field's, those above must be sign.
-_HIGH_HALF = re.compile(r"R_PPC64_TOC16_(HI|HA)")
+_HIGH_HALF = re.compile(r"R_PPC64_(TOC|GOT)16_(HI|HA)")
 # ELF for the Arm 64-bit Architecture, 5.7.6: Page(S + A) - Page(P), where Page clears the low 12 bits.
-_PAGE = re.compile(r"R_AARCH64_ADR_PREL_PG_HI21(_NC)?|IMAGE_REL_ARM64_PAGEBASE_REL21")
+_PAGE = re.compile(r"R_AARCH64_(ADR_PREL_PG_HI21(_NC)?|ADR_GOT_PAGE)|IMAGE_REL_ARM64_PAGEBASE_REL21")
+# MIPS psABI, table 4-11: against this symbol, HI16 and LO16 are halves of the distance to GP from the instruction with
+# HI16, and that with LO16 is the next one.
+_GP_DISTANCE = "_gp_disp"
 # MIPS psABI, table 4-11: the field replaces the low 28 bits of the address of the delay slot.
 _REGION = re.compile(r"R_MIPS_26")
 # ELF for the Arm Architecture, 4.6.1.1: MOVW and MOVT alike keep the low 16 bits of the addend, as they are. PE Format,
 # "Type Indicators", ARM64 Processors: so does the instruction that makes a page's address, with 21 bits.
 _UNSHIFTED_IN_PLACE = re.compile(r"R_ARM_MOVT_\w+|IMAGE_REL_ARM64_PAGEBASE_REL21")
+
+
+def got_entry(symbol: str) -> str:
+    """What `link` is told the address of a symbol's entry in the global offset table as."""
+    return f"{symbol}@GOT"
 
 
 def link(
@@ -142,7 +150,11 @@ def _value(
 ) -> int:
     """S + A or S + A - P with the bias, checked against the field, not shifted yet."""
     kind = relocation.type
-    target = _symbol(relocation, relocation.symbol, symbols) + relocation.addend
+    name = relocation.symbol
+    if name == _GP_DISTANCE:
+        start = place - 4 if kind == "R_MIPS_LO16" else place
+        return _symbol(relocation, GP_SYMBOL, symbols) + relocation.addend - start + fixup.bias
+    target = _symbol(relocation, got_entry(name) if fixup.got else name, symbols) + relocation.addend
     if fixup.base:
         target -= _symbol(relocation, fixup.base, symbols)
     if _PAGE.fullmatch(kind):
@@ -150,7 +162,7 @@ def _value(
     bits = _field_bits(fixup) + fixup.shift
     word_bits = 8 * architecture.word
     distance = _signed(target - place if fixup.pc_relative else target, word_bits)
-    value = distance + fixup.bias
+    value = (-distance if fixup.negated else distance) + fixup.bias
     if _SLICE.fullmatch(kind):
         return value
     if value & ((1 << fixup.shift) - 1) and not _HIGH_HALF.fullmatch(kind):

@@ -81,6 +81,7 @@ def lost_bits(
     fixed = {f.register: f.mask for f in convention.fixed}
     # What one convention reserves its functions may change, unless all of them leave it to somebody else.
     nobodys = set.intersection(*(set(c.reserved) for c in architecture.conventions.values()))
+    nobodys -= {architecture.got}
     lost = {}
     for register in dict.fromkeys(architecture.registers.values()):
         if register is architecture.sp or register in nobodys:
@@ -250,17 +251,23 @@ class _Lowering:
         """The table of contents is where the machine's code finds symbols, and where functions that keep it expect it.
         It is brought back where calls may have changed it, and found anew in a function that was not given it, but for
         calls through pointers: what is called finds its own. Whether what the caller gave is used."""
-        register = self.architecture.toc
+        register, found = self.architecture.toc, False
+        if register is None:
+            # With linkage "pic": as if given, where the function can find it by its own address.
+            register, found = self.architecture.got, self.convention.call_through is not None
         if register is None:
             return False
-        given = self.convention.keeps(register) != 0
+        given = found if register is self.architecture.got else self.convention.keeps(register) != 0
         wanting = {
             id(o)
             for o in self.operations
             if o.kind in ("symbol", "symbol_load")
             or (o.symbol and o.convention is not None and o.convention.keeps(register))
         }
-        if not wanting or (given and register not in self.lost):
+        lost = register in self.lost
+        if wanting and found:
+            self._lose({register: (1 << register.bits) - 1})
+        if not wanting or (given and not lost):
             return bool(wanting) and given
         place = VirtualRegister(-3, register.name, fixed=register)
         value = self.new(register.name)
@@ -956,13 +963,13 @@ class _Lowering:
         convention = node.convention
         assignment = self._assignment(convention, [a.type for a in node.arguments], node.result)
         arguments = [self.evaluate(argument) for argument in node.arguments]
-        callee = self.evaluate(node.callee) if not isinstance(node.callee, str) else None
+        symbol, callee = self._callee(node.callee)
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
         for given, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
             self._deliver(given, argument.type, location, uses, places, "outgoing")
         if callee is not None:
-            uses.append(callee[0])
+            uses.append(callee)
             places.append(None)
         self._copy_thread(convention, uses, places)
         context = self.contexts[self.context]
@@ -998,7 +1005,7 @@ class _Lowering:
             "call",
             tuple(defs),
             tuple(uses),
-            symbol=node.callee if isinstance(node.callee, str) else "",
+            symbol=symbol,
             places=tuple(places),
             results=tuple(results),
             clobbers=_clobbers_of_call(convention, self.architecture, node.clobbers, results_in, self.convention),
@@ -1008,6 +1015,16 @@ class _Lowering:
         )
         self.operations += after
         self._take_result(node, values)
+
+    def _callee(self, callee: str | ir.Expression) -> tuple[str, VirtualRegister | None]:
+        """The symbol to call, or its address."""
+        if not isinstance(callee, str):
+            return "", self.evaluate(callee)[0]
+        if self.architecture.linkage != "pic" or not self.architecture.calls_through_got:
+            return callee, None
+        address = self.new(callee)
+        self.add("symbol", (address,), (), symbol=callee)
+        return "", address
 
     def _take_result(self, node: ir.Call, values: Values) -> None:
         if node.variable is not None and node.result is not None:
@@ -1096,7 +1113,9 @@ class _Lowering:
             values = self.evaluate(argument) if id(argument) not in there else ()
             # Copies: an argument in memory may lie where another one is about to be written.
             arguments.append(tuple(self._copy(v) for v in values))
-        callee = self._copy(self.evaluate(node.callee)[0]) if not isinstance(node.callee, str) else None
+        symbol, callee = self._callee(node.callee)
+        if callee is not None:
+            callee = self._copy(callee)
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
         for values, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
@@ -1110,7 +1129,7 @@ class _Lowering:
             "tail_call",
             (),
             tuple(uses),
-            symbol=node.callee if isinstance(node.callee, str) else "",
+            symbol=symbol,
             places=tuple(places),
             convention=convention,
             narrow=self._narrow(assignment.arguments),

@@ -286,11 +286,12 @@ class _Maker:
             return
         symbol = insn.relocation.symbol
         convention = self.signatures[symbol].convention
-        if insn.transfer == "call":
-            made = list(self.architecture.tail_call(symbol, convention))
-        elif insn.transfer == "jump":
-            made = list(self.architecture.call(symbol, convention))
-        else:
+        if insn.transfer not in ("call", "jump"):
+            return
+        make = self.architecture.tail_call if insn.transfer == "call" else self.architecture.call
+        try:
+            made = list(make(symbol, convention))
+        except ValueError:  # with this linkage the machine has none
             return
         yield self._with("transfer", index, f"`{made[-1].text}` for `{insn.text}`", made)
 

@@ -80,6 +80,8 @@ class _Selection:
             self._enter_by_table()
         self._home_words()
         self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
+        if self.body.uses_toc and architecture.got is not None:
+            self.emit(architecture.find_got(self.body.name, self.convention), self.body.span, "prologue")
         for operation in self.allocation.operations:
             self.operation(operation)
         self._drop_needless_establishing()

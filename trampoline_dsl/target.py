@@ -278,6 +278,8 @@ class Fixup:
     scatter: tuple[tuple[int, int], ...] = ()
     in_place: bool = False
     base: str = ""  # a symbol: ".TOC." on ppc64
+    got: bool = False  # S is the address of the symbol's entry in the global offset table
+    negated: bool = False  # the field has the negative of the value (R_MIPS_SUB behind another one)
     scaled: bool = False  # `shift` is in the two highest bits of the instruction, and the field so many bits shorter
     ahead: int = 0  # P is that many bytes behind the field's address (PE/COFF counts from the end of the field)
 
@@ -597,7 +599,9 @@ class Engines:
     capstone_mode: tuple[str, ...]
 
 
-TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is
+TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is, or what stands for one in `got`
+GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"  # the linkers' name for where the global offset table is
+GP_SYMBOL = "_gp"  # the linker's name for what gp holds on MIPS
 BASE_SYMBOL = ".SB"  # what `Architecture.symbol_base` has to hold
 PLAIN_SYMBOL = re.compile(r"[A-Za-z_.][A-Za-z0-9_.]*")
 
@@ -635,6 +639,8 @@ class Architecture(ABC):
     header: tuple[str, ...]  # directives at the top of a file
     comment: str  # what starts a comment in GNU syntax
     toc: Register | None = None  # holds the table of contents, where there is one; symbols are found through it
+    got: Register | None = None  # like `toc` for linkage "pic", but every function finds it itself, by `call_through`
+    calls_through_got: bool = False  # with linkage "pic", what is called by its symbol is called through a pointer
     zero: Register | None = None  # what `store` takes to store zero, if that needs no register; nothing else takes it
     singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one
     signals: SignalFrame | None = None  # of Linux on this machine
@@ -646,6 +652,10 @@ class Architecture(ABC):
     context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
     linkage: Linkage = "static"
     linkages: tuple[Linkage, ...] = ("static",)  # those that there is code for
+
+    def link_for(self, linkage: Linkage) -> None:
+        """Emit for another linkage from now on."""
+        self.linkage = linkage
 
     # -- which registers values may live in, best first
 
@@ -779,6 +789,8 @@ class Architecture(ABC):
 
     def why_no_table(self, convention: Convention) -> str:
         """Why the trampolines of a convention cannot be entered through a table, if so."""
+        if self.linkage == "pic":
+            return "what a table enters may be of another module in position-independent code"
         register = self.table_register(convention)
         passed = (*convention.integer_arguments, convention.thread, convention.return_address)
         if register in passed or convention.keeps(register) or register in convention.reserved:
@@ -796,6 +808,10 @@ class Architecture(ABC):
     def global_entry(self, name: str, convention: Convention) -> Code:
         """What stands in front of the prologue of a function that uses `toc`, where callers of the same module skip it:
         it finds the table of contents by `call_through`. Ends with a label that is the local entry."""
+        return iter(())
+
+    def find_got(self, name: str, convention: Convention) -> Code:
+        """What stands behind the prologue of a function that uses `got`: its address, by `call_through`."""
         return iter(())
 
     @abstractmethod
@@ -887,5 +903,5 @@ def _linked(target: Target, linkage: Linkage) -> Target:
         what = {"static": "code that stays in its place", "pic": "position-independent code", "go": "code for Go"}
         raise ValueError(f"there is no {what[linkage]} for {target.name} yet")
     architecture = copy.copy(target.architecture)
-    architecture.linkage = linkage
+    architecture.link_for(linkage)
     return replace(target, architecture=architecture)

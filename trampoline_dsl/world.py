@@ -12,7 +12,8 @@ from functools import lru_cache
 
 from . import ir
 from .interpret import Execution, Trouble
-from .target import Architecture, ByteOrder, ThreadSlot
+from .link import got_entry
+from .target import GOT_SYMBOL, GP_SYMBOL, TOC_SYMBOL, Architecture, ByteOrder, ThreadSlot
 
 STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
 OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
@@ -92,7 +93,7 @@ class Plan:
         )
 
 
-def plan(architecture: Architecture, code_size: int, deepest_frame: int, variables: int = 0) -> Plan:
+def plan(architecture: Architecture, code_size: int, deepest_frame: int, variables: int = 0, got: int = 0) -> Plan:
     wide = architecture.word == 8
     code_high, data_high = (1 << 32, 5 << 32) if wide else (0, 0)
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
@@ -104,7 +105,7 @@ def plan(architecture: Architecture, code_size: int, deepest_frame: int, variabl
         Region("code", code, (code_size + 0x1FFF) // 0x1000 * 0x1000, True),
         Region("callees", code + 0x20_0000, 0x8000, True),
         Region("callers", callers, 0x1000, True),
-        Region("TOC", code + 0x40_0000, 0x1000),
+        Region("TOC", code + 0x40_0000, max(0x1000, (got + 0xFFF) // 0x1000 * 0x1000)),
         Region("descriptors", code + 0x50_0000, 0x2000),
         Region("data", data, 0x8000),
         Region("thread-local storage", data + 0x100_0000, 0x1000),
@@ -230,12 +231,21 @@ class Build:
     plan: Plan
     symbols: Mapping[str, int]
     pointers: Mapping[str, int]
+    got: Mapping[str, int]  # for linkage "pic": where a symbol's entry in the global offset table is, by its name
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     # where the structs in a trampoline's frame are: bytes above sp, by the trampoline's name and the slot's
 
     @property
     def architecture(self) -> Architecture:
         return self.program.target.architecture
+
+    @property
+    def for_linker(self) -> Mapping[str, int]:
+        """What relocations refer to besides symbols. The global offset table is where the table of contents is, as on
+        ppc64; GP is 0x7ff0 bytes into it, as GNU ld puts it (MIPS psABI, 5-8)."""
+        base = self.plan.toc.base
+        entries = {got_entry(name): address for name, address in self.got.items()}
+        return {GOT_SYMBOL: base, GP_SYMBOL: base + 0x7FF0, **entries}
 
 
 def prepare(
@@ -254,7 +264,8 @@ def prepare(
     if slot is not None and slot.symbol and slot.symbol not in places:
         places[slot.symbol] = variables_size = _aligned(variables_size, architecture.word)
         variables_size += architecture.word
-    layout = plan(architecture, code_size, deepest_frame, variables_size)
+    entries = len(code) + len(program.externs) + len(anonymous) + len(places) + 8
+    layout = plan(architecture, code_size, deepest_frame, variables_size, entries * architecture.word)
     symbols: dict[str, int] = {".TOC.": layout.toc.base + 0x800}
     symbols |= {name: layout.variables.base + place for name, place in places.items()}
     for name, offset in code.items():
@@ -268,7 +279,9 @@ def prepare(
         if signature is not None and signature.convention.descriptors:
             pointers[name] = layout.descriptors.base + 24 * index
             index += 1
-    return Build(program, layout, symbols, pointers, slots)
+    # The first entries are the linker's.
+    got = {n: layout.toc.base + (2 + i) * architecture.word for i, n in enumerate(symbols) if n != TOC_SYMBOL}
+    return Build(program, layout, symbols, pointers, got if architecture.linkage == "pic" else {}, slots)
 
 
 def _aligned(value: int, multiple: int) -> int:
@@ -330,6 +343,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
             toc = build.symbols[".TOC."] if own else random_.getrandbits(48) & ~7
             record = (build.symbols[name], toc, random_.getrandbits(64))
             memory.store(pointer, b"".join(v.to_bytes(8, order) for v in record))
+    for name, place in build.got.items():
+        memory.store(place, build.pointers[name].to_bytes(word, order))
     alignment = max(function.convention.alignment, 1)
     top = layout.stacks[0].end - OUTSIDE
     sp = (top - alignment * random_.randrange(64)) // alignment * alignment
