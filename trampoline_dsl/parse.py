@@ -550,6 +550,8 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
         notes.append("a comparison is no value: it stands after `if`, `while` or `expect`")
     elif span.text == "=" and "a comparison" in possible:
         notes.append("`==` compares, `=` sets")
+    if re.search(r"\bas\s+ptr\s*<\s*[^<>{}]*$", source.text[max(0, offset - 200) : offset]):
+        notes.append("`ptr<...>` is one type; to compare a pointer, convert it in parentheses: `(... as ptr) < ...`")
     if span.text.startswith('"'):
         notes.append('a text stands between two `"` on one line')
     if span.text.isalpha() and not span.text.isascii():
@@ -1071,8 +1073,8 @@ class _Builder:
     # -- types
 
     def _plain_type(self, tree: Tree[Any]) -> s.TypeName:
-        name, pointee = tree.children
-        return s.TypeName(str(name), str(pointee) if pointee is not None else None, None, self.span(tree))
+        name, *pointee = tree.children
+        return s.TypeName(str(name), str(pointee[0]) if pointee and pointee[0] else None, None, self.span(tree))
 
     def _array_type(self, tree: Tree[Any]) -> s.TypeName:
         name, count = tree.children
