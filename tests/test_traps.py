@@ -6,6 +6,7 @@ import broken
 import pytest
 from broken import found, judge
 
+from trampoline_dsl.api import compile_text
 from trampoline_dsl.mutate import mutate
 from trampoline_dsl.pipeline import Compiled
 from trampoline_dsl.target import Insn
@@ -78,3 +79,24 @@ def test_a_stack_pointer_that_is_elsewhere_at_a_trap_is_seen(target: str) -> Non
     architecture = program.target.architecture
     step = architecture.binary("sub", architecture.sp, architecture.sp, 16)
     assert found(judge(program, "nothing", [*step, *program["nothing"].instructions]), "sp").message
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_is_said_of_what_is_never_given_back(target: str) -> None:
+    """Only what has a known value at every call and return is looked at where control leaves by `resume`."""
+    program = compile_text(
+        """
+trampoline stops() using c { trap }
+trampoline leaves(stack: uptr, pc: uptr, way: uptr) using c { if way & 16 == 0 { trap } else { resume stack, pc } }
+trampoline may_return(stack: uptr, pc: uptr, way: uptr) using c { if way & 16 != 0 { resume stack, pc } }
+""",
+        target,
+    )
+    found = {verdict.trampoline: verdict.obligations["preserve"] for verdict in verify(program)}
+    fixed = bool(program.target.conventions["c"].fixed)
+    assert (found["stops"].state, found["stops"].reason) == ("not applicable", "it never returns")
+    assert found["leaves"].state == ("held" if fixed else "not applicable")
+    assert found["leaves"].reason == (
+        "" if fixed else "it leaves by `resume` alone, and c has no registers of known values"
+    )
+    assert found["may_return"].state == "held"

@@ -177,8 +177,10 @@ def _bits_that_matter(operations: Sequence[Operation], word: int) -> dict[Virtua
 
     def wanted(operation: Operation, index: int) -> int:
         kind = operation.kind
-        if (kind in STORES and index == 0) or kind == "extend":
+        if kind in STORES and index == 0:
             return operation.bits
+        if kind == "extend":
+            return max(operation.bits, operation.value)
         if kind in ("call", "tail_call", "return"):
             place = operation.places[index]
             return (operation.narrow or {}).get(place, word) if place is not None else word
@@ -201,10 +203,11 @@ def _bits_that_matter(operations: Sequence[Operation], word: int) -> dict[Virtua
 
 
 def _drop_widening(operations: Sequence[Operation], bits: Mapping[VirtualRegister, int]) -> list[Operation]:
-    """Values are held widened by their types. Where nobody looks at the upper bits, they may be anything."""
+    """Values are held widened by their types. Where nobody looks at the upper bits, they may be anything.
+    Nor is done again what a convention has done as far as somebody looks."""
     return [
         Operation("move", o.defs, o.uses, context=o.context, span=o.span)
-        if o.kind == "extend" and 0 < bits.get(o.defs[0], 0) <= o.bits and o.defs[0].fixed is None
+        if o.kind == "extend" and 0 < bits.get(o.defs[0], 0) <= max(o.bits, o.value) and o.defs[0].fixed is None
         else o
         for o in operations
     ]

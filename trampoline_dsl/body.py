@@ -1037,12 +1037,12 @@ class BodyResolver:
     def _if(self, node: s.If) -> Iterator[ir.Statement]:
         condition = self.condition(node.condition)
         then = self.block(node.then)
-        after_then = self.last_set if not _ends(then) else None
+        after_then = self.last_set if not ends(then) else None
         otherwise: tuple[ir.Statement, ...] = ()
         after_else: set[ir.Variable] | None = set(self.scope.set_slots)
         if node.otherwise is not None:
             otherwise = self.block(node.otherwise)
-            after_else = self.last_set if not _ends(otherwise) else None
+            after_else = self.last_set if not ends(otherwise) else None
         ways = [way for way in (after_then, after_else) if way is not None]
         if ways:
             self.scope.set_slots = set.intersection(*ways)
@@ -1417,10 +1417,10 @@ class BodyResolver:
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
         right = right and self.environment.entered.get(signature.name, ...) is not None
-        if signature.result is not None and not _ends(body) and right:
+        if signature.result is not None and not ends(body) and right:
             message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
             self.report.error("R057", message, item.name.span)
-        if item.variadic and signature.convention.callee_pops and signature.result is None and not _ends(body):
+        if item.variadic and signature.convention.callee_pops and signature.result is None and not ends(body):
             self._does_not_pop(item.name.span)
         return ir.Function(
             signature.name,
@@ -1669,14 +1669,14 @@ def _is_literal(node: s.Expression) -> bool:
     return isinstance(node, (s.Integer, s.Null))
 
 
-def _ends(body: Sequence[ir.Statement]) -> bool:
+def ends(body: Sequence[ir.Statement]) -> bool:
     """Whether the end of a list of statements is never reached."""
     for statement in body:
         match statement:
             case ir.Return() | ir.TailCall() | ir.Resume() | ir.Trap() | ir.Break() | ir.Continue():
                 return True
-            case ir.If(then=then, otherwise=otherwise) if otherwise and _ends(then) and _ends(otherwise):
+            case ir.If(then=then, otherwise=otherwise) if otherwise and ends(then) and ends(otherwise):
                 return True
-            case ir.OnStack(body=inner) if _ends(inner):
+            case ir.OnStack(body=inner) if ends(inner):
                 return True
     return False

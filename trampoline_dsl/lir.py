@@ -66,7 +66,7 @@ Kind = Literal[
     "incoming_store",  # store at CFA + value
     "incoming_load",
     "binary",
-    "extend",
+    "extend",  # of the low `bits`; those below `value` are widened so already
     "thread_load",
     "thread_store",  # uses: the value; and what the slot's symbol holds, where it has one
     "entry_sp",

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import assert_never
 
 from . import ir
+from .body import ends
 from .diagnostics import Diagnostic, InputError, Span
 from .lir import DECLARED, THREAD, Body, Context, Home, Operation, VirtualRegister
 from .target import (
@@ -224,7 +225,7 @@ class _Lowering:
             )
         self._enter()
         self.block(self.function.body)
-        if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume", "trap"):
+        if not ends(self.function.body):
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
             self._return(ir.Return(None, self.span))
         uses_toc = self._provide_toc()
@@ -413,7 +414,8 @@ class _Lowering:
                         raw = self.new(name)
                         defs.append(raw)
                         registers.append(register)
-                        self.add("extend", (value,), (raw,), bits=type_.bits, signed=type_.signed)
+                        so_far = part.extend_to if part.extend_signed == type_.signed else 0
+                        self.add("extend", (value,), (raw,), value=so_far, bits=type_.bits, signed=type_.signed)
                 case OnStack(offset):
                     bits = min(part.bits, self.word_bits)
                     if part.extend_to and self.architecture.order == "big":
@@ -1154,10 +1156,10 @@ class _Lowering:
     def _narrow(self, locations: Iterable[Location]) -> dict[Register, int]:
         """The bits that matter in the registers of integers above which nothing is promised."""
         return {
-            part.place.register: part.bits
+            part.place.register: max(part.bits, part.extend_to)
             for location in locations
             for part in location
-            if isinstance(part.place, InRegister) and part.bits < self.word_bits and not part.extend_to
+            if isinstance(part.place, InRegister) and max(part.bits, part.extend_to) < self.word_bits
         }
 
     def _return(self, node: ir.Return) -> None:

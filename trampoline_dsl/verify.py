@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from . import ir
+from .body import ends
 from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
 from .interpret import Trouble
@@ -467,4 +468,11 @@ def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact) ->
         return "the target is not built with control-flow protection"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):
         return "it makes no call"
+    if name == "preserve":
+        left_by = {type(node) for node in walk(function.body)}
+        if ends(function.body) and not left_by & {ir.Return, ir.TailCall}:
+            if ir.Resume not in left_by:
+                return "it never returns"
+            if not function.convention.fixed:
+                return f"it leaves by `resume` alone, and {function.convention.name} has no registers of known values"
     return ""
