@@ -14,7 +14,7 @@ from . import ir
 from .diagnostics import Source
 from .picture import draw
 from .records import dataclass
-from .target import Convention, Frame, Insn, Plan9, Target, plan9_label
+from .target import Convention, Frame, Insn, OnStack, Plan9, Target, plan9_label
 
 _PARTS = {"prologue": "entry", "epilogue": "return"}
 _LEAVES = frozenset({"jump", "return", "trap"})  # nothing goes on behind these
@@ -68,15 +68,22 @@ def go_convention(convention: Convention) -> bool:
     return convention.thread is not None
 
 
-def argument_bytes(signature: ir.Signature) -> int:
-    """Bytes of arguments and results in memory above the return address, as a TEXT line has them. Nothing of another
-    convention's is known to Go."""
-    convention = signature.convention
-    if not go_convention(convention):
+def argument_bytes(signature: ir.Signature, target: Target) -> int:
+    """Bytes of arguments and results above the return address, as a TEXT line has them: as if all of them were in
+    memory, whether they are or not. Nothing of a convention that is not Go's is known to Go."""
+    if not go_convention(signature.convention):
         return 0
+    convention = target.conventions["go0"]
     types = [type_.value_type for _, type_ in signature.parameters]
     result = signature.result.value_type if signature.result else None
-    return max(0, convention.place(types, result).stack_bytes - convention.first_stack_argument)
+    placed = convention.place(types, result)
+    ends = [
+        part.place.offset + part.bits // 8
+        for location in (*placed.arguments, placed.result)
+        for part in location
+        if isinstance(part.place, OnStack)
+    ]
+    return max(ends) - convention.first_stack_argument if ends else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +106,7 @@ def function_text(function: Function, target: Target, symbol: Callable[[str], st
     lines += _comments(draw(function.frame, architecture.sp.name))
     go = go_convention(convention)
     flags = "NOSPLIT|NOFRAME" if go else "NOSPLIT|NOFRAME|TOPFRAME"
-    lines.append(f"TEXT {spelled(signature.name, convention.go_abi)}, {flags}, $0-{argument_bytes(signature)}")
+    lines.append(f"TEXT {spelled(signature.name, convention.go_abi)}, {flags}, $0-{argument_bytes(signature, target)}")
     if go and any(one.transfer == "call" for one in function.code):
         lines.append("\tNO_LOCAL_POINTERS")
     lines += _body(function, architecture.plan9(), symbol)

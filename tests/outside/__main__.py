@@ -13,6 +13,7 @@ from tests.outside.records import Cell, matrix
 
 # Each is a module beside this one, with `options(parser)` for its options and `cells(options)` for what it finds.
 PARTS = {
+    "assembler": "Go's assembler and go vet over what we write for them, and the judge over Go's objects",
     "go": "into Go itself: its own tests, and others, with functions of its runtime replaced",
 }
 

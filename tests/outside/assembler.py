@@ -1,0 +1,62 @@
+"""Go's assembler and `go vet` over the examples as `--syntax plan9` writes them, and the judge over Go's objects."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.outside.records import Cell
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest has it for the tests
+
+import go_tools  # found by the line above
+import gos_assembler
+
+from trampoline_dsl.target import Target
+
+_COLUMNS: tuple[tuple[str, str, Callable[[Target, go_tools.Go, Path], int]], ...] = (
+    ("go asm", "{} files", gos_assembler.assembled),
+    ("go vet", "{} functions", gos_assembler.vetted),
+    ("Go's object judged", "{} trampolines", gos_assembler.judged),
+)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    names = [target.name for target in gos_assembler.TARGETS]
+    parser.add_argument("--target", metavar="T", action="append", choices=names, help="linux/arm64, ...")
+
+
+def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
+    known = go_tools.distributions()
+    for target in gos_assembler.TARGETS:
+        if chosen.target and target.name not in chosen.target:
+            continue
+        if not known:
+            yield Cell(target.name, "go asm", "failed", "no Go distribution is installed")
+        for title, text, check in _COLUMNS:
+            yield from _asked(target, known, title, text, check)
+
+
+def _asked(
+    target: Target,
+    known: tuple[go_tools.Go, ...],
+    title: str,
+    text: str,
+    check: Callable[[Target, go_tools.Go, Path], int],
+) -> Iterator[Cell]:
+    """One cell for all distributions."""
+    versions = " ".join(go.name for go in known)
+    counts = set()
+    for go in known:
+        with tempfile.TemporaryDirectory(prefix="outside-") as folder:
+            try:
+                counts.add(check(target, go, Path(folder)))
+            except (AssertionError, subprocess.TimeoutExpired) as error:
+                yield Cell(target.name, title, "failed", f"{go.name}: {error}")
+                return
+    if known:
+        yield Cell(target.name, title, "held", f"{text.format(max(counts))} ({versions})")
