@@ -111,8 +111,8 @@ def _operand(text: str, bits: int) -> str:
 
 
 class X86Spelling(Spelling):
-    """`bits` of a word; `slot` is the operand that stands for the word of g in memory, where Go's linker knows it, or for
-    the base of the segment that the word is in, on 386."""
+    """`bits` of a word; `slot` is the operand that stands for the word of g in memory, where Go's linker knows it, or
+    for the base of the segment that the word is in, on 386."""
 
     def __init__(self, bits: int, slot: str = "") -> None:
         self.bits = bits
