@@ -463,13 +463,12 @@ class Arm(Architecture):
 
     name = "arm"
     family = "arm"
-    linkages = ("static", "go")
     word = WORD
     order = "little"
     sp = SP
     flags = APSR
     fixups = _FIXUPS
-    linkages: tuple[Linkage, ...] = ("static", "pic")
+    linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     two_address = False
     comment = "@"
     function_alignment = 4
@@ -513,7 +512,7 @@ class Arm(Architecture):
         )
         self.clang = ("--target=arm-linux-gnueabihf", f"-march={machine[0]}", f"-mfloat-abi={abi}")
         if system == "windows":
-            self.linkages = ("static",)
+            self.linkages = ("static", "go")
             self.why_no_object = "no assembler writes COFF objects with A32 code, which is what windows/arm has here"
         # The linker refuses to mix objects whose floats travel differently: Addenda to the ABI for the Arm
         # Architecture, "ABI-related tags". The stack's alignment is told there too.

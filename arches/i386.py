@@ -316,7 +316,6 @@ BASE = "dword ptr gs:[0]"  # a thread's words are counted from the address that 
 
 class I386(X86):
     name = "386"
-    linkages = ("static", "go")
     word = 4
     engines = Engines(
         keystone_arch="KS_ARCH_X86",
@@ -353,7 +352,7 @@ class I386(X86):
     branch_relocation = "R_386_PC32"
     absolute_relocation = "R_386_32"
     branch_addend = -4
-    linkages: tuple[Linkage, ...] = ("static", "pic")
+    linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     calls_through_got = True
     pop_register = ecx  # which has no part of a result and is not kept
     byte_registers = frozenset({eax, ecx, edx, ebx})
@@ -376,7 +375,7 @@ class I386(X86):
         self.branch_relocation, self.absolute_relocation = "IMAGE_REL_I386_REL32", "IMAGE_REL_I386_DIR32"
         self.branch_addend = 0
         self.object_format = "coff"
-        self.linkages = ("static",)
+        self.linkages = ("static", "go")
         self.local_prefix = "L"  # GNU as for PE on 386 takes .L for a symbol like others
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
