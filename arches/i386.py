@@ -487,8 +487,8 @@ class I386(X86):
         if bits < 32 or self.linkage == "pic":
             yield from super().load_symbol(d, symbol, bits, signed)
             return
-        # eax has a form of its own, a byte shorter.
-        opcode = (0xA1,) if d == eax else (0x8B, d.number << 3 | 5)
+        # eax has a form of its own, a byte shorter, which Go's assembler does not use.
+        opcode = (0xA1,) if d == eax and self.linkage != "go" else (0x8B, d.number << 3 | 5)
         yield Insn(
             guarded(f"mov {d}, dword ptr [{spelled(symbol)}]", f"movl {symbol}, %{d}", symbol),
             writes=frozenset({d}),
