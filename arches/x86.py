@@ -370,12 +370,12 @@ class X86(Architecture):
                 yield from self.constant(d, 0)
             case ("or", -1):
                 yield from self.constant(d, -1)
-            case ("xor", -1):
+            case ("xor", -1) if self.complements(d):
                 yield from self.move(d, a)
                 yield Insn(f"not {d}", frozenset({d}), frozenset({d}))
             case ("and", 0xFF | 0xFFFF | 0xFFFFFFFF):
                 yield from self.extend(d, a, value.bit_length(), signed=False)
-            case ("mul", -1):
+            case ("mul", -1) if self.complements(d):
                 yield from self.move(d, a)
                 yield self.operate("neg", d)
             case ("mul", 3 | 5 | 9) if a.number & 7 != 5 and a != self.sp:
@@ -400,6 +400,11 @@ class X86(Architecture):
             case _:
                 yield from self.move(d, a)
                 yield self.operate(op, d, value)
+
+    def complements(self, d: Register) -> bool:
+        """Whether NOT and NEG take the register. Go's assembler has these two exchange one that has no byte of its own
+        for another before and after: cmd/internal/obj/x86/asm6.go, ANOTL."""
+        return self.linkage != "go" or self.byte_registers is None or d in self.byte_registers
 
     def with_wide_constant(self, op: BinaryOp, d: Register, a: Register, value: int) -> Code:
         mnemonic = _MNEMONICS.get(op, op)  # all of add, and, or, xor, mul may have their operands exchanged

@@ -1,8 +1,8 @@
 """386 and amd64 for Go's assembler: cmd/internal/obj/x86. Sources come first, destinations last, but a comparison's
 operands are in the manuals' order; a register has one name, and its width is in the mnemonic.
 
-Go's assembler has no word for a return that pops arguments (`ret n`), none for a word at a place in a segment that is
-not the one of Go's own g, and on 386 NOTL and NEGL of SI, DI and BP are other instructions there: these are data.
+Go's assembler has no word for a return that pops arguments (`ret n`), and none for a word at a place in a segment that
+is not the one of Go's own g: these are data. A segment's prefix is a byte in front of the instruction.
 """
 
 from __future__ import annotations
@@ -67,8 +67,6 @@ def _names() -> dict[str, tuple[str, int]]:
 _REGISTERS = _names()
 # The prefixes of segments: SDM volume 2A, 2.1.1. Go 1.19 has no operand for an address in a register within one.
 _SEGMENTS = {"fs": 0x64, "gs": 0x65}
-# With one of these that has no byte of its own, Go's assembler exchanges another register around a NOT or NEG.
-_NO_BYTE = frozenset({"esi", "edi", "ebp", "esp"})
 _MEMORY = re.compile(r"(?:(\w+) ptr )?(?:([fg]s):)?\[(.*)\]")
 _ADDRESS = re.compile(r"([a-z]\w*)?(?:\+([a-z]\w*)(?:\*(\d))?)?(?:([+-]?)(0x[0-9a-f]+|\d+))?")
 
@@ -219,8 +217,6 @@ def _two(mnemonic: str, rest: Sequence[str]) -> str:
 
 def _one(mnemonic: str, rest: Sequence[str]) -> str:
     bits = _bits(rest)
-    if mnemonic in ("not", "neg") and rest[0] in _NO_BYTE:
-        raise KeyError(rest[0])
     return f"{_ONE[mnemonic]}{_WIDTHS[bits]} {_operand(rest[0], bits)}"
 
 
