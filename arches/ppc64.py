@@ -60,9 +60,11 @@ from trampoline_dsl.target import (
     FrameRequest,
     InRegister,
     Insn,
+    Linkage,
     Location,
     OnStack,
     Part,
+    Plan9,
     Register,
     Relocation,
     SignalFrame,
@@ -373,8 +375,15 @@ REGISTER_OPERATIONS: dict[BinaryOp, str] = {
 }  # fmt: skip
 IMMEDIATE_SHIFTS: dict[BinaryOp, str] = {"shl": "sldi", "shr": "srdi", "sar": "sradi"}
 
+# Comparisons with 0, as comparisons with its neighbours.
+_BESIDE_ZERO: dict[Condition, tuple[Condition, int]] = {
+    "eq": ("ult", 1), "ne": ("uge", 1), "ule": ("ult", 1), "ugt": ("uge", 1), "lt": ("le", -1), "ge": ("gt", -1),
+    "le": ("lt", 1), "gt": ("ge", 1),
+}  # fmt: skip
+
 LINKAGE = 32  # bytes from r1 up in every frame that calls: what a callee and the linker's stubs write in ELFv2
 CR_PLACE, LR_PLACE = 8, 16  # above the CFA
+GO_BIG = 0x7FF8  # displacements from -GO_BIG to GO_BIG - 1 are those of one instruction for Go's assembler (a.out.go)
 NEAR_FRAME = 0x7FE0  # the largest frame whose every place is within a displacement of r1
 
 # ELFv1 and ELFv2, "Relocation Types". The fields of TOC16 are the second halves of instructions.
@@ -387,6 +396,8 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_PPC64_TOC16_LO_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC."),
     "R_PPC64_GOT16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000, base=".TOC.", got=True),
     "R_PPC64_GOT16_LO_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC.", got=True),
+    "R_PPC64_ADDR16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000),
+    "R_PPC64_ADDR16_LO": Fixup(2, 0xFFFF),
 }
 
 
@@ -420,9 +431,9 @@ class Ppc64(Architecture):
     sp = SP
     flags = CR[0]
     fixups = _FIXUPS
-    linkages = ("static", "pic")
+    linkages = ("static", "pic", "go")
     two_address = False
-    toc = _REGISTERS["r2"]
+    toc: Register | None = _REGISTERS["r2"]
     comment = "#"
 
     def __init__(self, name: str, order: ByteOrder, version: Literal[1, 2]) -> None:
@@ -455,6 +466,21 @@ class Ppc64(Architecture):
         self.gnu_as = (assembler, "-a64", f"-m{order}", "-mpower8")
         self.clang = (f"--target={assembler.removesuffix('-as')}", "-mcpu=pwr8")
         self.header = (".machine power8", f".abiversion {version}")
+
+    def link_for(self, linkage: Linkage) -> None:
+        super().link_for(linkage)
+        if linkage == "go":
+            self.toc = None
+
+    def symbol_bits(self) -> int:
+        """Go's assembler makes addresses from two halves of 16 bits, the upper one with a sign (asm9.go,
+        symbolAccess)."""
+        return 31 if self.linkage == "go" else super().symbol_bits()
+
+    def plan9(self) -> Plan9:
+        from .plan9.ppc64 import Ppc64Spelling
+
+        return Ppc64Spelling(self.order)
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         order = (*R[3:11], *R[31:13:-1])
@@ -495,6 +521,18 @@ class Ppc64(Architecture):
                 relocation=Relocation("R_PPC64_GOT16_LO_DS", symbol, offset=field),
             )
             return
+        if self.linkage == "go":
+            yield replace(
+                insn(f"lis {d}, {name}@ha", (), (d,)),
+                keystone=f"lis {d}, 0x0",
+                relocation=Relocation("R_PPC64_ADDR16_HA", symbol, offset=field),
+            )
+            yield replace(
+                insn(f"addi {d}, {d}, {name}@l", (d,), (d,)),
+                keystone=f"addi {d}, {d}, 0x0",
+                relocation=Relocation("R_PPC64_ADDR16_LO", symbol, offset=field),
+            )
+            return
         yield replace(
             insn(f"addis {d}, {TOC}, {name}@toc@ha", (TOC,), (d,)),
             keystone=f"addis {d}, {TOC}, 0x0",
@@ -507,7 +545,7 @@ class Ppc64(Architecture):
         )
 
     def load_symbol(self, d: Register, symbol: str, bits: int, signed: bool) -> Code:
-        if (bits, signed) not in LOADS or self.linkage == "pic":
+        if (bits, signed) not in LOADS or self.linkage != "static":
             yield from super().load_symbol(d, symbol, bits, signed)
             return
         high, _ = self.symbol_address(d, symbol)
@@ -557,6 +595,10 @@ class Ppc64(Architecture):
     def float_store(self, s: Register, base: Register, offset: int, bits: int) -> Code:
         yield from self._storage("store", FLOAT_STORES[bits], s, base, offset)
 
+    def _near(self, offset: int) -> bool:
+        """Whether a displacement is one."""
+        return -GO_BIG <= offset < GO_BIG if self.linkage == "go" else fits(offset, 16)
+
     def _storage(
         self, kind: Literal["load", "store"], form: Form, register: Register, base: Register, offset: int
     ) -> Code:
@@ -567,14 +609,14 @@ class Ppc64(Architecture):
         loaded = (register,) if kind == "load" else ()
         low = signed(offset, 16)
         reachable = not (form.ds and low % 4)
-        if reachable and fits(offset, 16):
+        if reachable and self._near(offset):
             access = Access(kind, register, base, offset, form.bytes)
             text = f"{form.displaced} {register}, {number(offset)}({base})"
             yield insn(text, (base, *stored), loaded, memory=memory, access=access)
             return
         own = kind == "load" and register.bank is Bank.INTEGER and register not in (R0, base)
         temporary = register if own else _free(base, register)
-        if reachable and fits(high_adjusted(offset), 16):
+        if reachable and self._near(low) and fits(high_adjusted(offset), 16):
             yield insn(f"addis {temporary}, {base}, {number(high_adjusted(offset))}", (base,), (temporary,))
             text = f"{form.displaced} {register}, {number(low)}({temporary})"
             yield insn(text, (temporary, *stored), loaded, memory=memory)
@@ -614,6 +656,12 @@ class Ppc64(Architecture):
         high, low = high_adjusted(value), signed(value, 16)
         if value == 0:
             yield from self.move(d, a)
+        elif self.linkage == "go" and d == SP != a:
+            # Go's assembler takes any addition of a constant to the stack pointer for a step of it, whatever it is
+            # added to.
+            middle = _free(a)
+            yield from self._add(middle, a, value)
+            yield from self.move(SP, middle)
         elif a != R0 and fits(value, 16):
             yield insn(f"addi {d}, {a}, {number(value)}", (a,), (d,))
         elif a != R0 and fits(high, 16) and (low == 0 or d != R0):
@@ -631,17 +679,23 @@ class Ppc64(Architecture):
             yield from self.constant(d, 0)
         elif mask == WHOLE:
             yield from self.move(d, a)
+        elif self.linkage == "go" and mask in (0xFF, 0xFFFF, 0xFFFFFFFF):
+            yield from self.extend(d, a, mask.bit_length(), signed=False)
         elif run is not None and run[1] == 63:
             yield insn(f"clrldi {d}, {a}, {number(run[0])}", (a,), (d,))
         elif run is not None and run[0] == 0:
             yield insn(f"clrrdi {d}, {a}, {number(63 - run[1])}", (a,), (d,))
-        elif run is not None and run[0] >= 32:
+        elif run is not None and run[0] >= 32 and self.linkage != "go":
+            # Go 1.19's assembler makes of a rotation by 0 one by r0.
             first, last = run[0] - 32, run[1] - 32
             yield insn(f"rlwinm {d}, {a}, 0x0, {number(first)}, {number(last)}", (a,), (d,))
         elif mask <= 0xFFFF:
             yield insn(f"andi. {d}, {a}, {number(mask)}", (a,), (d, CR[0]))
         elif mask <= 0xFFFFFFFF and mask & 0xFFFF == 0:
             yield insn(f"andis. {d}, {a}, {number(mask >> 16)}", (a,), (d, CR[0]))
+        elif run is not None and run[0] >= 32:
+            yield insn(f"clrrdi {d}, {a}, {number(63 - run[1])}", (a,), (d,))
+            yield insn(f"clrldi {d}, {d}, {number(run[0])}", (d,), (d,))
         else:
             yield from self._with_constant("and", d, a, signed(mask))
 
@@ -686,12 +740,24 @@ class Ppc64(Architecture):
             yield from self.move(d, s)
         elif signed:
             yield insn(f"exts{ {8: 'b', 16: 'h', 32: 'w'}[bits] } {d}, {s}", (s,), (d,))
+        elif self.linkage == "go" and bits == 32:  # as Go's assembler does it (asm9.go, asmout, case 13)
+            yield insn(f"rldic {d}, {s}, 0x0, 0x20", (s,), (d,))
+        elif self.linkage == "go":
+            yield insn(f"rlwinm {d}, {s}, 0x0, {number(32 - bits)}, 0x1f", (s,), (d,))
         else:
             yield insn(f"clrldi {d}, {s}, {number(64 - bits)}", (s,), (d,))
 
     # -- control
 
     def compare_branch(self, condition: Condition, a: Register, b: Register | int, label: str) -> Code:
+        if b == 0 and self.linkage == "go":
+            # Go 1.19's assembler compares with r0 where it is told to compare with 0.
+            if condition == "uge":
+                yield from self.jump(label)
+            elif condition != "ult":
+                other, value = _BESIDE_ZERO[condition]
+                yield from self.compare_branch(other, a, value, label)
+            return
         logical = "l" if condition in ("ult", "ule", "ugt", "uge") else ""
         if isinstance(b, int):
             value = b & WHOLE if logical else signed(b)
@@ -720,7 +786,7 @@ class Ppc64(Architecture):
             relocation=Relocation("R_PPC64_REL24", symbol),
             keystone="bl 0x0",
         )
-        if callee.toc_slot is not None:
+        if callee.toc_slot is not None and self.linkage != "go":
             # The linker makes a load of r2 of it when it has sent the call through a stub (ELFv1 3.5.11).
             yield insn("nop")
 

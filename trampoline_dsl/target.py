@@ -657,6 +657,10 @@ class Architecture(ABC):
         """Emit for another linkage from now on."""
         self.linkage = linkage
 
+    def symbol_bits(self) -> int:
+        """How many bits a symbol's address may take, counted from 0."""
+        return 8 * self.word
+
     # -- which registers values may live in, best first
 
     @abstractmethod

@@ -95,7 +95,8 @@ class Plan:
 
 def plan(architecture: Architecture, code_size: int, deepest_frame: int, variables: int = 0, got: int = 0) -> Plan:
     wide = architecture.word == 8
-    code_high, data_high = (1 << 32, 5 << 32) if wide else (0, 0)
+    code_high = 1 << 32 if architecture.symbol_bits() > 32 else 0
+    data_high = 5 << 32 if wide else 0
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
     code = code_high + 0x1000_0000
     data = data_high + 0x2000_0000
