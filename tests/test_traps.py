@@ -100,3 +100,11 @@ trampoline may_return(stack: uptr, pc: uptr, way: uptr) using c { if way & 16 !=
         "" if fixed else "it leaves by `resume` alone, and c has no registers of known values"
     )
     assert found["may_return"].state == "held"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_there_is_no_code_behind_ways_that_all_leave(target: str) -> None:
+    """It would never run, and nothing be called held."""
+    verdicts = verify(broken.compiled(target, broken.ROOT / "tests" / "fixedbugs" / "ways_that_all_leave.tramp"))
+    assert [verdict.trampoline for verdict in verdicts if not verdict.good] == []
+    assert len(verdicts) == 4

@@ -353,16 +353,26 @@ def _private(home: Home | None) -> bool:
 
 
 def _reachable(operations: Sequence[Operation]) -> list[Operation]:
+    """What control reaches from the beginning, without labels and jumps that say nothing."""
+    labels = {operation.label: index for index, operation in enumerate(operations) if operation.kind == "label"}
+    reached = bytearray(len(operations))
+    beginnings = [0]
+    while beginnings:
+        index = beginnings.pop()
+        while index < len(operations) and not reached[index]:
+            reached[index] = True
+            kind = operations[index].kind
+            if kind == "branch" or kind == "jump":
+                beginnings.append(labels[operations[index].label])
+            if kind in NO_FALL_THROUGH:
+                break
+            index += 1
+    operations = [operation for operation, one in zip(operations, reached, strict=True) if one]
     targets = {o.label for o in operations if o.kind in ("branch", "jump")}
     result: list[Operation] = []
-    dead = False
     for index, operation in enumerate(operations):
         kind = operation.kind
-        if kind == "label":
-            if operation.label not in targets:
-                continue
-            dead = False
-        if dead:
+        if kind == "label" and operation.label not in targets:
             continue
         if kind == "jump" or kind == "branch":
             # A branch to what comes next anyway says nothing.
@@ -376,7 +386,6 @@ def _reachable(operations: Sequence[Operation]) -> list[Operation]:
             if following > 0 and operations[following].label == operation.label:
                 continue
         result.append(operation)
-        dead = kind in NO_FALL_THROUGH
     return result
 
 

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import assert_never
 
 from . import ir
-from .body import ends
 from .diagnostics import Diagnostic, InputError, Span
 from .lir import DECLARED, THREAD, Body, Context, Home, Operation, VirtualRegister
 from .target import (
@@ -225,7 +224,7 @@ class _Lowering:
             )
         self._enter()
         self.block(self.function.body)
-        if not ends(self.function.body):
+        if not self.operations or self.operations[-1].kind not in ("return", "tail_call", "resume", "trap"):
             self.span = Span(self.function.span.source, self.function.span.end - 1, self.function.span.end)
             self._return(ir.Return(None, self.span))
         uses_toc = self._provide_toc()
