@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.outside import go_overlay, go_own
+from tests.outside import go_overlay, go_own, go_signals, sentinel
 from tests.outside.records import Cell
 from tests.outside.toolchain import MACHINES, NO_CGO, Distribution, Missing, Toolchain, installed
 
@@ -45,14 +45,16 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
 def _target(toolchain: Toolchain, *, everything: bool) -> Iterator[Cell]:
     target, distribution = toolchain.machine.target, toolchain.distribution
     folder = toolchain.work / distribution.version / toolchain.machine.goarch
-    column = f"{distribution.name}: own tests"
+    own, registers, signals = (f"{distribution.name}: {what}" for what in ("own tests", "registers", "signals"))
     try:
         toolchain.check()
         overlay = go_overlay.overlay(toolchain, folder)
     except (Missing, go_overlay.Refused) as error:
-        yield Cell(target, column, "failed", str(error))
+        yield Cell(target, own, "failed", str(error))
         return
-    yield _own(toolchain, folder, overlay, column, everything=everything)
+    yield _own(toolchain, folder, overlay, own, everything=everything)
+    yield _registers(toolchain, folder, overlay, registers)
+    yield _signals(toolchain, folder, overlay, signals)
 
 
 def _own(toolchain: Toolchain, folder: Path, overlay: Path, column: str, *, everything: bool) -> Cell:
@@ -71,3 +73,25 @@ def _own(toolchain: Toolchain, folder: Path, overlay: Path, column: str, *, ever
     if wrong:
         return Cell(target, column, "failed", f"{result.counts}: {'; '.join(wrong)}")
     return Cell(target, column, "held", result.counts)
+
+
+def _registers(toolchain: Toolchain, folder: Path, overlay: Path, column: str) -> Cell:
+    text = (folder / "text" / f"crosscall2_linux_{toolchain.machine.goarch}.s").read_text(encoding="utf-8")
+    found = sentinel.perform(toolchain, folder, overlay, text)
+    trouble = [found.trouble] if found.trouble else []
+    trouble += [f"nobody misses `{line}`" for line in found.survives]
+    if trouble:
+        return Cell(toolchain.machine.target, column, "failed", "; ".join(trouble))
+    return Cell(toolchain.machine.target, column, "held", found.text)
+
+
+def _signals(toolchain: Toolchain, folder: Path, overlay: Path, column: str) -> Cell:
+    target = toolchain.machine.target
+    program = folder / "signals"
+    if trouble := go_signals.build(toolchain, program, overlay=overlay):
+        return Cell(target, column, "failed", trouble)
+    wrong, again = go_signals.perform(toolchain, program)
+    if wrong:
+        return Cell(target, column, "failed", "; ".join(wrong))
+    text = f"{len(go_signals.EXPECTED)} held"
+    return Cell(target, column, "held", text + (f" (second run: {', '.join(again)})" if again else ""))

@@ -121,16 +121,14 @@ def overlay(
     toolchain: Toolchain,
     folder: Path,
     *,
+    name: str = "overlay",
     change: Callable[[Part, str], str] = lambda part, text: text,
-    only: Sequence[str] = (),
 ) -> Path:
-    """The overlay file. `change` may spoil a text; `only` names the packages whose functions are replaced (all)."""
+    """The overlay file, NAME.json. `change` may spoil a text."""
     replace: dict[str, str] = {}
     root = toolchain.distribution.root
     folder.mkdir(parents=True, exist_ok=True)
     for part, path in generated(toolchain, folder):
-        if only and part.package not in only:
-            continue
         package = root / "src" / part.package
         wanted = set(part.functions)
         for source in _assembly(package, toolchain.machine.goarch):
@@ -138,17 +136,17 @@ def overlay(
             rest, taken = without(text, part.functions)
             if taken:
                 wanted -= set(taken)
-                cut = folder / "cut" / part.package / source.name
+                cut = folder / name / "cut" / part.package / source.name
                 cut.parent.mkdir(parents=True, exist_ok=True)
                 cut.write_text(rest, encoding="utf-8")
                 replace[str(source)] = str(cut)
         if wanted:
             raise Refused(f"{package} has no {', '.join(sorted(wanted))} for {toolchain.machine.goarch}")
-        ours = folder / "ours" / part.package / f"zz_trampoline_{path.name}"
+        ours = folder / name / "ours" / part.package / f"zz_trampoline_{path.name}"
         ours.parent.mkdir(parents=True, exist_ok=True)
         ours.write_text(change(part, path.read_text(encoding="utf-8")), encoding="utf-8")
         replace[str(package / ours.name)] = str(ours)
-    file = folder / "overlay.json"
+    file = folder / f"{name}.json"
     file.write_text(json.dumps({"Replace": replace}, indent=1), encoding="utf-8")
     return file
 

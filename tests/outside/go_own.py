@@ -76,8 +76,9 @@ def _perform(toolchain: Toolchain, program: Path, *, everything: bool, overlay: 
     if ran.status is None:
         result.trouble = f"did not end in {timeout:.0f} s, in {', '.join(sorted(unfinished)) or 'no test'}"
     elif unfinished or ran.status not in (0, 1) or not started:
-        tail = "\n".join(ran.output.splitlines()[-40:])
-        result.trouble = f"ended with status {ran.status} in {', '.join(sorted(unfinished)) or 'no test'}\n{tail}"
+        said = [line for line in ran.output.splitlines() if not re.match(r"\s*(=== |--- )", line)]
+        report = "\n".join(said[:40])
+        result.trouble = f"ended with status {ran.status} in {', '.join(sorted(unfinished)) or 'no test'}\n{report}"
     elif (ran.status == 1) != bool(result.failed):
         result.trouble = f"ended with status {ran.status} and {len(result.failed)} failures"
     return result
