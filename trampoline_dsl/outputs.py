@@ -232,7 +232,8 @@ def _thread(target: Target) -> str:
 
 
 def _emits(target: Target) -> list[str]:
-    return ["gnu", "bytes", "json", *(["obj"] if has_objects(target) else [])]
+    plan9 = ["plan9"] if "go" in target.architecture.linkages else []
+    return ["gnu", *plan9, "bytes", "json", *(["obj"] if has_objects(target) else [])]
 
 
 def targets_json() -> str:
