@@ -147,7 +147,7 @@ def code_in_object(artifact: Artifact, program: Compiled, symbol: go_tools.GoSym
 
 
 def is_statement(line: str) -> bool:
-    return line.startswith("\t") and not re.match(r"\t(//|NO_LOCAL_POINTERS)|.*// not reached", line)
+    return line.startswith("\t") and not re.match(r"\t(//|GO_ARGS|NO_LOCAL_POINTERS)|.*// not reached", line)
 
 
 R_ADDR = 1  # cmd/internal/objabi: a whole address
