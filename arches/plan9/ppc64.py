@@ -5,6 +5,9 @@ that is the sum of two registers has the second one first: `(R4)(R3)` is `0(r3, 
 of a constant: for MOVD the assembler may take r0 for the number zero, which it is not in C's functions.
 
 It has no words for `mtfsf` with 64 bits, nor for `mfvscr` and `mtvscr`.
+
+The stack pointer is not followed into a frame of 32 KiB or more, whose size is in a register. Under ELFv1 a TEXT is the
+code of a C function: a pointer to it takes a descriptor beside it, as DEFINE_PPC64X_FUNCDESC (asm_ppc64x.h) makes one.
 """
 
 from __future__ import annotations
