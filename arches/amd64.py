@@ -425,12 +425,17 @@ class Amd64(X86):
         yield Insn(text, writes=frozenset({d}), memory="read", keystone=self.absolute(0x8B, d, slot))
 
     def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
-        if offset is not None:
+        if offset is not None and slot.symbol:
             text = f"mov qword ptr {slot.segment}:[{offset}], {s}"
             yield Insn(text, frozenset({s, offset}), memory="write")
             return
         text = f"mov qword ptr {self.thread_address(slot)}, {s}"
-        yield Insn(text, frozenset({s}), memory="write", keystone=self.absolute(0x89, s, slot))
+        lost = frozenset({offset}) if offset is not None else frozenset()
+        yield Insn(text, frozenset({s}), lost, "write", keystone=self.absolute(0x89, s, slot))
+
+    def thread_base(self, d: Register, slot: ThreadSlot) -> Code:
+        # It takes an instruction only where Go's assembler is told -shared: cmd/internal/obj/x86/obj6.go, progedit.
+        return iter(())
 
     def thread_address(self, slot: ThreadSlot) -> str:
         if not fits(slot.offset, 32):

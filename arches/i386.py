@@ -503,7 +503,7 @@ class I386(X86):
             yield Insn(f"mov {d}, dword ptr {slot.segment}:[{d}]", frozenset({d}), frozenset({d}), "read")
             return
         if self.linkage == "go":
-            yield from self.thread_base(d)
+            yield from self.thread_base(d, slot)
             yield from self.load(d, d, slot.offset, 32, False)
             return
         yield Insn(
@@ -513,22 +513,18 @@ class I386(X86):
         )
 
     def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
-        if offset is not None:
+        if offset is not None and slot.symbol:
             text = f"mov dword ptr {slot.segment}:[{offset}], {s}"
             yield Insn(text, frozenset({s, offset}), memory="write")
             return
-        if self.linkage == "go":
-            lent = self.lent(s)
-            yield self.push(lent)
-            yield from self.thread_base(lent)
-            yield from self.store(s, lent, slot.offset, 32)
-            yield self.pop(lent)
+        if offset is not None:
+            yield from self.store(s, offset, slot.offset, 32)
             return
         yield Insn(
             f"mov dword ptr {slot.segment}:[{number(self.signed(slot.offset))}], {s}", frozenset({s}), memory="write"
         )
 
-    def thread_base(self, d: Register) -> Code:
+    def thread_base(self, d: Register, slot: ThreadSlot) -> Code:
         """Go's linker, and C's for Go, put the offset of a thread's word into an instruction that adds it to the base,
         and into no other: cmd/internal/obj/x86/obj6.go, CanUse1InsnTLS."""
         yield Insn(f"mov {d}, {BASE}", writes=frozenset({d}), memory="read")

@@ -37,6 +37,7 @@ from trampoline_dsl.target import (
     Frame,
     FrameRequest,
     Insn,
+    Linkage,
     Location,
     OnStack,
     Part,
@@ -193,6 +194,10 @@ class X86(Architecture):
     accumulator: Register
     counter: Register
     frame_pointer: Register
+
+    def link_for(self, linkage: Linkage) -> None:
+        super().link_for(linkage)
+        self.thread_store_by_base = linkage == "go"
 
     # -- the pieces of an instruction
 

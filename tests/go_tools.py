@@ -79,10 +79,10 @@ def newest() -> Go:
     return max(known, key=lambda go: go.version)
 
 
-def assemble(go: Go, source: Path, target: Target, package: str = "p") -> Path:
+def assemble(go: Go, source: Path, target: Target, package: str = "p", *options: str) -> Path:
     """Assemble one file; the object is beside it. Raises AssertionError with what the assembler says."""
     made = source.with_suffix(".o")
-    flags = ["-p", package, "-I", str(go.root / "pkg" / "include")]
+    flags = [*options, "-p", package, "-I", str(go.root / "pkg" / "include")]
     if package == "runtime" and go.version < (1, 21):
         flags.append("-compiling-runtime")
     done = go.run("tool", "asm", *flags, "-o", str(made), str(source), target=target)

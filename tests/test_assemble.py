@@ -134,9 +134,10 @@ def data_cases(a: Architecture, convention: Convention) -> Iterator[Case]:
             yield case(f"float_load {d}, {offset:#x}({base}) {bits}", a.float_load(d, base, offset, bits))
             yield case(f"float_store {d}, {offset:#x}({base}) {bits}", a.float_store(d, base, offset, bits))
     if isinstance(convention.thread, ThreadSlot):
+        by_base = a.thread_store_by_base
         for register in registers:
             yield case(f"thread_load {register}", a.thread_load(register, convention.thread))
-            offset_in = next(r for r in registers if r is not register) if convention.thread.symbol else None
+            offset_in = next(r for r in registers if r is not register) if by_base or convention.thread.symbol else None
             yield case(f"thread_store {register}", a.thread_store(register, convention.thread, offset_in))
     for fixed in convention.fixed:
         yield case(f"establish {fixed.register}", a.establish(fixed))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import go_tools
 import pytest
-from gos_assembler import ROOT, TARGETS, assembled, compiled, judged, vetted, with_slots
+from gos_assembler import ROOT, TARGETS, assembled, compiled, judged, vetted, with_slots, written
 from test_assemble import matrix
 
 from trampoline_dsl import plan9
@@ -141,6 +141,18 @@ def test_gos_assembler_makes_the_same_instructions(target: Target, go: go_tools.
 @each_target
 def test_gos_assembler_takes_every_example(target: Target, go: go_tools.Go | None, tmp_path: Path) -> None:
     assert assembled(target, present(go), tmp_path)
+
+
+@each_go
+@pytest.mark.parametrize("name", ["linux/386", "linux/amd64"])
+def test_gos_assembler_takes_thread_slots_for_position_independent_code(
+    name: str, go: go_tools.Go | None, tmp_path: Path
+) -> None:
+    """There they take an instruction more, and a register."""
+    target = all_targets()[name].linked("go")
+    file = written(ROOT / "examples" / "go" / "cgocallback.tramp", target, tmp_path)
+    assert "TLS, " in file.read_text()
+    go_tools.assemble(present(go), file, target, "runtime", "-shared")
 
 
 @each_go

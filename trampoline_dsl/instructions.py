@@ -34,6 +34,7 @@ class Instructions:
         self.tail_call = _kept(architecture.tail_call)
         self.jump_register = _kept(architecture.jump_register)
         self.establish = _kept(self._establish)
+        self.thread_base = _kept(architecture.thread_base)
         self.thread_load = _kept(architecture.thread_load)
         self.thread_store = _kept(architecture.thread_store)
         self._frames: dict[FrameRequest, Frame] = {}

@@ -68,7 +68,8 @@ Kind = Literal[
     "binary",
     "extend",  # of the low `bits`; those below `value` are widened so already
     "thread_load",
-    "thread_store",  # uses: the value; and what the slot's symbol holds, where it has one
+    "thread_base",
+    "thread_store",  # uses: the value; and what the slot's symbol holds, where it has one, or a `thread_base`
     "entry_sp",
     "words",  # the address at CFA + value
     "pushed_pc",

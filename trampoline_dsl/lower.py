@@ -597,6 +597,10 @@ class _Lowering:
             return
         source = self.evaluate(value)
         assert isinstance(self.thread_place, ThreadSlot)
+        if self.architecture.thread_store_by_base and not self.thread_place.symbol:
+            base = self.new("base")
+            self.add("thread_base", (base,))
+            source = (*source, base)
         self.add("thread_store", (), source)
 
     def _set_thread_place(self, value: ir.Expression) -> None:

@@ -206,6 +206,8 @@ class _Selection:
                 return make.extend(defs[0], uses[0], operation.bits, operation.signed)
             case "thread_load":
                 return make.thread_load(defs[0], self._thread_slot())
+            case "thread_base":
+                return make.thread_base(defs[0], self._thread_slot())
             case "thread_store":
                 return make.thread_store(uses[0], self._thread_slot(), uses[1] if len(uses) > 1 else None)
             case "words":

@@ -838,7 +838,14 @@ class Architecture(ABC):
 
     @abstractmethod
     def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
-        """Set the word in the slot. `offset` holds what the slot's symbol does, where it has one."""
+        """Set the word in the slot. `offset` holds what the slot's symbol does, where it has one, or was made by
+        `thread_base`, and is lost."""
+
+    thread_store_by_base: bool = False  # `thread_store` takes a register that `thread_base` has made
+
+    def thread_base(self, d: Register, slot: ThreadSlot) -> Code:
+        """What `thread_store` counts from, as far as that takes an instruction of its own."""
+        raise AssertionError(f"{self.name} needs no base")
 
     def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
         """Merge neighbours into pairs and multiples, fill delay slots. The default leaves the code as it is."""

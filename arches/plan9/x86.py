@@ -142,8 +142,14 @@ class X86Spelling(Spelling):
             return None
         if self.slot and self.slot in rest:
             known = "(TLS)" if self.word == 8 else "TLS"
+            base = ""
+            if one.memory == "write" and one.writes:
+                # As go_tls.h has it. Position-independent code needs the first line, and other code loses it.
+                [lost] = one.writes
+                base = _register(lost.name)
+                known = f"({base})(TLS*1)"
             d, s = (known if text == self.slot else _register(text) for text in rest)
-            return f"MOV{_WIDTHS[self.bits]} {s}, {d}"
+            return (f"MOVQ TLS, {base}\n" if base else "") + f"MOV{_WIDTHS[self.bits]} {s}, {d}"
         try:
             text = spell(mnemonic, rest)
         except (KeyError, ValueError):
