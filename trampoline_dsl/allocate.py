@@ -478,8 +478,11 @@ def _agree(
 
 
 def _all_lost(architecture: Architecture, clobbers: frozenset[Register], value: VirtualRegister, body: Body) -> bool:
+    """Whether no register survives that could have the value and costs nothing: to save one and restore it is more than
+    to load the value again."""
     usable = (float_allocatable if value.floating else allocatable)(architecture, body.convention)
-    return clobbers.issuperset(usable)
+    kept, lost = body.convention.kept, body.lost
+    return all(r in clobbers or kept.get(r, 0) & ~lost.get(r, 0) for r in usable)
 
 
 def _renewed(body: Body, value: VirtualRegister, share: bool) -> VirtualRegister:

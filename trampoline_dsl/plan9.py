@@ -108,8 +108,8 @@ def function_text(function: Function, target: Target, symbol: Callable[[str], st
     flags = "NOSPLIT|NOFRAME" if go else "NOSPLIT|NOFRAME|TOPFRAME"
     lines.append(f"TEXT {spelled(signature.name, convention.go_abi)}, {flags}, $0-{argument_bytes(signature, target)}")
     if go and any(one.transfer == "call" for one in function.code):
-        # The declaration says where pointers are in the arguments. Go's assembler finds it by itself for names without a
-        # package; before Go 1.22 for no others.
+        # The declaration says where pointers are in the arguments. Go's assembler finds it by itself for names without
+        # a package; before Go 1.22 for no others.
         if argument_bytes(signature, target):
             lines.append("\tGO_ARGS")
         lines.append("\tNO_LOCAL_POINTERS")
