@@ -563,7 +563,7 @@ class X86(Architecture):
             # A push of anything is the shortest way to lower sp by a word.
             yield from [replace(self.push(self.accumulator), comment="room")] * (rest // self.word)
         elif rest:
-            yield self.adjust(self.sp, -rest)
+            yield self.step_by(frame, -rest)
         for slot in frame.slots:
             if slot.register is not None and slot.register not in pushed:
                 yield self.keep(slot.register, slot.offset, slot.size)
@@ -584,9 +584,18 @@ class X86(Architecture):
         if rest in (self.word, self.word * 2) and dropped is not None:
             yield from [replace(self.pop(dropped), comment="room")] * (rest // self.word)
         elif rest:
-            yield self.adjust(self.sp, rest)
+            yield self.step_by(frame, rest)
         for register in reversed(pushed):
             yield self.pop(register)
+
+    def step_by(self, frame: Frame, by: int) -> Insn:
+        """A step of the stack pointer. Go's linker adds up those that Go's assembler follows, along all ways through
+        functions that never ask for more stack, and refuses more than 792 bytes (cmd/link/internal/ld/stackcheck.go).
+        It cannot know that a callback begins on the system's stack and goes on on a goroutine's, and so Go's own
+        callbackasm1 makes its room without its assembler's knowledge, too."""
+        if self.linkage == "go" and frame.request.table:
+            return self.lea(self.sp, f"{self.sp}{'+' if by > 0 else '-'}{number(abs(by))}", self.sp)
+        return self.adjust(self.sp, by)
 
     def keep(self, register: Register, offset: int, size: int) -> Insn:
         if register == fpcw:

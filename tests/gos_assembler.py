@@ -246,10 +246,9 @@ class Depths(Watcher):
         )  # the activations that are in such a block, by the address of their caller's end
         self.switching: int | None = None
         self.switches = switches(artifact)
-        # What enters a table leaves a word above the return address, which is taken off first.
+        # What a table of calls enters is followed through pushes alone: `step_by` of arches/x86.py.
         tables = [t for t in run.build.program.tables.values() if t.trampoline == artifact.name]
-        taken = len(list(run.architecture.take_table_entry())) if tables else 0
-        self.start = base + (artifact.offsets[taken] if taken else 0)
+        self.followed = not (tables and run.architecture.table_pushes)
 
     def instruction(self, address: int) -> None:
         offset = address - self.base
@@ -266,7 +265,7 @@ class Depths(Watcher):
         if activation.cfa in self.elsewhere:
             true = self.artifact.frame.size - self.pushed
         self.checked += 1
-        if self.symbol.depth(offset) != true and address >= self.start:
+        if self.followed and self.symbol.depth(offset) != true:
             text = code.instructions[index].text
             self.wrong.append(f"+{offset:#x} {text}: {true}, and the table says {self.symbol.depth(offset)}")
 

@@ -35,7 +35,8 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     free = body.calls and body.bottom_free and all(h.offset >= architecture.word for h in own)
     start, words = body.words or (0, ())
     homed = words if start < 0 else ()
-    request = FrameRequest(body.convention, bottom, saves, link, alignment, free, homed, bool(words) and start >= 0)
+    taken = bool(words) and start >= 0
+    request = FrameRequest(body.convention, bottom, saves, link, alignment, free, homed, taken, body.table)
     frame = instructions_of(architecture).layout(request)
     slots = [replace(s, offset=s.offset + frame.size) if s.offset < 0 else s for s in slots]
     return replace(frame, body_slots=tuple(sorted(slots, key=lambda s: (s.stack, s.offset))))

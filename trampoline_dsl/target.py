@@ -414,7 +414,7 @@ class FrameRequest:
     body calls. `bottom_free`: nothing of the body uses the word at `sp` (all calls are by conventions whose word below
     the arguments is the caller's own), so the return address may live there whatever `convention.return_slot` says.
     `homed`: argument registers that the prologue stores directly below the CFA, the first one lowest. `area_taken`:
-    others are in the caller's area already, where nothing can be saved.
+    others are in the caller's area already, where nothing can be saved. `table`: it is entered through a table.
     """
 
     convention: Convention
@@ -425,6 +425,7 @@ class FrameRequest:
     bottom_free: bool = False
     homed: tuple[Register, ...] = ()
     area_taken: bool = False
+    table: bool = False
 
 
 @dataclass(frozen=True, slots=True)

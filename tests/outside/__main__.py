@@ -15,6 +15,7 @@ from tests.outside.records import Cell, matrix
 PARTS = {
     "assembler": "Go's assembler and go vet over what we write for them, and the judge over Go's objects",
     "go": "into Go itself: its own tests, and others, with functions of its runtime replaced",
+    "windows": "Go's own Windows tests under wine, with callbacks and exception handlers replaced",
 }
 
 

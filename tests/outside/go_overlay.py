@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.outside.toolchain import Missing, Toolchain
+from tests.outside.toolchain import Machine, Missing, Toolchain
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "go"
 
@@ -32,13 +32,47 @@ class Part:
     source: str
     package: str
     functions: tuple[str, ...]
+    local: tuple[str, ...] = ()  # those whose names in Go are one file's own (`sigtramp<>`)
+    besides: str = ""  # data that our text refers to
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """The names in Go's files."""
+        return (*(name for name in self.functions if f"{name.rpartition('·')[2]}<>" not in self.local), *self.local)
+
+
+# Words of zeros that Go's cgocallback has in its own file, on windows/amd64.
+_ZERO_TLS = "\nGLOBL runtime·zeroTLS(SB), RODATA, $64\n"
+
+# Exceptions on Windows, as they are since Go 1.21: before, the assembly did what sigtrampgo does now.
+_EXCEPTIONS = (
+    "runtime·sigtramp",
+    "runtime·exceptiontramp",
+    "runtime·firstcontinuetramp",
+    "runtime·lastcontinuetramp",
+    "runtime·sigresume",
+)
 
 
 def parts(toolchain: Toolchain) -> list[Part]:
     """What is replaced in this release."""
-    callback = "cgocallback.tramp" if toolchain.distribution.release < (1, 21) else "cgocallback_go1.21.tramp"
+    old = toolchain.distribution.release < (1, 21)
+    callback = "cgocallback.tramp" if old else "cgocallback_go1.21.tramp"
+    crosscall2 = Part("crosscall2.tramp", "runtime/cgo", ("crosscall2",))
+    if toolchain.machine.goos == "windows":
+        return [
+            crosscall2,
+            Part(
+                callback,
+                "runtime",
+                ("runtime·cgocallback",),
+                besides=_ZERO_TLS if toolchain.machine.goarch == "amd64" else "",
+            ),
+            Part("callbackasm.tramp", "runtime", ("runtime·callbackasm1", "runtime·callbackasm")),
+            *([] if old else [Part("exceptiontramp.tramp", "runtime", _EXCEPTIONS, local=("sigtramp<>",))]),
+        ]
     return [
-        Part("crosscall2.tramp", "runtime/cgo", ("crosscall2",)),
+        crosscall2,
         Part(callback, "runtime", ("runtime·cgocallback",)),
         Part("sigtramp.tramp", "runtime", ("runtime·sigtramp", "runtime·sigfwd")),
         Part("cgo_sigtramp.tramp", "runtime", ("runtime·cgoSigtramp",)),
@@ -76,8 +110,7 @@ def without(text: str, symbols: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 def header(toolchain: Toolchain, folder: Path) -> Path:
     """go_asm.h of this distribution for this machine, under the name that examples/go look for."""
-    goarch = toolchain.machine.goarch
-    path = folder / f"go_asm_linux_{goarch}.h"
+    path = folder / f"go_asm_{toolchain.machine.goos}_{toolchain.machine.goarch}.h"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +141,7 @@ def generated(toolchain: Toolchain, folder: Path) -> list[tuple[Part, Path]]:
         )
         if built.returncode != 0:
             raise Refused(f"trampoline build {part.source}: status {built.returncode}\n{built.stdout}{built.stderr}")
-        path = folder / "text" / f"{source.stem}_linux_{toolchain.machine.goarch}.s"
+        path = folder / "text" / f"{source.stem}_{toolchain.machine.goos}_{toolchain.machine.goarch}.s"
         text = path.read_text(encoding="utf-8")
         missing = [symbol for symbol in part.functions if not re.search(text_of(symbol).pattern, text)]
         if missing:
@@ -130,10 +163,10 @@ def overlay(
     folder.mkdir(parents=True, exist_ok=True)
     for part, path in generated(toolchain, folder):
         package = root / "src" / part.package
-        wanted = set(part.functions)
-        for source in _assembly(package, toolchain.machine.goarch):
+        wanted = set(part.replaced)
+        for source in _assembly(package, toolchain.machine):
             text = Path(replace.get(str(source), source)).read_text(encoding="utf-8")
-            rest, taken = without(text, part.functions)
+            rest, taken = without(text, part.replaced)
             if taken:
                 wanted -= set(taken)
                 cut = folder / name / "cut" / part.package / source.name
@@ -141,25 +174,26 @@ def overlay(
                 cut.write_text(rest, encoding="utf-8")
                 replace[str(source)] = str(cut)
         if wanted:
-            raise Refused(f"{package} has no {', '.join(sorted(wanted))} for {toolchain.machine.goarch}")
+            raise Refused(f"{package} has no {', '.join(sorted(wanted))} for {toolchain.machine.target}")
         ours = folder / name / "ours" / part.package / f"zz_trampoline_{path.name}"
         ours.parent.mkdir(parents=True, exist_ok=True)
-        ours.write_text(change(part, path.read_text(encoding="utf-8")), encoding="utf-8")
+        ours.write_text(change(part, path.read_text(encoding="utf-8")) + part.besides, encoding="utf-8")
         replace[str(package / ours.name)] = str(ours)
     file = folder / f"{name}.json"
     file.write_text(json.dumps({"Replace": replace}, indent=1), encoding="utf-8")
     return file
 
 
-def _assembly(package: Path, goarch: str) -> list[Path]:
-    """A package's assembly files for a machine: those with its name, or with its family's and `x` (`mips64x`)."""
+_SYSTEMS = re.compile(r"_(linux|windows|darwin|freebsd|netbsd|openbsd|plan9|solaris|aix)_")
+
+
+def _assembly(package: Path, machine: Machine) -> list[Path]:
+    """A package's assembly files for a machine: those with its name, or with its family's and `x` (`mips64x`), and
+    those with its operating system's."""
+    goarch = machine.goarch
     family = {"mips": "mipsx", "mipsle": "mipsx", "mips64": "mips64x", "mips64le": "mips64x", "ppc64le": "ppc64x"}
-    names = {goarch, family.get(goarch, goarch)}
+    names = {goarch, family.get(goarch, goarch), machine.goos}
     found = [path for path in sorted(package.glob("*.s")) if path.stem.rpartition("_")[2] in names]
     if not found:
         raise Missing(f"{package} has no assembly for {goarch}: are Go's sources installed?")
-    return [
-        path
-        for path in found
-        if not re.search(r"_(windows|darwin|freebsd|netbsd|openbsd|plan9|solaris|aix)_", path.name)
-    ]
+    return [path for path in found if not (system := re.search(_SYSTEMS, path.name)) or system[1] == machine.goos]

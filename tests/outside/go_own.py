@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.outside.toolchain import Toolchain
+from tests.outside.toolchain import Ran, Toolchain
 
 # Those that go through crosscall2, cgocallback or a signal handler.
 CALLBACKS = "Callback|ZeroArg|Sigaltstack|Sigprocmask|1560|3741|7234|5337|NamedEnum"
@@ -68,6 +68,11 @@ def _perform(toolchain: Toolchain, program: Path, *, everything: bool, overlay: 
     if overlay:
         environment["GOFLAGS"] += f" -overlay={overlay}"
     ran = toolchain.execute(program, *words, timeout=timeout, cwd=folder(toolchain), environment=environment)
+    return results(ran, timeout)
+
+
+def results(ran: Ran, timeout: float) -> Result:
+    """What `-test.v` printed."""
     result = Result()
     for state, name in re.findall(r"^\s*--- (PASS|FAIL|SKIP): (\S+) \(", ran.output, re.MULTILINE):
         {"PASS": result.passed, "FAIL": result.failed, "SKIP": result.skipped}[state].add(name)

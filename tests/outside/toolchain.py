@@ -33,10 +33,11 @@ class Machine:
     compiler: str
     runner: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    goos: str = "linux"
 
     @property
     def target(self) -> str:
-        return f"linux/{self.goarch}"
+        return f"{self.goos}/{self.goarch}"
 
 
 def _emulated(goarch: str, triple: str, qemu: str, **environment: str) -> Machine:
@@ -160,7 +161,7 @@ class Toolchain:
             "GOCACHE": str(self.work / "cache"),
             "GOENV": "off",
             "GOFLAGS": "-mod=mod -trimpath",
-            "GOOS": "linux",
+            "GOOS": self.machine.goos,
             "GOPATH": str(self.work / "path"),
             "GOPROXY": "off",
             "GOSUMDB": "off",

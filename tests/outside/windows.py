@@ -1,0 +1,158 @@
+"""Go's own Windows tests under wine, with callbackasm1, cgocallback, crosscall2 and the exception handlers replaced."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.outside import go_overlay, go_own
+from tests.outside.records import Cell
+from tests.outside.toolchain import Distribution, Machine, Missing, Ran, Toolchain, installed
+from tests.outside.wine import PROGRAMS, Forward, Wine
+
+MACHINES = {
+    machine.target: machine
+    for machine in (
+        Machine("386", "i686-w64-mingw32-gcc", goos="windows"),
+        Machine("amd64", "x86_64-w64-mingw32-gcc", goos="windows"),
+    )
+}
+
+NOT_RUN = {
+    "windows/arm": "no wine for it here: runs in the emulator only",
+    "windows/arm64": "no wine for it here: runs in the emulator only",
+}
+
+TIMEOUT = 400  # seconds, for all of them: they have programs built
+
+# Of runtime's tests, those that go through a callback or an exception handler.
+TESTS = (
+    "TestCallback",
+    "TestCallbackGC",
+    "TestCallbackPanicLocked",
+    "TestCallbackPanic",
+    "TestCallbackPanicLoop",
+    "TestBlockingCallback",
+    "TestCallbackInAnotherThread",
+    "TestStdcallAndCDeclCallbacks",
+    "TestRegisterClass",
+    "TestZeroDivisionException",
+    "TestReturnAfterStackGrowInCallback",
+    "TestBigStackCallbackSyscall",
+    "TestStackGrowthCallback",
+    "TestIssue59213",
+    "TestSehUnwind",
+    "TestSehUnwindPanic",
+    "TestSehUnwindDoublePanic",
+    "TestSehUnwindNilPointerPanic",
+    "TestSehLookupFunctionEntry",
+    "TestCrashHandler",
+    "TestCgoCrashHandler",
+    "TestCgoExternalThreadPanic",
+    "TestWERDialogue",
+)
+
+# What fails under wine 8 with Go's runtime as it is. They are run with `--unmodified` alone, and have to fail there.
+_NO_CONTINUE = "wine calls vectored continue handlers for nothing but an exception that a handler has continued"
+_NO_CONSOLE = "without a screen there is no console that events come from"
+FAIL_UNDER_WINE = {
+    "TestRaiseException": _NO_CONTINUE,
+    "TestVectoredHandlerExceptionInNonGoThread": _NO_CONTINUE,
+    "TestVectoredHandlerDontCrashOnLibrary": _NO_CONTINUE,
+    "TestCtrlHandler": _NO_CONSOLE,
+    "TestLibraryCtrlHandler": _NO_CONSOLE,
+}
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--go", metavar="DIR", action="append", type=Path, help="a Go distribution (default: those installed)"
+    )
+    parser.add_argument(
+        "--target", metavar="T", action="append", choices=[*MACHINES, *NOT_RUN], help="windows/amd64, windows/386"
+    )
+    parser.add_argument("--unmodified", action="store_true", help="Go's own runtime, with nothing replaced")
+    parser.add_argument("--work", metavar="DIR", type=Path, help="where what is built is kept (default: nowhere)")
+
+
+def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
+    distributions = [Distribution.at(folder.resolve()) for folder in chosen.go] if chosen.go else installed()
+    with contextlib.ExitStack() as stack:
+        work = chosen.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outside-")))
+        work = work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        for target in chosen.target or [*MACHINES, *NOT_RUN]:
+            if target in NOT_RUN:
+                yield Cell(target, "wine", "not applicable", NOT_RUN[target])
+                continue
+            machine = MACHINES[target]
+            try:
+                with (
+                    tempfile.TemporaryDirectory(prefix="wine-") as folder,
+                    Wine(machine.goarch, machine.compiler, Path(folder)) as wine,
+                ):
+                    for distribution in distributions:
+                        yield _own(Toolchain(distribution, machine, work), wine, unmodified=chosen.unmodified)
+            except Missing as error:
+                yield Cell(target, "wine", "failed", str(error))
+
+
+def _own(toolchain: Toolchain, wine: Wine, *, unmodified: bool) -> Cell:
+    distribution, target = toolchain.distribution, toolchain.machine.target
+    column = f"{distribution.name}: own Windows tests" + (" (unmodified)" if unmodified else "")
+    folder = toolchain.work / distribution.version / f"windows_{toolchain.machine.goarch}"
+    try:
+        toolchain.check()
+        overlay = None if unmodified else go_overlay.overlay(toolchain, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        ran = own_tests(toolchain, wine, folder, overlay=overlay)
+    except (Missing, go_overlay.Refused) as error:
+        return Cell(target, column, "failed", str(error))
+    result = go_own.results(ran, TIMEOUT)
+    expected = set(FAIL_UNDER_WINE) if unmodified else set()
+    if result.trouble or result.failed != expected:
+        said = [f"{name} failed" for name in sorted(result.failed - expected)]
+        said += [f"{name} did not fail" for name in sorted(expected - result.failed)]
+        return Cell(target, column, "failed", "; ".join([result.counts, *said, result.trouble]) + "\n" + ran.output)
+    return Cell(target, column, "held", result.counts)
+
+
+def own_tests(toolchain: Toolchain, wine: Wine, folder: Path, *, overlay: Path | None) -> Ran:
+    """Build the runtime's tests and run those of TESTS. What they want built besides, the host's go and gcc build."""
+    changed = [f"-overlay={overlay}"] if overlay else []
+    runtime = toolchain.distribution.root / "src" / "runtime"
+    program = folder / "runtime.test.exe"
+    built = toolchain.go("test", "-c", *changed, "-o", program, "runtime", cwd=runtime)
+    if built.status != 0:
+        raise go_overlay.Refused(f"go test -c runtime: status {built.status}\n{built.output}")
+    environment = toolchain.environment
+    if overlay:
+        environment["GOFLAGS"] += f" -overlay={overlay}"
+    forward = folder / "forward.exe"
+    if not forward.exists():
+        built = toolchain.go("build", "-o", forward, PROGRAMS / "forward.go", cwd=folder)
+        if built.status != 0:
+            raise go_overlay.Refused(f"go build forward.go: status {built.status}\n{built.output}")
+    commands = wine.prefix / "forward"
+    shutil.rmtree(commands, ignore_errors=True)
+    tests = TESTS if overlay else (*TESTS, *FAIL_UNDER_WINE)
+    named = {"go": str(toolchain.distribution.go), "gcc": toolchain.machine.compiler}
+    with Forward(wine, forward, commands, named, environment):
+        return wine.run(
+            program,
+            "-test.v",
+            "-test.short",
+            f"-test.timeout={TIMEOUT - 10}s",
+            f"-test.run=^({'|'.join(tests)})$",
+            timeout=TIMEOUT,
+            cwd=runtime,
+            environment={
+                "FORWARD": wine.windows(commands),
+                "GOROOT": wine.windows(toolchain.distribution.root),
+                "WINEPATH": wine.windows(commands),
+            },
+        )
