@@ -457,7 +457,9 @@ class I386(X86):
     def _through_got(self, d: Register, symbol: str) -> Code:
         """i386 psABI, 3.4.2 and table 4.9: the table by the address that a call pushes, then the symbol's entry in it.
         No register is kept for the table, so that nothing can be called through a PLT."""
-        yield Insn("call .+5", frozenset({esp}), memory="write", keystone=raw(bytes((0xE8, 0, 0, 0, 0))))
+        # Clang's Intel syntax has no place of its own.
+        here = ".att_syntax prefix; call .+5; .intel_syntax noprefix"
+        yield Insn(here, frozenset({esp}), memory="write", keystone=raw(bytes((0xE8, 0, 0, 0, 0))))
         yield self.pop(d)  # the address of this instruction, which is one byte long
         opcode = (5,) if d == eax else (0x81, 0xC0 | d.number)
         yield Insn(

@@ -466,7 +466,9 @@ class Mips(Architecture):
         self.gnu_as = gnu_as
         self.clang = (f"--target={gnu_as[0].removesuffix('-as')}", gnu_as[1], *(("-mfp32",) if word == 4 else ()))
         self.calls_through_got = True
-        self.header = (*module, ".set noreorder", ".set noat", ".set nomacro")
+        # As code of C's compilers that stays in its place is marked (binutils, gas, "MIPS Options", -call_nonpic);
+        # linkers warn where some objects are and others are not.
+        self.header = (".abicalls", ".option pic0", *module, ".set noreorder", ".set noat", ".set nomacro")
         self.conventions = {convention.name: convention for convention in conventions}
         self.integers, self.floats = _INTEGERS[word], _FLOATS[word]
         self.zero: Register = self.integers[0]
@@ -494,7 +496,7 @@ class Mips(Architecture):
         super().link_for(linkage)
         if linkage == "pic":
             self.got = self.gp
-            self.header = (".abicalls", ".option pic2", *self.header)
+            self.header = tuple(line.replace("pic0", "pic2") for line in self.header)
 
     # -- single instructions
 

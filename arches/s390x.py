@@ -410,7 +410,7 @@ class S390x(Architecture):
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
         if self.linkage == "pic":
-            text, code = f"lgrl {d}, {spelled(symbol)}@GOTENT", 0xC408_0000_0000 | d.number << 36
+            text, code = f"lgrl {d}, {spelled(symbol)}@GOT", 0xC408_0000_0000 | d.number << 36
             yield replace(
                 insn(text, (), (d,), memory="read", keystone=".byte " + ", ".join(map(hex, code.to_bytes(6, "big")))),
                 relocation=Relocation("R_390_GOTENT", symbol, addend=2, offset=2),

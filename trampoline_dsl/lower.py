@@ -272,8 +272,12 @@ class _Lowering:
         place = VirtualRegister(-3, register.name, fixed=register)
         value = self.new(register.name)
         operations: list[Operation] = []
+        there = found  # as long as nothing that may have changed it can have run
         for operation in self.operations:
-            if id(operation) in wanting:
+            if operation.kind in ("call", "asm", "label"):
+                there = False
+            if id(operation) in wanting and not there:
+                there = found
                 made = Operation("symbol", (place,), (), symbol=TOC_SYMBOL)
                 if given:
                     made = Operation("move", (place,), (value,))

@@ -14,6 +14,7 @@ from tests.outside.records import Cell, matrix
 # Each is a module beside this one, with `options(parser)` for its options and `cells(options)` for what it finds.
 PARTS = {
     "assembler": "Go's assembler and go vet over what we write for them, and the judge over Go's objects",
+    "c": "into C: linked in each way by the cross gcc, between hostile assembly, from objects of GNU as and of clang",
     "go": "into Go itself: its own tests, and others, with functions of its runtime replaced",
     "windows": "Go's own Windows tests under wine, with callbacks and exception handlers replaced",
 }
