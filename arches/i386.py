@@ -12,6 +12,7 @@ The frame is the one that `x86` draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from trampoline_dsl.target import (
@@ -506,7 +507,7 @@ class I386(X86):
             return
         if self.linkage == "go":
             yield from self.thread_base(d, slot)
-            yield from self.load(d, d, slot.offset, 32, False)
+            yield replace(self.load_insn("mov", f"{d}", d, d, slot.offset, 32), access=None)
             return
         yield Insn(
             f"mov {d}, dword ptr {slot.segment}:[{number(self.signed(slot.offset))}]",
@@ -520,7 +521,7 @@ class I386(X86):
             yield Insn(text, frozenset({s, offset}), memory="write")
             return
         if offset is not None:
-            yield from self.store(s, offset, slot.offset, 32)
+            yield replace(self.store_insn("mov", f"{s}", s, offset, slot.offset, 32), access=None)
             return
         yield Insn(
             f"mov dword ptr {slot.segment}:[{number(self.signed(slot.offset))}], {s}", frozenset({s}), memory="write"

@@ -8,9 +8,9 @@ is not the one of Go's own g: these are data. A segment's prefix is a byte in fr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from trampoline_dsl.target import Insn, Statement
+from trampoline_dsl.target import Insn
 
 from . import Spelling, Symbol, offset, operands
 
@@ -68,6 +68,7 @@ _REGISTERS = _names()
 # The prefixes of segments: SDM volume 2A, 2.1.1. Go 1.19 has no operand for an address in a register within one.
 _SEGMENTS = {"fs": 0x64, "gs": 0x65}
 _MEMORY = re.compile(r"(?:(\w+) ptr )?(?:([fg]s):)?\[(.*)\]")
+_THREAD_WORD = re.compile(r"dword ptr \[(\w+)-4\]")  # on 386, with no `access`
 _ADDRESS = re.compile(r"([a-z]\w*)?(?:\+([a-z]\w*)(?:\*(\d))?)?(?:([+-]?)(0x[0-9a-f]+|\d+))?")
 
 
@@ -117,19 +118,6 @@ class X86Spelling(Spelling):
         self.word = bits // 8
         self.slot = slot
 
-    def statements(self, code: Sequence[Insn], symbol: Symbol) -> Iterator[Statement]:
-        before = ""
-        for one, statement in zip(code, super().statements(code, symbol), strict=True):
-            if self.slot and before.startswith("MOVL TLS, ") and one.access is not None:
-                # Behind the base of the thread's words, the word of g, whose place Go's linker fills in.
-                base = _register(one.access.base.name)
-                assert before == f"MOVL TLS, {base}"
-                word, value = f"({base})(TLS*1)", _register(one.access.register.name)
-                pair = f"{word}, {value}" if one.access.kind == "load" else f"{value}, {word}"
-                statement = Statement(f"MOVL {pair}")
-            before = statement.text or ""
-            yield statement
-
     def plain(self, one: Insn) -> str | None:
         mnemonic, rest = operands(one.text)
         if one.target is not None:
@@ -140,16 +128,8 @@ class X86Spelling(Spelling):
         spell = _SPELL.get(mnemonic)
         if spell is None:
             return None
-        if self.slot and self.slot in rest:
-            known = "(TLS)" if self.word == 8 else "TLS"
-            base = ""
-            if one.memory == "write" and one.writes:
-                # As go_tls.h has it. Position-independent code needs the first line, and other code loses it.
-                [lost] = one.writes
-                base = _register(lost.name)
-                known = f"({base})(TLS*1)"
-            d, s = (known if text == self.slot else _register(text) for text in rest)
-            return (f"MOVQ TLS, {base}\n" if base else "") + f"MOV{_WIDTHS[self.bits]} {s}, {d}"
+        if self.slot and mnemonic == "mov" and (text := self.thread(one, rest)):
+            return text
         try:
             text = spell(mnemonic, rest)
         except (KeyError, ValueError):
@@ -159,6 +139,27 @@ class X86Spelling(Spelling):
             return text
         value = int(match[2]) if match[1] == "SUB" else -int(match[2])
         return f"ADJSP ${value}"
+
+    def thread(self, one: Insn, rest: Sequence[str]) -> str:
+        """A move of the word of g, or of what it is counted from, as go_tls.h has them; else nothing."""
+        move = "MOV" + _WIDTHS[self.bits]
+        before, known = "", ""
+        for text in rest:
+            base = _THREAD_WORD.fullmatch(text)
+            if text == self.slot and self.word == 8:
+                known = "(TLS)"
+                if one.memory == "write" and one.writes:
+                    # Position-independent code needs the first of two lines. Other code loses it.
+                    [lost] = one.writes
+                    before, known = f"{move} TLS, {_register(lost.name)}\n", f"({_register(lost.name)})(TLS*1)"
+            elif text == self.slot:
+                known = "TLS"
+            elif base is not None and one.access is None and self.word == 4:
+                known = f"({_register(base[1])})(TLS*1)"
+        if not known:
+            return ""
+        d, s = (_register(text) if text in _REGISTERS else known for text in rest)
+        return f"{before}{move} {s}, {d}"
 
     def with_symbol(self, code: Sequence[Insn], symbol: Symbol) -> tuple[str | None, int]:
         one = code[0]
