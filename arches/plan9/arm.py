@@ -8,11 +8,11 @@ addition to pc obeys bit 0 of an address), nor for an msr that leaves GE alone."
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from trampoline_dsl.target import Insn
 
-from . import Spelling, Symbol, offset, operands
+from . import Operands, Spelling, Symbol, added, offset, words
 
 _LOADS = {"ldr": "MOVW", "ldrb": "MOVBU", "ldrsb": "MOVB", "ldrh": "MOVHU", "ldrsh": "MOVH", "vldr": "MOV"}
 _STORES = {"str": "MOVW", "strb": "MOVB", "strh": "MOVH", "vstr": "MOV"}
@@ -45,7 +45,6 @@ _REGISTERS = {f"r{n}": f"R{n}" for n in range(13)} | {
 }
 _MEMORY = re.compile(r"\[(\w+)(?:, (?:#(-?\w+)|(\w+)))?\]")
 _MULTIPLE = re.compile(r"(ld|st)m(ia|ib|da|db|)")
-_ADD_STEP = re.compile(r"(ADD|SUB) \$(\d+), R13")
 _MOVE_STEP = re.compile(r"MOVW\.(?:W \w+, (-?\d+)\(R13\)|P (-?\d+)\(R13\), (\w+))")
 
 
@@ -92,75 +91,57 @@ def _list(text: str) -> str:
 
 
 class ArmSpelling(Spelling):
-    def plain(self, one: Insn) -> str | None:
-        mnemonic, rest = operands(one.text)
-        if one.target is not None:
-            return self._branch(one, mnemonic)
+    addresses: Mapping[str, tuple[str, int]] = {"movw": ("MOVW", 2)}  # with the movt behind it
+
+    def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         if mnemonic == "add" and rest[0] == "pc" and one.transfer != "none":
             return "RET" if one.transfer == "return" else f"JMP ({_register(rest[1])})"
-        spell = _SPELL.get(mnemonic)
-        if spell is None:
-            return None
-        try:
-            return spell(mnemonic, rest)
-        except (KeyError, ValueError, IndexError):
-            return None  # a form that the table does not have
+        return _SPELL[mnemonic](mnemonic, rest)
 
-    def _branch(self, one: Insn, mnemonic: str) -> str | None:
+    def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         if mnemonic == "b":
             return f"JMP {self.label(one)}"
         if mnemonic[1:] in _CONDITIONS:
             return f"{mnemonic.upper()} {self.label(one)}"
         return None
 
+    def register(self, name: str) -> str:
+        return _register(name)
+
     def with_symbol(self, code: Sequence[Insn], symbol: Symbol) -> tuple[str | None, int]:
-        one = code[0]
-        assert one.relocation is not None
-        name = symbol(one.relocation.symbol)
-        mnemonic, rest = operands(one.text)
-        match mnemonic:
-            case "bl":
-                return f"CALL {name}", 1
-            case "b":
-                return f"JMP {name}", 1
-            case "movw":  # and the movt behind it
-                return f"MOVW ${name}, {_register(rest[0])}", 2
-            case ".word":
-                return f"WORD ${name}", 1
-        return None, 1
+        if code[0].relocation is not None and code[0].text.startswith(".word"):
+            return f"WORD ${symbol(code[0].relocation.symbol)}", 1
+        return super().with_symbol(code, symbol)
 
     def step(self, one: Insn, text: str) -> int:
         # cmd/internal/obj/arm/obj5.go, preprocess: ADD and SUB of a constant to R13, MOVW.W to 0(R13) and MOVW.P from
         # there, but for those that load the program counter.
-        if match := _ADD_STEP.fullmatch(text):
-            return int(match[2]) if match[1] == "SUB" else -int(match[2])
         if (match := _MOVE_STEP.fullmatch(text)) and match[3] != "R15":
             return -int(match[1] or match[2])
-        return 0
+        return added(text, "R13")
 
     def data(self, code: bytes) -> Iterable[str]:
-        for at in range(0, len(code), 4):
-            yield f"WORD ${int.from_bytes(code[at : at + 4], 'little'):#010x}"
+        return words(code, "little")
 
     def lowered(self, size: int) -> str:
         return f"SUB ${size}, R13" if size >= 0 else f"ADD ${-size}, R13"
 
 
-def _load(mnemonic: str, rest: Sequence[str]) -> str:
+def _load(mnemonic: str, rest: Operands) -> str:
     word = _LOADS[mnemonic] + (_FLOAT[rest[0][0]] if mnemonic == "vldr" else "")
     if len(rest) == 3:
         return f"{word}.P {_value(rest[2])}{_memory(rest[1])}, {_register(rest[0])}"
     return f"{word} {_memory(rest[1])}, {_register(rest[0])}"
 
 
-def _store(mnemonic: str, rest: Sequence[str]) -> str:
+def _store(mnemonic: str, rest: Operands) -> str:
     word = _STORES[mnemonic] + (_FLOAT[rest[0][0]] if mnemonic == "vstr" else "")
     if rest[1].endswith("!"):
         return f"{word}.W {_register(rest[0])}, {_memory(rest[1][:-1])}"
     return f"{word} {_register(rest[0])}, {_memory(rest[1])}"
 
 
-def _multiple(mnemonic: str, rest: Sequence[str]) -> str:
+def _multiple(mnemonic: str, rest: Operands) -> str:
     match = _MULTIPLE.fullmatch(mnemonic)
     if match is None:
         raise KeyError(mnemonic)
@@ -168,41 +149,41 @@ def _multiple(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{word} {base}, {registers}" if match[1] == "ld" else f"{word} {registers}, {base}"
 
 
-def _pop(mnemonic: str, rest: Sequence[str]) -> str:
+def _pop(mnemonic: str, rest: Operands) -> str:
     return f"MOVM.IA.W (R13), {_list(rest[0])}"
 
 
-def _move(mnemonic: str, rest: Sequence[str]) -> str:
+def _move(mnemonic: str, rest: Operands) -> str:
     if not rest[1].startswith("#"):
         return f"{'MVN' if mnemonic == 'mvn' else 'MOVW'} {_register(rest[1])}, {_register(rest[0])}"
     value = _value(rest[1])
     return f"MOVW {_immediate(~value if mnemonic == 'mvn' else value)}, {_register(rest[0])}"
 
 
-def _float_move(mnemonic: str, rest: Sequence[str]) -> str:
+def _float_move(mnemonic: str, rest: Operands) -> str:
     return f"MOV{_FLOAT[rest[0][0]]} {_register(rest[1])}, {_register(rest[0])}"
 
 
-def _three(mnemonic: str, rest: Sequence[str]) -> str:
+def _three(mnemonic: str, rest: Operands) -> str:
     d, a, b = rest
     between = "" if d == a else f"{_register(a)}, "
     return f"{_THREE[mnemonic]} {_operand(b)}, {between}{_register(d)}"
 
 
-def _compare(mnemonic: str, rest: Sequence[str]) -> str:
+def _compare(mnemonic: str, rest: Operands) -> str:
     return f"{_COMPARES[mnemonic]} {_operand(rest[1])}, {_register(rest[0])}"
 
 
-def _extend(mnemonic: str, rest: Sequence[str]) -> str:
+def _extend(mnemonic: str, rest: Operands) -> str:
     # With a rotation by 0 it is one instruction; without, it would be two shifts.
     return f"{_EXTENDS[mnemonic]} {_register(rest[1])}@>0, {_register(rest[0])}"
 
 
-def _special(mnemonic: str, rest: Sequence[str]) -> str:
+def _special(mnemonic: str, rest: Operands) -> str:
     return f"MOVW {_register(rest[1])}, {_register(rest[0])}"
 
 
-_SPELL: dict[str, Callable[[str, Sequence[str]], str]] = {
+_SPELL: dict[str, Callable[[str, Operands], str]] = {
     **dict.fromkeys(_LOADS, _load),
     **dict.fromkeys(_STORES, _store),
     **dict.fromkeys((f"{kind}m{mode}" for kind in ("ld", "st") for mode in ("", "ia", "ib", "da", "db")), _multiple),

@@ -4,11 +4,11 @@ the mnemonic; g, R18_PLATFORM and R29 are what Go calls x28, x18 and x29."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from trampoline_dsl.target import Insn
 
-from . import Spelling, Symbol, offset, operands
+from . import Operands, Spelling, added, offset, words
 
 _LOADS = {
     "ldr": "MOVD",
@@ -83,19 +83,12 @@ def _memory(text: str) -> str:
 
 
 class Arm64Spelling(Spelling):
-    def plain(self, one: Insn) -> str | None:
-        mnemonic, rest = operands(one.text)
-        spell = _SPELL.get(mnemonic)
-        if one.target is not None:
-            return self._branch(one, mnemonic, rest)
-        if spell is None:
-            return None
-        try:
-            return spell(mnemonic, rest)
-        except (KeyError, ValueError, IndexError):
-            return None  # a form that the table does not have
+    addresses: Mapping[str, tuple[str, int]] = {"adrp": ("MOVD", 2)}
 
-    def _branch(self, one: Insn, mnemonic: str, rest: Sequence[str]) -> str | None:
+    def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
+        return _SPELL[mnemonic](mnemonic, rest)
+
+    def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         if mnemonic == "b":
             return f"JMP {self.label(one)}"
         if mnemonic in ("cbz", "cbnz"):
@@ -105,36 +98,21 @@ class Arm64Spelling(Spelling):
             return f"B{mnemonic[2:].upper()} {self.label(one)}"
         return None
 
-    def with_symbol(self, code: Sequence[Insn], symbol: Symbol) -> tuple[str | None, int]:
-        one = code[0]
-        assert one.relocation is not None
-        name = symbol(one.relocation.symbol)
-        mnemonic, rest = operands(one.text)
-        match mnemonic:
-            case "bl":
-                return f"CALL {name}", 1
-            case "b":
-                return f"JMP {name}", 1
-            case "adrp":
-                return f"MOVD ${name}, {_register(rest[0])}", 2
-        return None, 1
+    def register(self, name: str) -> str:
+        return _register(name)
 
     def step(self, one: Insn, text: str) -> int:
         # cmd/internal/obj/arm64/obj7.go, preprocess: ADD and SUB of a constant to RSP.
-        match = re.fullmatch(r"(ADD|SUB) \$(\d+), RSP(?:, RSP)?", text)
-        if match is None:
-            return 0
-        return int(match[2]) if match[1] == "SUB" else -int(match[2])
+        return added(text, "RSP")
 
     def data(self, code: bytes) -> Iterable[str]:
-        for at in range(0, len(code), 4):
-            yield f"WORD ${int.from_bytes(code[at : at + 4], 'little'):#x}"
+        return words(code, "little")
 
     def lowered(self, size: int) -> str:
         return f"SUB ${size}, RSP" if size >= 0 else f"ADD ${-size}, RSP"
 
 
-def _load(mnemonic: str, rest: Sequence[str]) -> str:
+def _load(mnemonic: str, rest: Operands) -> str:
     register = rest[0]
     word = _LOADS[mnemonic]
     if register[0] in _FLOAT:
@@ -146,7 +124,7 @@ def _load(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{word} {_memory(rest[1])}, {_register(register)}"
 
 
-def _store(mnemonic: str, rest: Sequence[str]) -> str:
+def _store(mnemonic: str, rest: Operands) -> str:
     register = rest[0]
     word = _STORES[mnemonic]
     if register[0] in _FLOAT:
@@ -158,7 +136,7 @@ def _store(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{word} {_register(register)}, {_memory(rest[1])}"
 
 
-def _pair(mnemonic: str, rest: Sequence[str]) -> str:
+def _pair(mnemonic: str, rest: Operands) -> str:
     kind = rest[0][0]
     kind = "x" if rest[0] == "xzr" else kind
     word = ("F" if kind in _FLOAT else "") + ("LD" if mnemonic == "ldp" else "ST") + _PAIRS[kind]
@@ -168,7 +146,7 @@ def _pair(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{word} {registers}, {_memory(rest[2])}"
 
 
-def _move(mnemonic: str, rest: Sequence[str]) -> str:
+def _move(mnemonic: str, rest: Operands) -> str:
     d, s = rest
     if ".16b" in d:
         return f"VMOV V{s[1:-4]}.B16, V{d[1:-4]}.B16"
@@ -184,7 +162,7 @@ def _move(mnemonic: str, rest: Sequence[str]) -> str:
     return f"MOVD {_register(s)}, {_register(d)}"
 
 
-def _wide(mnemonic: str, rest: Sequence[str]) -> str:
+def _wide(mnemonic: str, rest: Operands) -> str:
     shift = 0
     if len(rest) == 3:
         match = _SHIFTED.fullmatch(rest[2])
@@ -195,12 +173,12 @@ def _wide(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{mnemonic.upper()} {value}, {_register(rest[0])}"
 
 
-def _float_move(mnemonic: str, rest: Sequence[str]) -> str:
+def _float_move(mnemonic: str, rest: Operands) -> str:
     kind = next(name[0] for name in rest if name[0] in "ds")
     return f"{_FLOAT[kind]} {_register(rest[1])}, {_register(rest[0])}"
 
 
-def _three(mnemonic: str, rest: Sequence[str]) -> str:
+def _three(mnemonic: str, rest: Operands) -> str:
     d, a, b, *shift = rest
     value = _operand(b)
     if shift:
@@ -213,7 +191,7 @@ def _three(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{word} {value}, {between}{_register(d)}"
 
 
-def _compare(mnemonic: str, rest: Sequence[str]) -> str:
+def _compare(mnemonic: str, rest: Operands) -> str:
     a, b, *shift = rest
     value = _operand(b)
     if shift:
@@ -224,27 +202,27 @@ def _compare(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{_COMPARES[mnemonic]}{'W' if a.startswith('w') else ''} {value}, {_register(a)}"
 
 
-def _spell_two(words: dict[str, str]) -> Callable[[str, Sequence[str]], str]:
-    def spell(mnemonic: str, rest: Sequence[str]) -> str:
+def _spell_two(words: dict[str, str]) -> Callable[[str, Operands], str]:
+    def spell(mnemonic: str, rest: Operands) -> str:
         word = words[mnemonic] + ("W" if rest[0].startswith("w") else "")
         return f"{word} {_register(rest[1])}, {_register(rest[0])}"
 
     return spell
 
 
-def _from_system(mnemonic: str, rest: Sequence[str]) -> str:
+def _from_system(mnemonic: str, rest: Operands) -> str:
     return f"MRS {_SYSTEM[rest[1]]}, {_register(rest[0])}"
 
 
-def _to_system(mnemonic: str, rest: Sequence[str]) -> str:
+def _to_system(mnemonic: str, rest: Operands) -> str:
     return f"MSR {_register(rest[1])}, {_SYSTEM[rest[0]]}"
 
 
-def _constant(mnemonic: str, rest: Sequence[str]) -> str:
+def _constant(mnemonic: str, rest: Operands) -> str:
     return f"{mnemonic.upper()} ${_value(rest[0])}"
 
 
-_SPELL: dict[str, Callable[[str, Sequence[str]], str]] = {
+_SPELL: dict[str, Callable[[str, Operands], str]] = {
     **dict.fromkeys(_LOADS, _load),
     **dict.fromkeys(_STORES, _store),
     **dict.fromkeys(("ldp", "stp"), _pair),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trampoline_dsl.target import ByteOrder, Insn, Statement
 
-from . import Spelling, Symbol, offset, operands
+from . import Operands, Spelling, Symbol, offset, operands, words
 
 _NAMES = {
     4: "zero at v0 v1 a0 a1 a2 a3 t0 t1 t2 t3 t4 t5 t6 t7 s0 s1 s2 s3 s4 s5 s6 s7 t8 t9 k0 k1 gp sp fp ra",
@@ -88,7 +88,7 @@ class MipsSpelling(Spelling):
         self.order = order
         self.names = _REGISTERS[word]
         self.move = "MOVW" if word == 4 else "MOVV"
-        self.address_length = 2 if word == 4 else 3  # instructions that make a symbol's address
+        self.addresses = {"lui": (self.move, 2 if word == 4 else 3)}
         self.doubles_by_halves = word == 4
 
     def statements(self, code: Sequence[Insn], symbol: Symbol) -> Iterator[Statement]:
@@ -133,22 +133,16 @@ class MipsSpelling(Spelling):
         place = f"{offset(min(low, high))}({self.names[one[2]]})"
         return f"MOVD {place}, F{number}" if load else f"MOVD F{number}, {place}"
 
-    def plain(self, one: Insn) -> str | None:
-        mnemonic, rest = operands(one.text)
-        try:
-            if one.target is not None:
-                return self._branch(one, mnemonic, rest)
-            return self._plain(mnemonic, rest)
-        except (KeyError, ValueError, IndexError):
-            return None  # a form that the tables do not have
+    def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
+        return self._plain(mnemonic, rest)
 
-    def _branch(self, one: Insn, mnemonic: str, rest: Sequence[str]) -> str:
+    def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str:
         if mnemonic == "b":
             return f"JMP {self.label(one)}"
         registers = ", ".join(self.names[name] for name in rest[:-1])
         return f"{_BRANCHES[mnemonic]} {registers}, {self.label(one)}"
 
-    def _plain(self, mnemonic: str, rest: Sequence[str]) -> str | None:
+    def _plain(self, mnemonic: str, rest: Operands) -> str | None:
         names = self.names
         if mnemonic in _LOADS:
             return f"{_LOADS[mnemonic]} {self._memory(rest[1])}, {names[rest[0]]}"
@@ -174,7 +168,7 @@ class MipsSpelling(Spelling):
             raise KeyError(text)
         return f"{offset(int(match[1], 0))}({self.names[match[2]]})"
 
-    def _three(self, word: str, rest: Sequence[str]) -> str:
+    def _three(self, word: str, rest: Operands) -> str:
         d, a, b = (self.names[name] for name in rest)
         if word == "OR" and a == "R0":
             return f"{self.move} {'$0' if b == 'R0' else b}, {d}"
@@ -183,25 +177,14 @@ class MipsSpelling(Spelling):
         # A product of two operands goes to HI and LO.
         return f"{word} {b}, {d}" if a == d and word != "MUL" else f"{word} {b}, {a}, {d}"
 
-    def _immediate(self, word: str, rest: Sequence[str], value: int) -> str:
+    def _immediate(self, word: str, rest: Operands, value: int) -> str:
         d, a = self.names[rest[0]], self.names[rest[1]]
         if a == "R0" and word in ("OR", "ADDU", "ADDVU"):
             return f"{self.move} ${value}, {d}"
         return f"{word} ${value}, {d}" if a == d else f"{word} ${value}, {a}, {d}"
 
-    def with_symbol(self, code: Sequence[Insn], symbol: Symbol) -> tuple[str | None, int]:
-        one = code[0]
-        assert one.relocation is not None
-        name = symbol(one.relocation.symbol)
-        mnemonic, rest = operands(one.text)
-        match mnemonic:
-            case "jal":
-                return f"CALL {name}", 1
-            case "j":
-                return f"JMP {name}", 1
-            case "lui":
-                return f"{self.move} ${name}, {self.names[rest[0]]}", self.address_length
-        return None, 1
+    def register(self, name: str) -> str:
+        return self.names[name]
 
     def step(self, one: Insn, text: str) -> int:
         # cmd/internal/obj/mips/obj0.go, preprocess: ADD, ADDU, ADDV and ADDVU of a constant to R29.
@@ -209,8 +192,7 @@ class MipsSpelling(Spelling):
         return -int(match[1]) if match is not None else 0
 
     def data(self, code: bytes) -> Iterable[str]:
-        for at in range(0, len(code), 4):
-            yield f"WORD ${int.from_bytes(code[at : at + 4], self.order):#x}"
+        return words(code, self.order)
 
     def lowered(self, size: int) -> str:
         return f"ADD{'V' if self.move == 'MOVV' else ''}U ${-size}, R29"
@@ -221,36 +203,36 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
-def _upper(self: MipsSpelling, rest: Sequence[str]) -> str:
+def _upper(self: MipsSpelling, rest: Operands) -> str:
     return f"{self.move} ${_signed(int(rest[1], 0) << 16)}, {self.names[rest[0]]}"
 
 
-def _multiply(self: MipsSpelling, rest: Sequence[str]) -> str:
+def _multiply(self: MipsSpelling, rest: Operands) -> str:
     return f"MULVU {self.names[rest[1]]}, {self.names[rest[0]]}"
 
 
-def _float_move(word: str) -> Callable[[MipsSpelling, Sequence[str]], str]:
+def _float_move(word: str) -> Callable[[MipsSpelling, Operands], str]:
     return lambda self, rest: f"{word} {self.names[rest[1]]}, {self.names[rest[0]]}"
 
 
-def _from(control: str) -> Callable[[MipsSpelling, Sequence[str]], str]:
+def _from(control: str) -> Callable[[MipsSpelling, Operands], str]:
     return lambda self, rest: f"{self.move if control != 'FCR31' else 'MOVW'} {control}, {self.names[rest[0]]}"
 
 
-def _to(control: str) -> Callable[[MipsSpelling, Sequence[str]], str]:
+def _to(control: str) -> Callable[[MipsSpelling, Operands], str]:
     return lambda self, rest: f"{self.move if control != 'FCR31' else 'MOVW'} {self.names[rest[0]]}, {control}"
 
 
-def _jump(self: MipsSpelling, rest: Sequence[str]) -> str:
+def _jump(self: MipsSpelling, rest: Operands) -> str:
     return "RET" if rest[0] == "$ra" else f"JMP ({self.names[rest[0]]})"
 
 
-def _rdhwr(_: MipsSpelling, rest: Sequence[str]) -> str:
+def _rdhwr(_: MipsSpelling, rest: Operands) -> str:
     word = int(rest[0], 0)
     return f"WORD ${word:#x} // RDHWR $29, R{word >> 16 & 31}"
 
 
-_SPELL: dict[str, Callable[[MipsSpelling, Sequence[str]], str]] = {
+_SPELL: dict[str, Callable[[MipsSpelling, Operands], str]] = {
     "lui": _upper,
     "dmultu": _multiply,
     "mov.s": _float_move("MOVF"),

@@ -13,11 +13,11 @@ code of a C function: a pointer to it takes a descriptor beside it, as DEFINE_PP
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from trampoline_dsl.target import ByteOrder, Insn
 
-from . import Spelling, Symbol, offset, operands
+from . import Operands, Spelling, offset, words
 
 _LOADS = {
     "ld": "MOVD",
@@ -101,31 +101,19 @@ def _sum(a: str, b: str) -> str:
 
 
 class Ppc64Spelling(Spelling):
+    addresses: Mapping[str, tuple[str, int]] = {"lis": ("MOVD", 2)}
+
     def __init__(self, order: ByteOrder) -> None:
         self.order = order
 
-    def plain(self, one: Insn) -> str | None:
-        mnemonic, rest = operands(one.text)
-        try:
-            if one.target is not None:
-                return f"{_BRANCHES[mnemonic]} {self.label(one)}"
-            return _plain(mnemonic, rest)
-        except (KeyError, ValueError, IndexError):
-            return None  # a form that the tables do not have
+    def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
+        return _plain(mnemonic, rest)
 
-    def with_symbol(self, code: Sequence[Insn], symbol: Symbol) -> tuple[str | None, int]:
-        one = code[0]
-        assert one.relocation is not None
-        name = symbol(one.relocation.symbol)
-        mnemonic, rest = operands(one.text)
-        match mnemonic:
-            case "bl":
-                return f"CALL {name}", 1
-            case "b":
-                return f"JMP {name}", 1
-            case "lis":
-                return f"MOVD ${name}, {_register(rest[0])}", 2
-        return None, 1
+    def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
+        return f"{_BRANCHES[mnemonic]} {self.label(one)}"
+
+    def register(self, name: str) -> str:
+        return _register(name)
 
     def step(self, one: Insn, text: str) -> int:
         # cmd/internal/obj/ppc64/obj9.go, preprocess: ADD of a constant to R1, and MOVDU at an offset from it.
@@ -133,14 +121,13 @@ class Ppc64Spelling(Spelling):
         return -int(match[1] or match[2]) if match is not None else 0
 
     def data(self, code: bytes) -> Iterable[str]:
-        for at in range(0, len(code), 4):
-            yield f"WORD ${int.from_bytes(code[at : at + 4], self.order):#x}"
+        return words(code, self.order)
 
     def lowered(self, size: int) -> str:
         return f"ADD ${-size}, R1"
 
 
-def _plain(mnemonic: str, rest: Sequence[str]) -> str | None:
+def _plain(mnemonic: str, rest: Operands) -> str | None:
     if mnemonic in _LOADS:
         return f"{_LOADS[mnemonic]} {_memory(rest[1])}, {_register(rest[0])}"
     if mnemonic in _STORES:
@@ -164,30 +151,30 @@ def _plain(mnemonic: str, rest: Sequence[str]) -> str | None:
     return spell(rest) if spell is not None else None
 
 
-def _upper(rest: Sequence[str]) -> str:
+def _upper(rest: Operands) -> str:
     return f"ADDIS ${int(rest[1], 0)}, R0, {_register(rest[0])}"
 
 
-def _subtract(rest: Sequence[str]) -> str:
+def _subtract(rest: Operands) -> str:
     d, b, a = (_register(name) for name in rest)
     return f"SUB {b}, {d}" if a == d else f"SUB {b}, {a}, {d}"
 
 
-def _clear_left(rest: Sequence[str]) -> str:
+def _clear_left(rest: Operands) -> str:
     return f"RLDICL $0, {_register(rest[1])}, ${int(rest[2], 0)}, {_register(rest[0])}"
 
 
-def _clear_right(rest: Sequence[str]) -> str:
+def _clear_right(rest: Operands) -> str:
     return f"RLDICR $0, {_register(rest[1])}, ${63 - int(rest[2], 0)}, {_register(rest[0])}"
 
 
-def _rotate_and_mask(rest: Sequence[str]) -> str:
+def _rotate_and_mask(rest: Operands) -> str:
     """The low bits of a register, by what the assembler makes of a move."""
     word = {(0, 24, 31): "MOVBZ", (0, 16, 31): "MOVHZ", (0, 32): "MOVWZ"}[tuple(int(text, 0) for text in rest[2:])]
     return f"{word} {_register(rest[1])}, {_register(rest[0])}"
 
 
-def _invert(rest: Sequence[str]) -> str:
+def _invert(rest: Operands) -> str:
     return f"NOR {_register(rest[1])}, {_register(rest[1])}, {_register(rest[0])}"
 
 
@@ -196,15 +183,15 @@ def _special(text: str) -> str:
     return "XER" if number == _XER else f"SPR({number})"
 
 
-def _one_operand(form: str) -> Callable[[Sequence[str]], str]:
+def _one_operand(form: str) -> Callable[[Operands], str]:
     return lambda rest: form.format(_register(rest[0]))
 
 
-def _fixed(text: str) -> Callable[[Sequence[str]], str]:
+def _fixed(text: str) -> Callable[[Operands], str]:
     return lambda rest: text
 
 
-_SPELL: dict[str, Callable[[Sequence[str]], str]] = {
+_SPELL: dict[str, Callable[[Operands], str]] = {
     "li": lambda rest: f"MOVD ${int(rest[1], 0)}, {_register(rest[0])}",
     "lis": _upper,
     "subf": _subtract,

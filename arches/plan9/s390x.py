@@ -6,11 +6,11 @@ There are no words for lfpc, stfpc, lam and stam, which save and restore the FPC
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from trampoline_dsl.target import Insn
 
-from . import Spelling, Symbol, offset, operands
+from . import Operands, Spelling, added, offset, words
 
 _LOADS = {
     "lg": "MOVD",
@@ -67,7 +67,6 @@ _COMPARE_BRANCH = re.compile(r"c(l?)g[ri]j(\w+)")
 _REGISTER = re.compile(r"%([rfva])(\d+)")
 _LETTERS = {"r": "R", "f": "F", "v": "V", "a": "AR"}
 _MEMORY = re.compile(r"(-?\w+)\((?:(%\w+),)?(%\w+)\)")
-_STEP = re.compile(r"(ADD|SUB) \$(\d+), R15")
 
 
 def _register(name: str) -> str:
@@ -94,21 +93,14 @@ def _memory(text: str) -> str:
 
 
 class S390xSpelling(Spelling):
-    def plain(self, one: Insn) -> str | None:
-        mnemonic, rest = operands(one.text)
-        if one.target is not None:
-            return self._branch(one, mnemonic, rest)
+    addresses: Mapping[str, tuple[str, int]] = {"larl": ("MOVD", 1)}
+
+    def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         if mnemonic == "br":
             return "RET" if one.transfer == "return" else f"JMP ({_register(rest[0])})"
-        spell = _SPELL.get(mnemonic)
-        if spell is None:
-            return None
-        try:
-            return spell(mnemonic, rest)
-        except (KeyError, ValueError, IndexError):
-            return None  # a form that the table does not have
+        return _SPELL[mnemonic](mnemonic, rest)
 
-    def _branch(self, one: Insn, mnemonic: str, rest: Sequence[str]) -> str | None:
+    def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         if mnemonic == "j":
             return f"JMP {self.label(one)}"
         if mnemonic[1:] in _CONDITIONS:
@@ -122,31 +114,16 @@ class S390xSpelling(Spelling):
         second = _register(rest[1]) if rest[1].startswith("%") else _immediate(_value(rest[1]))
         return f"{word} {_register(rest[0])}, {second}, {self.label(one)}"
 
-    def with_symbol(self, code: Sequence[Insn], symbol: Symbol) -> tuple[str | None, int]:
-        one = code[0]
-        assert one.relocation is not None
-        name = symbol(one.relocation.symbol)
-        mnemonic, rest = operands(one.text)
-        match mnemonic:
-            case "brasl":
-                return f"CALL {name}", 1
-            case "jg":
-                return f"JMP {name}", 1
-            case "larl":
-                return f"MOVD ${name}, {_register(rest[0])}", 1
-        return None, 1
+    def register(self, name: str) -> str:
+        return _register(name)
 
     def step(self, one: Insn, text: str) -> int:
         # cmd/internal/obj/s390x/objz.go, progedit and preprocess: ADD and SUB of a constant to R15.
-        match = _STEP.fullmatch(text)
-        if match is None:
-            return 0
-        return int(match[2]) if match[1] == "SUB" else -int(match[2])
+        return added(text, "R15")
 
     def data(self, code: bytes) -> Iterable[str]:
         whole = len(code) - len(code) % 4
-        for at in range(0, whole, 4):
-            yield f"WORD ${int.from_bytes(code[at : at + 4], 'big'):#010x}"
+        yield from words(code[:whole], "big")
         for byte in code[whole:]:
             yield f"BYTE ${byte:#04x}"
 
@@ -154,31 +131,31 @@ class S390xSpelling(Spelling):
         return f"SUB ${size}, R15" if size >= 0 else f"ADD ${-size}, R15"
 
 
-def _load(mnemonic: str, rest: Sequence[str]) -> str:
+def _load(mnemonic: str, rest: Operands) -> str:
     return f"{_LOADS[mnemonic]} {_memory(rest[1])}, {_register(rest[0])}"
 
 
-def _store(mnemonic: str, rest: Sequence[str]) -> str:
+def _store(mnemonic: str, rest: Operands) -> str:
     return f"{_STORES[mnemonic]} {_register(rest[0])}, {_memory(rest[1])}"
 
 
-def _zero_store(mnemonic: str, rest: Sequence[str]) -> str:
+def _zero_store(mnemonic: str, rest: Operands) -> str:
     return f"{_ZERO_STORES[mnemonic]} ${_value(rest[1])}, {_memory(rest[0])}"
 
 
-def _move(mnemonic: str, rest: Sequence[str]) -> str:
+def _move(mnemonic: str, rest: Operands) -> str:
     return f"{_MOVES[mnemonic]} {_register(rest[1])}, {_register(rest[0])}"
 
 
-def _constant(mnemonic: str, rest: Sequence[str]) -> str:
+def _constant(mnemonic: str, rest: Operands) -> str:
     return f"MOVD {_immediate(_value(rest[1]) << _CONSTANTS[mnemonic])}, {_register(rest[0])}"
 
 
-def _two(mnemonic: str, rest: Sequence[str]) -> str:
+def _two(mnemonic: str, rest: Operands) -> str:
     return f"{_TWO[mnemonic]} {_register(rest[1])}, {_register(rest[0])}"
 
 
-def _three(mnemonic: str, rest: Sequence[str]) -> str:
+def _three(mnemonic: str, rest: Operands) -> str:
     d, a, b = map(_register, rest)
     match mnemonic:
         case "agrk":
@@ -189,17 +166,17 @@ def _three(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{_THREE[mnemonic]} {a}, {b}, {d}"
 
 
-def _add(mnemonic: str, rest: Sequence[str]) -> str:
+def _add(mnemonic: str, rest: Operands) -> str:
     value, d = _value(rest[1]), _register(rest[0])
     # Sizes of frames are read in decimal.
     return f"ADD ${value}, {d}" if value >= 0 else f"SUB ${-value}, {d}"
 
 
-def _with_immediate(mnemonic: str, rest: Sequence[str]) -> str:
+def _with_immediate(mnemonic: str, rest: Operands) -> str:
     return f"{_IMMEDIATES[mnemonic]} {_immediate(_value(rest[1]))}, {_register(rest[0])}"
 
 
-def _and(mnemonic: str, rest: Sequence[str]) -> str:
+def _and(mnemonic: str, rest: Operands) -> str:
     """AND takes a mask for one of 64 bits with its sign, ANDW for the lower half; neither changes the other half."""
     value = _value(rest[1])
     match mnemonic:
@@ -214,17 +191,17 @@ def _and(mnemonic: str, rest: Sequence[str]) -> str:
     return f"ANDW {_immediate(value)}, {_register(rest[0])}"
 
 
-def _or_high(mnemonic: str, rest: Sequence[str]) -> str:
+def _or_high(mnemonic: str, rest: Operands) -> str:
     return f"ORW {_immediate(_value(rest[1]) << 16)}, {_register(rest[0])}"
 
 
-def _insert(mnemonic: str, rest: Sequence[str]) -> str:
+def _insert(mnemonic: str, rest: Operands) -> str:
     d, s, first, last, turn = rest
     word = "RISBGZ" if _value(last) & 0x80 else "RISBG"
     return f"{word} ${_value(first)}, ${_value(last) & 0x7F}, ${_value(turn)}, {_register(s)}, {_register(d)}"
 
 
-def _shift(mnemonic: str, rest: Sequence[str]) -> str:
+def _shift(mnemonic: str, rest: Operands) -> str:
     d, a, by = rest
     match = _MEMORY.fullmatch(by)
     amount = _register(match[3]) if match else f"${_value(by)}"
@@ -232,25 +209,25 @@ def _shift(mnemonic: str, rest: Sequence[str]) -> str:
     return f"{_SHIFTS[mnemonic]} {amount}, {between}{_register(d)}"
 
 
-def _compare(mnemonic: str, rest: Sequence[str]) -> str:
+def _compare(mnemonic: str, rest: Operands) -> str:
     second = _register(rest[1]) if rest[1].startswith("%") else _immediate(_value(rest[1]))
     return f"{_COMPARES[mnemonic]} {_register(rest[0])}, {second}"
 
 
-def _load_multiple(mnemonic: str, rest: Sequence[str]) -> str:
+def _load_multiple(mnemonic: str, rest: Operands) -> str:
     return f"LMG {_memory(rest[2])}, {_register(rest[0])}, {_register(rest[1])}"
 
 
-def _store_multiple(mnemonic: str, rest: Sequence[str]) -> str:
+def _store_multiple(mnemonic: str, rest: Operands) -> str:
     return f"STMG {_register(rest[0])}, {_register(rest[1])}, {_memory(rest[2])}"
 
 
-def _system_call(mnemonic: str, rest: Sequence[str]) -> str:
+def _system_call(mnemonic: str, rest: Operands) -> str:
     number = _value(rest[0])
     return f"SYSCALL ${number}" if number else "SYSCALL"
 
 
-_SPELL: dict[str, Callable[[str, Sequence[str]], str]] = {
+_SPELL: dict[str, Callable[[str, Operands], str]] = {
     **dict.fromkeys(_LOADS, _load),
     **dict.fromkeys(_STORES, _store),
     **dict.fromkeys(_ZERO_STORES, _zero_store),
