@@ -44,8 +44,8 @@ def added(text: str, sp: str) -> int:
 
 
 class Spelling(Plan9):
-    """Goes through code instruction by instruction. A family says how one of them is spelt (`instruction`; `branch`, if it
-    goes to a label of ours), and how far Go's assembler takes an instruction to move the stack pointer (`step`).
+    """Goes through code instruction by instruction. A family says how one of them is spelt (`instruction`; `branch`, if
+    it goes to a label of ours), and how far Go's assembler takes an instruction to move the stack pointer (`step`).
 
     `addresses`: the mnemonic that begins the making of a symbol's address, Go's word for all of it, and how many
     instructions that is."""
