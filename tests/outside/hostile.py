@@ -36,9 +36,9 @@ class Side:
 
     `kept`: what a caller expects back, integers and floats. `special`: what it expects back besides, as an instruction
     that sets it from `scratch`, one that brings it there, and the mask of the bits that count. `lost`: instructions of
-    the callee that overwrite the rest; {v} is a number that is nobody's. `modules`: more of them, of a callee of another
-    module. `areas`: bytes above the callee's stack pointer that are its own. `alignment`: of the stack pointer and
-    `pushed` bytes more, where a function is entered. `first`: where the caller's own frame begins, bytes above sp.
+    the callee that overwrite the rest; {v} is a number that is nobody's. `modules`: more of them, of a callee of
+    another module. `areas`: bytes above the callee's stack pointer that are its own. `alignment`: of the sum of the
+    stack pointer and `pushed`, where a function is entered. `first`: where the caller's own words are, bytes above sp.
     """
 
     word: int
