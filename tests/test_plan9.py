@@ -217,7 +217,7 @@ def test_the_command_writes_text_and_declarations(tmp_path: Path, capsys: pytest
     arguments = ["build", str(source), "--target", "linux/arm64", "--syntax", "plan9"]
     assert main([*arguments, "-o", str(tmp_path)]) == 0
     text = (tmp_path / "cgocallback_linux_arm64.s").read_text()
-    assert "TEXT runtime·cgocallback(SB), NOSPLIT|NOFRAME, $0-24\n\tNO_LOCAL_POINTERS\n" in text
+    assert "TEXT runtime·cgocallback(SB), NOSPLIT|NOFRAME, $0-24\n\tGO_ARGS\n\tNO_LOCAL_POINTERS\n" in text
     declarations = (tmp_path / "cgocallback_linux_arm64_decl.go").read_text()
     assert "func cgocallback(fn unsafe.Pointer, frame unsafe.Pointer, ctxt uintptr)\n" in declarations
     assert sorted(path.name for path in tmp_path.iterdir()) == [

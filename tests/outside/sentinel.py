@@ -475,7 +475,8 @@ def write(folder: Path, toolchain: Toolchain, text: str) -> tuple[list[str], lis
         "\tRET",
     ]
     zero = "R0" if goarch == "ppc64le" else "$0"
-    variants += [f"TEXT ·Zero(SB), NOSPLIT, $0-{word}", f"\t{move} {zero}, ret+0(FP)", "\tRET"]
+    variants += [f"TEXT ·Zero(SB), NOSPLIT, $0-{word}"]
+    variants += [f"\t{move} {zero}, {scratch}", f"\t{move} {scratch}, ret+0(FP)", "\tRET"]
     (folder / "hostile" / f"variants_{goarch}.s").write_text("\n".join(variants) + "\n", encoding="utf-8")
     rubbish = ['#include "textflag.h"', "TEXT ·Overwrite(SB), NOSPLIT, $16-0"]
     rubbish += [f"\t{line}" for line in PROBES[goarch].rubbish.splitlines()]
