@@ -19,7 +19,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", metavar="T", action="append", choices=[*MACHINES, *NO_CGO], help="linux/arm64, ...")
     parser.add_argument(
-        "--everything", action="store_true", help="all of Go's tests of cgo, not those of callbacks alone"
+        "--everything", action="store_true", help="all of Go's tests of cgo, under qemu-user too (natively always)"
     )
     parser.add_argument(
         "--work", metavar="DIR", type=Path, help="where Go's cache and the programs are kept (default: nowhere)"
@@ -52,7 +52,7 @@ def _target(toolchain: Toolchain, *, everything: bool) -> Iterator[Cell]:
     except (Missing, go_overlay.Refused) as error:
         yield Cell(target, own, "failed", str(error))
         return
-    yield _own(toolchain, folder, overlay, own, everything=everything)
+    yield _own(toolchain, folder, overlay, own, everything=everything or not toolchain.machine.runner)
     yield _registers(toolchain, folder, overlay, registers)
     yield _signals(toolchain, folder, overlay, signals)
 
