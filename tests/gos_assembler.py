@@ -266,6 +266,8 @@ class Depths(Watcher):
 
 def check_depths(session: Session, artifact: Artifact, symbol: go_tools.GoSymbol) -> None:
     function = artifact.function
+    if plan9.unfollowed(function.convention, artifact.frame):
+        return
     scenarios = [s for s in session.compiled.program.scenarios if s.trampoline == function.name] or [None]
     base = session.build.symbols[artifact.name]
     wrong: dict[str, None] = {}

@@ -14,7 +14,7 @@ from . import ir
 from .diagnostics import Source
 from .picture import draw
 from .records import dataclass
-from .target import Convention, Frame, Insn, OnStack, Plan9, Target, plan9_label
+from .target import Convention, Frame, Insn, OnStack, Plan9, Statement, Target, plan9_label
 
 _PARTS = {"prologue": "entry", "epilogue": "return"}
 _LEAVES = frozenset({"jump", "return", "trap"})  # nothing goes on behind these
@@ -140,6 +140,21 @@ def _comments(texts: Iterable[str]) -> Iterator[str]:
         yield f"// {text}".rstrip()
 
 
+def unfollowed(convention: Convention, frame: Frame) -> bool:
+    """Whether Go's assembler is not told of the room that a function makes. Go's linker adds up the steps of the stack
+    pointer along all ways through functions that never ask for more stack, and refuses more than 792 bytes
+    (cmd/link/internal/ld/stackcheck.go). It cannot know that a function that C calls begins on C's stack, where there
+    is enough, and on ppc64 most of that is what such a function saves. No traceback goes through it (TOPFRAME)."""
+    return not go_convention(convention) and frame.size > 400
+
+
+def _statements(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Iterator[Statement]:
+    """What is printed one by one. A step that nobody is told of is data."""
+    silent = unfollowed(function.signature.convention, function.frame)
+    for statement in plan9.statements(function.code, symbol):
+        yield Statement(None, statement.instructions) if silent and statement.step else statement
+
+
 def _body(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Iterator[str]:
     """Instructions, with the source above them. Go's assembler takes the stack to be as deep at a label as it was in
     the line above, even where the line above leaves; where it is not, an instruction that is never reached says so."""
@@ -150,7 +165,7 @@ def _body(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Ite
     place = (0, "")
     index = 0
     left = False  # the line above leaves
-    for statement in plan9.statements(code, symbol):
+    for statement in _statements(function, plan9, symbol):
         covered = code[index : index + statement.instructions]
         first = covered[0]
         if first.label is not None:
@@ -188,7 +203,7 @@ def _body(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Ite
 def _depths(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Iterator[int]:
     """How deep the stack is where the body begins, if it begins anywhere."""
     depth = index = 0
-    for statement in plan9.statements(function.code, symbol):
+    for statement in _statements(function, plan9, symbol):
         if function.code[index].part != "prologue":
             yield depth
             return
