@@ -132,3 +132,9 @@ def test_tables_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     (tmp_path / "t.tramp").write_text("table many[3] enters f\ntrampoline f() -> uptr using c { return table index }\n")
     assert main(["build", str(tmp_path / "t.tramp"), "--pic", "--target", "linux/amd64"]) == 2
     assert "may be of another module in position-independent code" in capsys.readouterr().err
+
+
+def test_a_file_without_anything_for_linux_is_not_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    path = broken.ROOT / "examples" / "go" / "callbackasm.tramp"
+    assert main(["verify", str(path), "--pic"]) == 2
+    assert "it has some for windows/386 windows/amd64" in capsys.readouterr().err

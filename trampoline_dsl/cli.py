@@ -313,7 +313,7 @@ def _meant(
     modules = dict(zip(sources, _each(sources, lambda source: load_module(source, include)), strict=True))
     meant = {one: tuple(t for t in targets if own_trampolines(module, t)) for one, module in modules.items()}
     without = [t for t in targets if not any(t in some for some in meant.values())]
-    if options.target and without:
+    if without and (options.target or len(without) == len(targets)):
         there = " ".join(t.name for t in default_targets() if any(own_trampolines(m, t) for m in modules.values()))
         if there:
             one = len(sources) == 1
