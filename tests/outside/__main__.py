@@ -1,13 +1,16 @@
 """`python -m tests.outside [PART] ...`: what programs that nobody here wrote say of the project's output.
 
-Without a part all of them are run, and the matrix is printed. The exit status is 1 if something failed.
+Without a part all of them are run, and their tables compared with those of the README, where `--update` puts them. The
+exit status is 1 if something failed, or is not what the README says.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
+from pathlib import Path
 
 from tests.outside.records import Cell, matrix
 
@@ -20,21 +23,47 @@ PARTS = {
 }
 
 
+# What is shown in one table.
+TABLES = (("assembler", "c"), ("go", "windows"))
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PLACE = re.compile(r"(?<=<!-- make outside -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.outside", description=__doc__)
     commands = parser.add_subparsers(dest="part", metavar="PART")
     modules = {name: importlib.import_module(f"tests.outside.{name}") for name in PARTS}
     for name, title in PARTS.items():
         modules[name].options(commands.add_parser(name, help=title, description=title))
+    parser.add_argument("--update", action="store_true", help="put the tables of all parts into the README")
     chosen = parser.parse_args(arguments)
-    found: list[Cell] = []
+    found: dict[str, list[Cell]] = {}
     for name in [chosen.part] if chosen.part else PARTS:
         given = chosen if chosen.part else parser.parse_args([name])
+        found[name] = []
         for cell in modules[name].cells(given):
             print(cell, flush=True)
-            found.append(cell)
-    print(f"\n{matrix(found)}")
-    return 1 if any(cell.state == "failed" for cell in found) else 0
+            found[name].append(cell)
+    tables = [matrix([cell for name in names for cell in found.get(name, ())]) for names in TABLES]
+    text = "\n" + "\n\n".join(table for table in tables if table) + "\n\n"
+    print(text)
+    failed = any(cell.state == "failed" for cells in found.values() for cell in cells)
+    return 1 if failed or (not chosen.part and not _as_the_readme_says(text, update=chosen.update)) else 0
+
+
+def _as_the_readme_says(text: str, *, update: bool) -> bool:
+    """Whether the README has these tables, but for what was run a second time; or has them now."""
+    readme = README.read_text("utf-8")
+    if update:
+        README.write_text(PLACE.sub(lambda _: text, readme), "utf-8")
+        return True
+    said = PLACE.search(readme)
+    again = re.compile(r" \(second run: [^)]*\)")
+    if said is not None and again.sub("", said[0]) == again.sub("", text):
+        return True
+    print("The README says something else; --update renews it.")
+    return False
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ class Cell:
 
 
 def matrix(cells: Sequence[Cell]) -> str:
-    """A table in Markdown: a row for each target, a column for each thing that was asked."""
+    """A table in Markdown: a row for each target, a column for each thing that was asked; nothing if nothing was."""
+    if not cells:
+        return ""
     targets = sorted({cell.target for cell in cells})
     columns = list(dict.fromkeys(cell.column for cell in cells))
     said = {(cell.target, cell.column): cell for cell in cells}
