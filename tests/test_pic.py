@@ -14,6 +14,7 @@ import pytest
 from trampoline_dsl.assemble import assemble
 from trampoline_dsl.cli import main
 from trampoline_dsl.diagnostics import InputError, read_source
+from trampoline_dsl.load import LoadError, host_target
 from trampoline_dsl.mutate import mutate
 from trampoline_dsl.pipeline import Compiled, compile_module
 from trampoline_dsl.resolve import load_module
@@ -126,6 +127,15 @@ def test_what_cannot_be_done_says_why(target: str, file: str, reason: str, capsy
     path = broken.ROOT / "examples" / "go" / f"{file}.tramp"
     assert main(["build", str(path), "--pic", "--target", target]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_no_such_code_is_loaded_into_this_process() -> None:
+    try:
+        target = host_target()
+    except LoadError as error:
+        pytest.skip(str(error))  # on a host that no target is for
+    with pytest.raises(LoadError, match="no global offset table here"):
+        compiled(target.name, VARIABLES).load({})
 
 
 def test_tables_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -397,6 +397,8 @@ def _load(
 ) -> _Memory:
     if not _runs_here(target):
         raise LoadError(f"this is code for {target.name}, and this process runs {_host()}: compile for host_target()")
+    if target.architecture.linkage == "pic":
+        raise LoadError("there is no global offset table here for position-independent code: compile for host_target()")
     pieces: list[Artifact | TableArtifact] = [*artifacts, *tables]
     found = _resolved(program, target, pieces, externs)
     image = image_of(target, pieces, list(found.functions))
