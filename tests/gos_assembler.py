@@ -11,6 +11,7 @@ from pathlib import Path
 
 import go_tools
 
+from trampoline_dsl import plan9
 from trampoline_dsl.diagnostics import read_source
 from trampoline_dsl.disassemble import Disassembled, disassemble
 from trampoline_dsl.judge import Code, Execute, Watcher
