@@ -3,6 +3,7 @@ true, `go vet` has nothing to say, and the code in its object is judged like Key
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -269,3 +270,13 @@ def test_bytes_stand_for_what_has_no_word(tmp_path: Path, capsys: pytest.Capture
     source.write_text('trampoline f() using c { asm arm64 { "yield" } return }\n')
     assert main(["build", str(source), "--target", "linux/arm64", "--syntax", "plan9"]) == 0
     assert "\tWORD $0xd503203f // yield\n" in capsys.readouterr().out
+
+
+def test_json_has_the_text_too(capsys: pytest.CaptureFixture[str]) -> None:
+    source = ROOT / "examples" / "go" / "crosscall2.tramp"
+    arguments = ["build", str(source), "--target", "linux/s390x", "--syntax", "plan9"]
+    assert main([*arguments, "--emit", "json"]) == 0
+    [item] = json.loads(capsys.readouterr().out)["artifacts"]
+    assert main(arguments) == 0
+    assert item["text"] in capsys.readouterr().out
+    assert "TEXT crosscall2(SB)" in item["text"]

@@ -45,10 +45,12 @@ def build_outputs(results: Sequence[Compiled], emit: str, syntax: str = "gnu") -
             case "asm":
                 outputs.append(Output(f"{stem}_{suffix}.s", compiled.text.encode()))
             case "json":
-                document = json.dumps(
-                    [*(artifact_json(a) for a in compiled.own), *(table_json(t) for t in compiled.own_tables)], indent=2
-                )
-                outputs.append(Output(f"{stem}_{suffix}.json", f"{document}\n".encode()))
+                items = [*(artifact_json(a) for a in compiled.own), *(table_json(t) for t in compiled.own_tables)]
+                if syntax == "plan9":
+                    ours: list[Artifact | TableArtifact] = [*compiled.own, *compiled.own_tables]
+                    for item, one in zip(items, ours, strict=True):
+                        item["text"] = one.plan9_text(compiled.go_symbol)
+                outputs.append(Output(f"{stem}_{suffix}.json", f"{json.dumps(items, indent=2)}\n".encode()))
             case _:
                 codes = {a.name: a.code for a in compiled.own} | {t.name: t.code for t in compiled.own_tables}
                 outputs += [Output(f"{name}_{suffix}.bin", code) for name, code in codes.items()]
