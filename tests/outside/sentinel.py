@@ -516,7 +516,7 @@ class Found:
     def text(self) -> str:
         every = len(self.noticed) + len(self.equivalent) + len(self.survives)
         words = f"{self.registers} registers; {len(self.noticed)} of {every} lines missed"
-        return words + "".join(f"; not `{line}` ({why})" for line, why in self.equivalent.items())
+        return words + (f", {len(self.equivalent)} equivalent" if self.equivalent else "")
 
 
 def _build(toolchain: Toolchain, folder: Path, overlay: Path, program: str) -> str:
