@@ -4,7 +4,7 @@ A warm build is everything from source text to bytes and assembly text, in a pro
 loaded and encodings are known, the file's text is new. Before each build its trampolines are edited: each gets another
 slot in its frame and stores another number there, so that every pass has something new to do. One source is built for
 all targets, and its parsing is shared among them. A file with two trampolines counts as two builds: half of the time
-that it takes is set against GNU as on the text of one of them.
+that it takes is set against GNU as on the text of one of them, with that of the tables that enter it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,10 @@ def warm(folder: Path, targets: list[Target]) -> float:
             module = compiled[target.name]
             if not module.own:
                 continue  # it is for other targets
-            own = [gnu_as(target, file_text([one.text], target, source.name, {})) for one in module.own]
+            own = []
+            for one in module.own:
+                tables = [table.text for table in module.own_tables if table.function is one.function]
+                own.append(gnu_as(target, file_text([one.text, *tables], target, source.name, {})))
             theirs += sum(own)
             all_as += own[0] if len(own) == 1 else gnu_as(target, module.text)
         theirs /= share

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import accumulate
 
 import keystone
 
@@ -183,9 +184,9 @@ def assemble(architecture: Architecture, code: Sequence[Insn], engine: Engine | 
             raise AssemblyError(index, insn.text, f"nothing is labelled {label}")
     offsets = _settle(encoder, pieces, branches, labels)
     relocations = tuple(
-        replace(insn.relocation, offset=offset + insn.relocation.offset)
+        Relocation(field.type, field.symbol, field.addend, offset + field.offset)
         for insn, offset in zip(code, offsets, strict=True)
-        if insn.relocation is not None
+        if (field := insn.relocation) is not None
     )
     return Assembled(b"".join(pieces), tuple(offsets), relocations)
 
@@ -216,12 +217,7 @@ def _settle(
 
 
 def _offsets(pieces: Sequence[bytes]) -> list[int]:
-    offsets: list[int] = []
-    position = 0
-    for piece in pieces:
-        offsets.append(position)
-        position += len(piece)
-    return offsets
+    return [0, *accumulate(map(len, pieces))][: len(pieces)]
 
 
 def _checked(statement: str, architecture: Architecture) -> str:

@@ -33,15 +33,18 @@ def function_text(
     return "\n".join(lines) + "\n"
 
 
-def table_text(name: str, convention: Convention, entries: Sequence[Sequence[Insn]], target: Target, title: str) -> str:
-    """A table of entries; those that are all alike are said once."""
-    architecture = target.architecture
-    lines = [*_comments([title], target), *architecture.function_header(name, convention)]
-    texts = [[f"\t{insn.text}" for insn in entry] for entry in entries]
+def entries_text(entries: Sequence[Sequence[Insn]]) -> str:
+    """The instructions of a table's entries; those that are all alike are said once."""
+    texts = ["\n".join([f"\t{insn.text}" for insn in entry]) for entry in entries]
     if len(texts) > 1 and all(text == texts[0] for text in texts):
-        lines += [f".rept {len(texts)}", *texts[0], ".endr"]
-    else:
-        lines += [line for text in texts for line in text]
+        texts = [f".rept {len(texts)}", texts[0], ".endr"]
+    return "\n".join(texts)
+
+
+def table_text(name: str, convention: Convention, entries: str, target: Target, title: str) -> str:
+    """A table of entries, whose text is given."""
+    architecture = target.architecture
+    lines = [*_comments([title], target), *architecture.function_header(name, convention), entries]
     lines += architecture.function_footer(name, convention)
     return "\n".join(lines) + "\n"
 

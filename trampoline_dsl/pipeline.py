@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ from . import ir, plan9
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
-from .emit import file_text, function_text, table_text
+from .emit import entries_text, file_text, function_text, table_text
 from .frame import lay_out
 from .lir import DECLARED, Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
-from .target import Convention, Frame, Insn, Relocation, Target
+from .target import Architecture, Convention, Frame, Insn, Relocation, Target
 
 if TYPE_CHECKING:
     from .load import Extern, Loaded, LoadedFile
@@ -163,21 +163,21 @@ class TableArtifact:
     def name(self) -> str:
         return self.table.name
 
-    @cached_property
+    @property
+    def _kept(self) -> _Entries:
+        return _entries(self.target.architecture, self.table.count, self.function.name, self.function.convention)
+
+    @property
     def entries(self) -> tuple[tuple[Insn, ...], ...]:
-        architecture, count = self.target.architecture, self.table.count
-        name, convention = self.function.name, self.function.convention
-        if architecture.table_pushes:
-            return (tuple(architecture.table_entry(0, name, convention)),) * count
-        return tuple(tuple(architecture.table_entry(index, name, convention)) for index in range(count))
+        return self._kept.entries
 
-    @cached_property
+    @property
     def instructions(self) -> tuple[Insn, ...]:
-        return tuple(insn for entry in self.entries for insn in entry)
+        return self._kept.instructions
 
-    @cached_property
+    @property
     def _assembled(self) -> Assembled:
-        return assemble(self.target.architecture, self.instructions)
+        return self._kept.assembled
 
     @property
     def code(self) -> bytes:
@@ -206,7 +206,7 @@ class TableArtifact:
         """The table in GNU syntax."""
         where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
-        return table_text(self.name, self.function.convention, self.entries, self.target, title)
+        return table_text(self.name, self.function.convention, self._kept.text, self.target, title)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The table as Go's assembler takes it."""
@@ -216,6 +216,32 @@ class TableArtifact:
 
     def __str__(self) -> str:
         return f"{self.name} for {self.target.name}: {self.table.count} entries of {self.stride} bytes"
+
+
+class _Entries:
+    """The entries of a table: they follow from what it enters and how many there are."""
+
+    def __init__(self, architecture: Architecture, count: int, symbol: str, convention: Convention) -> None:
+        if architecture.table_pushes:
+            self.entries = (tuple(architecture.table_entry(0, symbol, convention)),) * count
+        else:
+            self.entries = tuple(tuple(architecture.table_entry(index, symbol, convention)) for index in range(count))
+        self.architecture = architecture
+        self.instructions = tuple(insn for entry in self.entries for insn in entry)
+
+    @cached_property
+    def assembled(self) -> Assembled:
+        return assemble(self.architecture, self.instructions)
+
+    @cached_property
+    def text(self) -> str:
+        return entries_text(self.entries)
+
+
+@lru_cache(maxsize=16)
+def _entries(architecture: Architecture, count: int, symbol: str, convention: Convention) -> _Entries:
+    """A table that enters the same trampoline as before is not made again, whatever the trampoline does."""
+    return _Entries(architecture, count, symbol, convention)
 
 
 class Artifacts(Mapping[str, Artifact]):
