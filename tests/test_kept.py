@@ -106,6 +106,46 @@ def test_the_quick_loop_makes_the_trees_that_lark_makes() -> None:
     assert wrong > 20
 
 
+WHENS = (
+    "when linux { const a = 1\n  const b = 2 }",
+    "when linux {\n  const a = 1 # {\n  when arm {\n    const b = 2\n  }\n}\n\n# after\n",
+    "when linux { when arm {\n const a = 1\n }\n}",
+    "when linux {\n  const a =\n  check\n  const b = 2\n}",
+    "when linux {\n  struct s {\n  check: u32\n  }\n}",
+    "when linux { }",
+    "when linux {\n  const a = 1\n} else {\n  const a = 2\n}",
+    "when linux {\n  when arm {\n    const a = 1\n  } else {\n    const a = 2\n  }\n  const b = 1\n}",
+    'when linux {\n  import "a.tramp"\n}',
+    "when linux {\n  const a = 1\n  const = 2\n}",
+    "when linux {\n  const a = 1\n} }",
+    "when linux {\n  const a = 1 )\n}",
+    "when linux {\n  const a = 1",
+    "when linux",
+    "whenever {\n  const a = 1\n}",
+)
+
+
+def test_what_is_in_a_when_is_parsed_apart_as_it_is_together() -> None:
+    apart = wrong = 0
+    for text in (*WHENS, *(text for text in texts() if text.startswith("when"))):
+        source = Source("a", text)
+        parse.parse.cache_clear()
+        parse._kept_tree.cache_clear()
+        try:
+            [whole] = parse._Builder(source, 0).items(parse._parsed(text))
+        except (UnexpectedInput, InputError):
+            with pytest.raises(InputError):
+                parse.parse(source)
+            wrong += 1
+            continue
+        [made] = parse.parse(source).items
+        assert repr(made) == repr(whole), text
+        assert (made.span.start, made.span.end) == (whole.span.start, whole.span.end)
+        apart += parse._kept_tree.cache_info().currsize > 2  # what begins it, and more than one declaration
+    assert apart > 5
+    assert wrong > 5
+
+
 IMPORTED = "extern f(a: u32) using c\ntrampoline inner(a: u32) using c { call f(a) }\n"
 MAIN = """
 import "inner.tramp"

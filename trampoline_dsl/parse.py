@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 import lark
@@ -37,6 +39,7 @@ _STATEMENT_WORDS = (
 )
 _CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
+_INNER_ITEM_START = re.compile(rf"^([ \t]*)(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
 _BRACKETS = re.compile(r"#[^\n]*|\"[^\"\n]*\"|[(){}]")
 _NUMBER = re.compile(r"0[xX]_*[0-9A-Fa-f][0-9A-Fa-f_]*|0[bB]_*[01][01_]*|[0-9][0-9_]*")
 _CLOSING = {")": "(", "}": "{"}
@@ -195,13 +198,55 @@ def _parse_piece(source: Source, start: int, end: int) -> tuple[s.Item, ...]:
         message = f"this declaration has {size} characters, and {MAXIMUM_PIECE} are the most"
         span = Span(source, start, start + min(length, 100))
         raise InputError([Diagnostic("S006", message, span, notes=("split it into smaller pieces",))])
-    text = source.text[start:end]
+    when = None
+    if source.text.startswith("when", start):
+        with suppress(lark.UnexpectedInput, InputError):  # what is wrong is said of the whole
+            when = _when_in_pieces(source, start, end, 0)
+    return (when,) if when is not None else _parse_text(source, start, source.text[start:end], 0)
+
+
+def _parse_text(source: Source, start: int, text: str, depth: int) -> tuple[s.Item, ...]:
+    """The declarations of a text that lies at `start`, in as many nested rules as `depth`."""
     if len(text) > MAXIMUM_KEPT:
-        return _Builder(source, start).items(_parsed(text))
+        return _Builder(source, start, depth).items(_parsed(text))
     kept = _kept_tree(text)
-    items = _Builder(source, start, later=kept.right).items(kept.tree)
+    items = _Builder(source, start, depth, later=kept.right).items(kept.tree)
     kept.right = True
     return items
+
+
+def _when_in_pieces(source: Source, start: int, end: int, depth: int) -> s.ItemsWhen | None:
+    """A `when` around declarations, each of them parsed by itself: where one changes, the others are not parsed again.
+    None if it has to be parsed as a whole, for an `else`."""
+    text = source.text
+    brackets = _BRACKETS.finditer(text, start, end)
+    opening = next((match.end() for match in brackets if match.group() == "{"), end)
+    starts = [match.end(1) for match in _INNER_ITEM_START.finditer(text, opening, end)]
+    bounds = [opening]
+    level = 1
+    for match in brackets:
+        while starts and starts[0] < match.start():
+            if level == 1:
+                bounds.append(starts[0])
+            del starts[0]
+        level += {"{": 1, "(": 1, "}": -1, ")": -1}.get(match.group(), 0)
+        if level == 0:
+            break
+    else:
+        return None
+    bounds.append(match.start())
+    if match.group() != "}" or not _BLANK_ALL.fullmatch(text, match.end(), end):
+        return None
+    [head] = _parse_text(source, start, text[start:opening] + "}", depth)
+    assert isinstance(head, s.ItemsWhen)
+    declarations: list[s.Declaration] = []
+    for inner, inner_end in pairwise(bounds):
+        made = _when_in_pieces(source, inner, inner_end, depth + 2) if text.startswith("when", inner) else None
+        for item in (made,) if made is not None else _parse_text(source, inner, text[inner:inner_end], depth + 2):
+            if isinstance(item, s.Import):
+                return None  # which stands at the top alone
+            declarations.append(item)
+    return s.ItemsWhen(head.targets, tuple(declarations), (), Span(source, start, match.end()))
 
 
 class _KeptTree:
@@ -229,6 +274,7 @@ def _driver() -> _Driver:
 
 
 _BLANK = re.compile(r"(?:[ \t\r\n\f]+|#[^\n]*)+")
+_BLANK_ALL = re.compile(rf"(?:{_BLANK.pattern})?")
 
 
 class _Driver:
@@ -623,11 +669,11 @@ def _token(child: Any) -> Token:
 class _Builder:
     """Makes syntax nodes of Lark's trees; one method for each rule that is not merely a choice."""
 
-    def __init__(self, source: Source, start: int, *, later: bool = False) -> None:
+    def __init__(self, source: Source, start: int, depth: int = 0, *, later: bool = False) -> None:
         self.source = source
         self.start = start  # where the piece that was parsed is in the source
         self.later = later  # nothing is wrong in it: what is in a check is made when it is asked for
-        self.depth = 0
+        self.depth = depth  # of rules around
         self.errors: list[Diagnostic] = []
 
     def span(self, tree: Tree[Token] | Token) -> Span:
