@@ -355,6 +355,9 @@ def _private(home: Home | None) -> bool:
 def _reachable(operations: Sequence[Operation]) -> list[Operation]:
     """What control reaches from the beginning, without labels and jumps that say nothing."""
     labels = {operation.label: index for index, operation in enumerate(operations) if operation.kind == "label"}
+    if not labels:
+        end = next((i for i, o in enumerate(operations, 1) if o.kind in NO_FALL_THROUGH), len(operations))
+        return list(operations[:end])
     reached = bytearray(len(operations))
     beginnings = [0]
     while beginnings:

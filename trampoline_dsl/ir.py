@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import lru_cache
 from typing import Literal
 
 from .diagnostics import Span
 from .records import dataclass
 from .target import Convention, Register, Target, ValueType
+
+_value_type = lru_cache(maxsize=64)(ValueType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Type:
 
     @property
     def value_type(self) -> ValueType:
-        return ValueType("float" if self.kind == "float" else "int", self.bits, self.signed)
+        return _value_type("float" if self.kind == "float" else "int", self.bits, self.signed)
 
     @property
     def bytes(self) -> int:

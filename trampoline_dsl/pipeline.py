@@ -331,13 +331,12 @@ class Compiled:
         """Of the functions that the file's code refers to and that are not in it, those that C calls something else."""
         program = self.program
         found: dict[str, str] = {}
-        for artifact in self.own:
-            for insn in artifact.instructions:
-                name = insn.relocation.symbol if insn.relocation is not None else ""
-                function = program.functions.get(name)
-                signature = function.signature if function is not None else program.externs.get(name)
-                if signature is not None and name not in program.own and c_symbol(signature) != name:
-                    found[name] = c_symbol(signature)
+        fields = (insn.relocation for artifact in self.own for insn in artifact.instructions)
+        for name in dict.fromkeys(one.symbol for one in fields if one is not None):
+            function = program.functions.get(name)
+            signature = function.signature if function is not None else program.externs.get(name)
+            if signature is not None and name not in program.own and c_symbol(signature) != name:
+                found[name] = c_symbol(signature)
         return found
 
     def assemble(self) -> None:

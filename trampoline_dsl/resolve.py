@@ -293,9 +293,9 @@ def target_words(target: Target) -> frozenset[str]:
 def _check_target_names(module: Module, report: Report) -> None:
     known = _target_names()
     for file in module.files:
-        for item in file.items:
+        for item in _without_whens(file.items):
             text = item.span.text
-            if "when" not in text and "asm" not in text:
+            if "when" not in text and "asm" not in text and not isinstance(item, s.TargetSet):
                 continue  # there are no targets behind other words
             right = _targets_right(text)
             if right:
@@ -307,6 +307,16 @@ def _check_target_names(module: Module, report: Report) -> None:
                         notes = suggestion(name.name, known)
                         report.error("T001", f"no target is called `{name.name}`", name.span, notes=notes)
                         right.clear()
+
+
+def _without_whens(items: Iterable[s.Item]) -> Iterator[s.Plain | s.TargetSet]:
+    """The declarations in a file, and the targets of each `when` around some of them, in the order of the source."""
+    for item in items:
+        if isinstance(item, s.ItemsWhen):
+            yield item.targets
+            yield from _without_whens((*item.then, *item.otherwise))
+        else:
+            yield item
 
 
 @cache

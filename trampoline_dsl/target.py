@@ -607,6 +607,7 @@ BASE_SYMBOL = ".SB"  # what `Architecture.symbol_base` has to hold
 PLAIN_SYMBOL = re.compile(r"[A-Za-z_.][A-Za-z0-9_.]*")
 
 
+@lru_cache(maxsize=4096)
 def spelled(symbol: str) -> str:
     """A symbol as GNU as takes it: in quotes where it is more than letters, digits, dots and underscores."""
     if PLAIN_SYMBOL.fullmatch(symbol):
