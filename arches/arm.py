@@ -839,8 +839,7 @@ class Arm(Architecture):
             # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
             # DDI 0406C A8.8.102, encoding A2: imm4 in bits 16-19, imm12 in bits 0-11.
             code = 0xE3000000 | index >> 12 << 16 | R12.number << 12 | index & 0xFFF
-            movw = insn(f"movw {R12}, #{number(index)}", (), (R12,))
-            yield replace(movw, keystone=f".long {code:#x}")
+            yield Insn(f"movw {R12}, #{number(index)}", writes=frozenset((R12,)), keystone=f".long {code:#x}")
         else:
             yield insn(f"mov {R12}, #{number(index & 0xFF)}", (), (R12,))
             yield insn(f"orr {R12}, {R12}, #{number(index & 0xFF00)}", (R12,), (R12,))

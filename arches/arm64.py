@@ -818,7 +818,7 @@ class Arm64(Architecture):
         # Spelt out, for to assemble thousands of them one by one takes longer than all the rest of a build.
         # DDI 0487, "MOVZ", 32 bits: imm16 in bits 5-20.
         code = 0x52800000 | index << 5 | X[12].number
-        yield replace(insn(f"mov w12, #{number(index)}", (), (X[12],)), keystone=f".long {code:#x}")
+        yield Insn(f"mov w12, #{number(index)}", writes=frozenset((X[12],)), keystone=f".long {code:#x}")
         yield from self.tail_call(symbol, convention)
 
     # -- frames

@@ -142,10 +142,11 @@ class _Encoder:
         destination = base + distance
         if destination < 0 < base:
             raise Refused(f"{label} is {distance:#x} bytes away")
-        # A callable, because a label may look like a reference to a group.
-        statement, count = _word(label).subn(lambda _: hex(destination), insn.keystone or insn.text)
-        if count != 1:
-            raise Refused(f"names its target {label} {count} times")
+        text = insn.keystone or insn.text
+        places = [match for match in _WORD.finditer(text) if match.group() == label]
+        if len(places) != 1:
+            raise Refused(f"names its target {label} {len(places)} times")
+        statement = text[: places[0].start()] + hex(destination) + text[places[0].end() :]
         code = self.engine.encode(architecture.engines, _checked(statement, architecture), base)
         if reason := _why_not_one(architecture, code):
             raise Refused(reason)
@@ -263,6 +264,7 @@ def _branch_base(architecture: Architecture) -> int:
     return 0 if architecture.engines.keystone_arch in ("KS_ARCH_MIPS", "KS_ARCH_SYSTEMZ") else 0x10000000
 
 
+_WORD = re.compile(r"[\w.$]+")
 _NUMBER = re.compile(r"(-?)(?<![\w.$%])(0x[0-9a-f]+|[0-9]+)$")
 
 
@@ -270,10 +272,6 @@ def _destination(text: str, base: int) -> int:
     match = _NUMBER.search(text)
     # Capstone leaves the operand out where a ppc64 branch goes to itself.
     return int(match[2], 0) * (-1 if match[1] else 1) if match else base
-
-
-def _word(label: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![\w.$]){re.escape(label)}(?![\w.$])")
 
 
 def _bytes(outcome: Outcome) -> bytes:

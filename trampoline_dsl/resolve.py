@@ -211,7 +211,7 @@ class Environment:
     signatures: dict[str, ir.Signature] = field(default_factory=dict)
     variables: dict[str, ir.ExternVariable | None] = field(default_factory=dict)  # None where a mistake has been told
     misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
-    elsewhere: set[str] = field(default_factory=set)  # trampolines that there are, perhaps for other targets only
+    files: tuple[s.File, ...] = ()  # whose declarations they are
     declared_conventions: dict[str, Span] = field(default_factory=dict)
     variadic: set[str] = field(default_factory=set)  # trampolines that take any number of words
     tables: dict[str, ir.Table] = field(default_factory=dict)
@@ -385,8 +385,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
     """The program for one target. Raises InputError with everything that is wrong with it there."""
     report = Report()
     environment = _environment(target, report, module.include)
-    for file in module.files:
-        environment.elsewhere |= _trampolines(file.items)
+    environment.files = module.files
     layouts = environment.layouts
     before = declared_before(target, module.declarations)
     layouts.kept = before.layouts
@@ -401,6 +400,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
     defined: dict[str, Span] = {}
     for item, folder in items:
         match item:
+            case s.Extern() | s.Check() | s.Trampoline() | s.ExternVariable() | s.Table() | s.Import():
+                pass
             case s.Constant():
                 define(names, str(item.name), item.name.span, report)
                 environment.constant_nodes[str(item.name)] = item
@@ -408,8 +409,6 @@ def resolve(module: Module, target: Target) -> ir.Program:
                 layouts.declare(item, folder)
             case s.ConventionDeclaration():
                 _declare_convention(item, environment)
-            case s.Extern() | s.ExternVariable() | s.Table() | s.Trampoline() | s.Import() | s.Check():
-                pass
             case _:
                 assert_never(item)
     for node in environment.constant_nodes.values():
@@ -442,7 +441,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
             _declare_table(item, environment, defined, names)
 
     # Functions and checks with mistakes go no further than `report.finish`.
-    own = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Trampoline))
+    own_items = tuple(environment.meant(module.file.items))
+    own = tuple(str(item.name) for item in own_items if isinstance(item, s.Trampoline))
     right = found_right(target, module.declarations, tuple(layouts.headers.values()))
     functions = Functions()
     for trampoline, signature, untyped in bodies:
@@ -457,7 +457,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
         scenarios = _scenarios(checks, environment, functions)
         if not report.diagnostics:
             right.update(check.span.text for check in checks)
-    own_tables = tuple(str(i.name) for i in environment.meant(module.file.items) if isinstance(i, s.Table))
+    own_tables = tuple(str(item.name) for item in own_items if isinstance(item, s.Table))
     if not own and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
@@ -647,7 +647,7 @@ def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, i
         message = f"`{name}` is an extern, and what is checked is a trampoline"
         notes = ["say what it does in the check of a trampoline that calls it: `on " + name + "(...) { }`"]
         environment.report.error("R022", message, item.trampoline.span, notes=notes)
-    elif name not in environment.misdeclared and name not in environment.elsewhere:
+    elif name not in environment.misdeclared and not any(name in _trampolines(f.items) for f in environment.files):
         notes = suggestion(name, functions)
         environment.report.error("R022", f"there is no trampoline `{name}` to check", item.trampoline.span, notes=notes)
     return None
