@@ -1,8 +1,9 @@
 """Windows programs run under Debian's wine, without a screen, each architecture in a folder of its own.
 
 windows/amd64 takes the package wine64. For windows/386 the package wine32 is one of another architecture, which only
-installs beside an amd64 system whose libraries are of the very same versions; so its files, and those of the five
-libraries that it cannot do without, are unpacked into a folder of their own:
+installs beside an amd64 system whose libraries are of the very same versions; so its files, and those of the
+libraries that it cannot do without, are unpacked into a folder of their own. FreeType is none of them: with it, and
+without a screen, wine starts desktops without end.
 
     python -m tests.outside.wine DIR        # needs apt-get and patchelf; about 600 MB
 
@@ -31,11 +32,9 @@ PROGRAMS = Path(__file__).with_name("windows_programs")
 
 WINE32 = "TRAMPOLINE_WINE32"
 _PACKAGES = "wine32 libwine libz-mingw-w64 libc6 libgcc-s1 libunwind8 liblzma5 zlib1g"
-_PACKAGES += " libfreetype6 libpng16-16 libbrotli1"  # fonts: without them wine complains at every start
 
-# What wine would load or start besides, of no use without a screen: for a program that crashes a debugger, and for that
-# a desktop.
-_OVERRIDES = "mscoree,mshtml,winemenubuilder.exe,winedbg.exe,explorer.exe=d"
+# What wine would load or start besides, of no use without a screen: for a program that crashes, a debugger.
+_OVERRIDES = "mscoree,mshtml,winemenubuilder.exe,winedbg.exe=d"
 
 # A program that fails may have others started that fail as well; beyond this many all are ended.
 _MOST_PROCESSES = 60
@@ -153,15 +152,15 @@ class Wine:
         return Ran(None if why else process.returncode, said + (f"\n{why}\n" if why else ""), time.monotonic() - begun)
 
     def _prepare(self) -> None:
-        self.prefix.mkdir(parents=True)
-        made = self.run("wineboot", "-i", timeout=120, cwd=self.prefix)
         system = self.drive / "windows" / "system32"
-        if made.status != 0 or not (system / "kernel32.dll").exists():
-            self._end()
-            raise Missing(f"wineboot -i: status {made.status}\n{made.output}")
+        system.mkdir(parents=True)
         zlib = self._loader.wine.parents[2] / "i686-w64-mingw32" / "lib" / "zlib1.dll"
         if self.goarch == "386" and zlib.exists():
             shutil.copy(zlib, system)
+        made = self.run("wineboot", "-i", timeout=120, cwd=self.prefix)
+        if made.status != 0 or not (system / "kernel32.dll").exists():
+            self._end()
+            raise Missing(f"wineboot -i: status {made.status}\n{made.output}")
         shim = ["-shared", "-O1", "-s", "-Wl,--kill-at", PROGRAMS / "bcryptprimitives.c", "-ladvapi32"]
         shim += ["-o", system / "bcryptprimitives.dll"]
         built = run([self.compiler, *shim], timeout=60, cwd=self.prefix)
