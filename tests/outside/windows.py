@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.outside import go_overlay, go_own
+from tests.outside import go_overlay, go_own, windows_sentinel
 from tests.outside.records import Cell
 from tests.outside.toolchain import Distribution, Machine, Missing, Ran, Toolchain, installed
 from tests.outside.wine import PROGRAMS, Forward, Wine
@@ -96,7 +96,10 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
                     Wine(machine.goarch, machine.compiler, Path(folder)) as wine,
                 ):
                     for distribution in distributions:
-                        yield _own(Toolchain(distribution, machine, work), wine, unmodified=chosen.unmodified)
+                        toolchain = Toolchain(distribution, machine, work)
+                        yield _own(toolchain, wine, unmodified=chosen.unmodified)
+                        if not chosen.unmodified:
+                            yield _registers(toolchain, wine)
             except Missing as error:
                 yield Cell(target, "wine", "failed", str(error))
 
@@ -119,6 +122,19 @@ def _own(toolchain: Toolchain, wine: Wine, *, unmodified: bool) -> Cell:
         said += [f"{name} did not fail" for name in sorted(expected - result.failed)]
         return Cell(target, column, "failed", "; ".join([result.counts, *said, result.trouble]) + "\n" + ran.output)
     return Cell(target, column, "held", result.counts)
+
+
+def _registers(toolchain: Toolchain, wine: Wine) -> Cell:
+    target = toolchain.machine.target
+    column = f"{toolchain.distribution.name}: registers on Windows"
+    folder = toolchain.work / toolchain.distribution.version / f"windows_{toolchain.machine.goarch}"
+    try:
+        found = windows_sentinel.perform(toolchain, wine, folder)
+    except (Missing, go_overlay.Refused) as error:
+        return Cell(target, column, "failed", str(error))
+    trouble = [found.trouble] if found.trouble else []
+    trouble += [f"nobody misses `{line}`" for line in found.survives]
+    return Cell(target, column, "failed" if trouble else "held", "; ".join(trouble) or found.text)
 
 
 def own_tests(toolchain: Toolchain, wine: Wine, folder: Path, *, overlay: Path | None) -> Ran:

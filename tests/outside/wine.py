@@ -146,6 +146,7 @@ class Wine:
                     elif len(self._processes()) > _MOST_PROCESSES:
                         why = f"ended: more than {_MOST_PROCESSES} processes"
             if why:
+                process.kill()
                 self._kill()
                 process.wait(timeout=30)
         said = output.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
