@@ -591,9 +591,10 @@ class X86(Architecture):
     def step_by(self, frame: Frame, by: int) -> Insn:
         """A step of the stack pointer. Go's linker adds up those that Go's assembler follows, along all ways through
         functions that never ask for more stack, and refuses more than 792 bytes (cmd/link/internal/ld/stackcheck.go).
-        It cannot know that a callback begins on the system's stack and goes on on a goroutine's, and so Go's own
-        callbackasm1 makes its room without its assembler's knowledge, too."""
-        if self.linkage == "go" and frame.request.table:
+        It cannot know that what C calls begins on C's stack and goes on on a goroutine's. So the room of such
+        functions, where it is much, is made without its assembler's knowledge, as in Go's own callbackasm1."""
+        entered_from_c = frame.request.table or (frame.request.convention.thread is None and frame.size > 240)
+        if self.linkage == "go" and entered_from_c:
             return self.lea(self.sp, f"{self.sp}{'+' if by > 0 else '-'}{number(abs(by))}", self.sp)
         return self.adjust(self.sp, by)
 

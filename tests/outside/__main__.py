@@ -24,7 +24,7 @@ PARTS = {
 
 
 # What is shown in one table.
-TABLES = (("assembler", "c"), ("go", "windows"))
+TABLES = (("assembler", "c"), ("go",), ("windows",))
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 PLACE = re.compile(r"(?<=<!-- make outside -->\n).*?(?=<!-- end -->)", re.DOTALL)

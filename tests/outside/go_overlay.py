@@ -41,8 +41,13 @@ class Part:
         return (*(name for name in self.functions if f"{name.rpartition('·')[2]}<>" not in self.local), *self.local)
 
 
-# Words of zeros that Go's cgocallback has in its own file, on windows/amd64.
+# Words of zeros that Go's cgocallback has in its own file, on windows/amd64; and the place of g's address, which has a
+# name since Go 1.21 and was a number before (cmd/internal/obj/x86/asm6.go): ArbitraryUserPointer in the TEB.
 _ZERO_TLS = "\nGLOBL runtime·zeroTLS(SB), RODATA, $64\n"
+_OLD_TLS = {
+    "386": "\nDATA runtime·tls_g+0(SB)/4, $0x14\nGLOBL runtime·tls_g(SB), NOPTR, $4\n",
+    "amd64": "\nDATA runtime·tls_g+0(SB)/8, $0x28\nGLOBL runtime·tls_g(SB), NOPTR, $8\n",
+}
 
 # Exceptions on Windows, as they are since Go 1.21: before, the assembly did what sigtrampgo does now.
 _EXCEPTIONS = (
@@ -60,14 +65,11 @@ def parts(toolchain: Toolchain) -> list[Part]:
     callback = "cgocallback.tramp" if old else "cgocallback_go1.21.tramp"
     crosscall2 = Part("crosscall2.tramp", "runtime/cgo", ("crosscall2",))
     if toolchain.machine.goos == "windows":
+        data = _ZERO_TLS if toolchain.machine.goarch == "amd64" else ""
+        data += _OLD_TLS[toolchain.machine.goarch] if old else ""
         return [
             crosscall2,
-            Part(
-                callback,
-                "runtime",
-                ("runtime·cgocallback",),
-                besides=_ZERO_TLS if toolchain.machine.goarch == "amd64" else "",
-            ),
+            Part(callback, "runtime", ("runtime·cgocallback",), besides=data),
             Part("callbackasm.tramp", "runtime", ("runtime·callbackasm1", "runtime·callbackasm")),
             *([] if old else [Part("exceptiontramp.tramp", "runtime", _EXCEPTIONS, local=("sigtramp<>",))]),
         ]
@@ -179,6 +181,8 @@ def overlay(
         ours.parent.mkdir(parents=True, exist_ok=True)
         ours.write_text(change(part, path.read_text(encoding="utf-8")) + part.besides, encoding="utf-8")
         replace[str(package / ours.name)] = str(ours)
+    # Debian's distribution is a folder of symbolic links, and where go is run decides which name it has for a file.
+    replace |= {str(Path(path).parent.resolve() / Path(path).name): ours for path, ours in replace.items()}
     file = folder / f"{name}.json"
     file.write_text(json.dumps({"Replace": replace}, indent=1), encoding="utf-8")
     return file

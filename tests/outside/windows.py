@@ -142,10 +142,14 @@ def own_tests(toolchain: Toolchain, wine: Wine, folder: Path, *, overlay: Path |
     changed = [f"-overlay={overlay}"] if overlay else []
     runtime = toolchain.distribution.root / "src" / "runtime"
     program = folder / "runtime.test.exe"
-    built = toolchain.go("test", "-c", *changed, "-o", program, "runtime", cwd=runtime)
+    built = toolchain.go("test", "-vet=off", "-c", *changed, "-o", program, "runtime", cwd=runtime)
     if built.status != 0:
         raise go_overlay.Refused(f"go test -c runtime: status {built.status}\n{built.output}")
     environment = toolchain.environment
+    for part in go_overlay.parts(toolchain) if overlay else []:
+        file = f"zz_trampoline_{Path(part.source).stem}".encode()
+        if part.package == "runtime" and file not in program.read_bytes():
+            raise go_overlay.Refused(f"go test -c -overlay has left {part.source} out")
     if overlay:
         environment["GOFLAGS"] += f" -overlay={overlay}"
     forward = folder / "forward.exe"

@@ -161,6 +161,7 @@ type call struct {
 	cx                             uintptr
 }
 
+func probe()
 func probeAddress() uintptr
 func flags() uintptr
 func overwrite()
@@ -420,8 +421,7 @@ class Found:
 
     @property
     def text(self) -> str:
-        words = f"held; {self.noticed} of {self.every} lines missed"
-        return words + "".join(f"; not `{line}` ({why})" for line, why in self.equivalent)
+        return f"{self.noticed} of {self.every} lines missed, {len(self.equivalent)} equivalent"
 
 
 def perform(toolchain: Toolchain, wine: Wine, folder: Path) -> Found:
@@ -461,8 +461,8 @@ def perform(toolchain: Toolchain, wine: Wine, folder: Path) -> Found:
         return wine.run(sources / program, timeout=10, cwd=sources, environment=environment)
 
     # The functions that are linked, and copies of them with nothing left out.
-    whole = [("callback", -1), ("exception", -1), ("fault", -1), *((what, 0) for what, _, _ in subjects)]
-    whole += [("foreign", 0)] if len(subjects) > 1 else []
+    whole = [("callback", -1), ("fault", -1), *((what, 0) for what, _, _ in subjects)]
+    whole += [("exception", -1), ("foreign", 0)] if len(subjects) > 1 else []
     for what, which in whole:
         ran = run(what, which)
         if ran.status != HELD:
