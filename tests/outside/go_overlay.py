@@ -42,7 +42,7 @@ class Part:
 
 
 # Words of zeros that Go's cgocallback has in its own file, on windows/amd64; and the place of g's address, which has a
-# name since Go 1.21 and was a number before (cmd/internal/obj/x86/asm6.go): ArbitraryUserPointer in the TEB.
+# name since Go 1.21 and was a number before (runtime/sys_windows_amd64.s, settls): ArbitraryUserPointer in the TEB.
 _ZERO_TLS = "\nGLOBL runtime·zeroTLS(SB), RODATA, $64\n"
 _OLD_TLS = {
     "386": "\nDATA runtime·tls_g+0(SB)/4, $0x14\nGLOBL runtime·tls_g(SB), NOPTR, $4\n",

@@ -87,7 +87,10 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
         work.mkdir(parents=True, exist_ok=True)
         for target in chosen.target or [*MACHINES, *NOT_RUN]:
             if target in NOT_RUN:
-                yield Cell(target, "wine", "not applicable", NOT_RUN[target])
+                yield from (
+                    Cell(target, f"{one.name}: own Windows tests", "not applicable", NOT_RUN[target])
+                    for one in distributions
+                )
                 continue
             machine = MACHINES[target]
             try:

@@ -124,15 +124,18 @@ class Wine:
     ) -> Ran:
         """A Windows program and what it says. It and its children are gone after `timeout` seconds."""
         begun = time.monotonic()
-        output = self.prefix.parent / f"{self.prefix.name}.output"
-        with output.open("wb") as file:
+        # wine says things of its own beside the program's errors, and writes where it believes a file to end.
+        texts = [self.prefix.parent / f"{self.prefix.name}.{kind}" for kind in ("output", "errors")]
+        for text in texts:
+            text.unlink(missing_ok=True)
+        with texts[0].open("ab") as output, texts[1].open("ab") as errors:
             process = subprocess.Popen(
                 [str(self._loader.wine), str(program), *words],
                 cwd=cwd,
                 env={**self.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
+                stdout=output,
+                stderr=errors,
                 start_new_session=True,
             )
             ended, why = False, ""
@@ -149,7 +152,7 @@ class Wine:
                 process.kill()
                 self._kill()
                 process.wait(timeout=30)
-        said = output.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+        said = "".join(text.read_text(encoding="utf-8", errors="replace") for text in texts).replace("\r\n", "\n")
         return Ran(None if why else process.returncode, said + (f"\n{why}\n" if why else ""), time.monotonic() - begun)
 
     def _prepare(self) -> None:
