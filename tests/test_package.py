@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = {"trampoline_dsl": "trampoline_dsl", "arches": "trampoline_dsl/arches", "grammars": "trampoline_dsl/grammars"}
+SOURCES = {
+    "trampoline_dsl": "trampoline_dsl",
+    "arches": "trampoline_dsl/arches",
+    "arches/plan9": "trampoline_dsl/arches/plan9",
+    "grammars": "trampoline_dsl/grammars",
+}
 PROGRAM = "extern f(x: u32) using go0\ntrampoline t(x: u32) using c { call f(x) return }\n"
 
 
@@ -31,7 +36,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = folder / "source"
     copy.mkdir()
     for name in SOURCES:
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        if not (copy / name).exists():  # a folder inside of another one
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")

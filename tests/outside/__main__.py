@@ -1,7 +1,7 @@
 """`python -m tests.outside [PART] ...`: what programs that nobody here wrote say of the project's output.
 
-Without a part all of them are run, and their tables compared with those of the README, where `--update` puts them. The
-exit status is 1 if something failed, or is not what the README says.
+Without a part all of them are run; `--update` puts their tables into the README. The exit status is 1 if something
+failed, or is not what the README says of it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import argparse
 import importlib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.outside.records import Cell, matrix
+from tests.outside.records import Cell, in_matrix, matrix, shown
 
 # Each is a module beside this one, with `options(parser)` for its options and `cells(options)` for what it finds.
 PARTS = {
@@ -48,22 +49,26 @@ def main(arguments: list[str]) -> int:
     tables = [matrix([cell for name in names for cell in found.get(name, ())]) for names in TABLES]
     text = "\n" + "\n\n".join(table for table in tables if table) + "\n\n"
     print(text)
-    failed = any(cell.state == "failed" for cells in found.values() for cell in cells)
-    return 1 if failed or (not chosen.part and not _as_the_readme_says(text, update=chosen.update)) else 0
+    if chosen.update and not chosen.part:
+        README.write_text(PLACE.sub(lambda _: text, README.read_text("utf-8")), "utf-8")
+    cells = [cell for some in found.values() for cell in some]
+    other = _other_than_the_readme(cells, all_=not chosen.part)
+    if other:
+        print("The README says something else of " + ", ".join(other) + "; --update renews it.")
+    return 1 if other or any(cell.state == "failed" for cell in cells) else 0
 
 
-def _as_the_readme_says(text: str, *, update: bool) -> bool:
-    """Whether the README has these tables, but for counts and for what was run a second time; or has them now."""
-    readme = README.read_text("utf-8")
-    if update:
-        README.write_text(PLACE.sub(lambda _: text, readme), "utf-8")
-        return True
-    said = PLACE.search(readme)
+def _other_than_the_readme(cells: Sequence[Cell], *, all_: bool) -> list[str]:
+    """The cells of which the README's tables say something else, but for counts and for what was run a second time."""
+    readme = PLACE.search(README.read_text("utf-8"))
+    said = in_matrix(readme[0]) if readme is not None else {}
     passing = re.compile(r" \(second run: [^)]*\)|\d+")
-    if said is not None and passing.sub("", said[0]) == passing.sub("", text):
-        return True
-    print("The README says something else; --update renews it.")
-    return False
+    return [
+        f"{cell.target} {cell.column}"
+        for cell in cells
+        if ((cell.target, cell.column) in said or all_)
+        and passing.sub("", said.get((cell.target, cell.column), "")) != passing.sub("", shown(cell))
+    ]
 
 
 if __name__ == "__main__":

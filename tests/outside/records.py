@@ -29,12 +29,25 @@ def matrix(cells: Sequence[Cell]) -> str:
     said = {(cell.target, cell.column): cell for cell in cells}
     lines = [f"| target | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for target in targets:
-        texts = []
-        for column in columns:
-            cell = said.get((target, column))
-            first = cell.text.splitlines()[0] if cell and cell.text else ""
-            texts.append(
-                {"held": first or "held", "failed": f"**failed**: {first}"}.get(cell.state, "–") if cell else ""
-            )
+        texts = [shown(said[target, column]) if (target, column) in said else "" for column in columns]
         lines.append(f"| {target} | {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def shown(cell: Cell) -> str:
+    """What is in the table for a cell."""
+    first = cell.text.splitlines()[0] if cell.text else ""
+    return {"held": first or "held", "failed": f"**failed**: {first}"}.get(cell.state, "–")
+
+
+def in_matrix(text: str) -> dict[tuple[str, str], str]:
+    """What tables in Markdown say, by target and column."""
+    said: dict[tuple[str, str], str] = {}
+    columns: list[str] = []
+    for line in text.splitlines():
+        target, *texts = [part.strip() for part in line.strip("|").split("|")]
+        if target == "target":
+            columns = texts
+        elif columns and texts and not target.startswith("-"):
+            said |= {(target, column): one for column, one in zip(columns, texts, strict=True)}
+    return said

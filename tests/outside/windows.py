@@ -88,8 +88,7 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
         for target in chosen.target or [*MACHINES, *NOT_RUN]:
             if target in NOT_RUN:
                 yield from (
-                    Cell(target, f"{one.name}: own Windows tests", "not applicable", NOT_RUN[target])
-                    for one in distributions
+                    Cell(target, f"{one.name}: own tests", "not applicable", NOT_RUN[target]) for one in distributions
                 )
                 continue
             machine = MACHINES[target]
@@ -109,7 +108,7 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
 
 def _own(toolchain: Toolchain, wine: Wine, *, unmodified: bool) -> Cell:
     distribution, target = toolchain.distribution, toolchain.machine.target
-    column = f"{distribution.name}: own Windows tests" + (" (unmodified)" if unmodified else "")
+    column = f"{distribution.name}: own tests" + (" (unmodified)" if unmodified else "")
     folder = toolchain.work / distribution.version / f"windows_{toolchain.machine.goarch}"
     try:
         toolchain.check()
@@ -129,7 +128,7 @@ def _own(toolchain: Toolchain, wine: Wine, *, unmodified: bool) -> Cell:
 
 def _registers(toolchain: Toolchain, wine: Wine) -> Cell:
     target = toolchain.machine.target
-    column = f"{toolchain.distribution.name}: registers on Windows"
+    column = f"{toolchain.distribution.name}: registers"
     folder = toolchain.work / toolchain.distribution.version / f"windows_{toolchain.machine.goarch}"
     try:
         found = windows_sentinel.perform(toolchain, wine, folder)
