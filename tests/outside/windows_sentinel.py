@@ -227,6 +227,8 @@ func fault() (said string) {
 }
 
 var values, results [512]byte
+var record, context [2048]byte
+var pointers [2]unsafe.Pointer
 
 // onItsOwnThread has Windows make a thread for a function.
 func onItsOwnThread(function, argument uintptr) {
@@ -240,6 +242,8 @@ func onItsOwnThread(function, argument uintptr) {
 
 var foreign bool
 
+var current call
+
 // perform calls and compares. popped: the bytes that the callee takes off the stack.
 func perform(what string, c call, result, popped uintptr) {
 	const word = unsafe.Sizeof(uintptr(0))
@@ -248,10 +252,11 @@ func perform(what string, c call, result, popped uintptr) {
 		results[i] = 0
 	}
 	c.values, c.results = uintptr(unsafe.Pointer(&values)), uintptr(unsafe.Pointer(&results))
+	current = c // the stack, and what is on it, moves in the callback
 	if foreign {
-		onItsOwnThread(probeAddress(), uintptr(unsafe.Pointer(&c)))
+		onItsOwnThread(probeAddress(), uintptr(unsafe.Pointer(&current)))
 	} else {
-		syscall.SyscallN(probeAddress(), uintptr(unsafe.Pointer(&c)))
+		syscall.SyscallN(probeAddress(), uintptr(unsafe.Pointer(&current)))
 	}
 	lost := false
 	at := 0
@@ -334,8 +339,7 @@ func main() {
 		}
 	case "exception":
 		// An exception that is nobody's in Go: the search goes on.
-		var record, context [2048]byte
-		pointers := [2]unsafe.Pointer{unsafe.Pointer(&record), unsafe.Pointer(&context)}
+		pointers = [2]unsafe.Pointer{unsafe.Pointer(&record), unsafe.Pointer(&context)}
 		c := call{target: exceptiontramp()}
 		c.arguments[0] = uintptr(unsafe.Pointer(&pointers))
 		pops := uintptr(0)

@@ -157,20 +157,28 @@ class Wine:
 
     def _prepare(self) -> None:
         system = self.drive / "windows" / "system32"
-        system.mkdir(parents=True)
-        zlib = self._loader.wine.parents[2] / "i686-w64-mingw32" / "lib" / "zlib1.dll"
-        if self.goarch == "386" and zlib.exists():
-            shutil.copy(zlib, system)
-        made = self.run("wineboot", "-i", timeout=120, cwd=self.prefix)
+        made = self._boot(system)
+        if made.status != 0:  # seen once in some thirty runs: "could not load kernel32.dll" behind "has been updated"
+            made = self._boot(system)
         if made.status != 0 or not (system / "kernel32.dll").exists():
             self._end()
-            raise Missing(f"wineboot -i: status {made.status}\n{made.output}")
+            raise Missing(f"wineboot -i: status {made.status}, twice\n{made.output}")
         shim = ["-shared", "-O1", "-s", "-Wl,--kill-at", PROGRAMS / "bcryptprimitives.c", "-ladvapi32"]
         shim += ["-o", system / "bcryptprimitives.dll"]
         built = run([self.compiler, *shim], timeout=60, cwd=self.prefix)
         if built.status != 0:
             self._end()
             raise Missing(f"{self.compiler}: status {built.status}\n{built.output}")
+
+    def _boot(self, system: Path) -> Ran:
+        if self.prefix.exists():
+            self._end()
+            shutil.rmtree(self.prefix)
+        system.mkdir(parents=True)
+        zlib = self._loader.wine.parents[2] / "i686-w64-mingw32" / "lib" / "zlib1.dll"
+        if self.goarch == "386" and zlib.exists():
+            shutil.copy(zlib, system)
+        return self.run("wineboot", "-i", timeout=120, cwd=self.prefix)
 
     def _processes(self) -> list[int]:
         """Those that have this Windows in their environment."""
