@@ -13,7 +13,7 @@ from typing import Any
 
 import gnu
 import pytest
-from tools import need
+from tools import need, need_host
 
 import trampoline_dsl.load
 from trampoline_dsl import CallError, LoadError, compile_file, compile_text, find_target, host_target
@@ -31,7 +31,7 @@ def host() -> str:
     try:
         return host_target().name
     except LoadError as error:
-        pytest.skip(str(error))
+        need_host("a machine that code is loaded on", str(error))
 
 
 def compiled(text: str) -> Compiled:
@@ -249,7 +249,7 @@ __asm__(
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if host() != "linux/amd64":
-        pytest.skip("the driver is written for linux/amd64")
+        need_host("linux/amd64", "the driver is assembly for linux/amd64")
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "hostile.c").write_text(HOSTILE)
     command = [need("gcc"), "-shared", "-fPIC", "-o", str(folder / "hostile.so"), str(folder / "hostile.c")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -18,3 +19,11 @@ def need(program: str) -> str:
     if os.environ.get(REQUIRED):
         pytest.fail(f"{program} is not installed, and {REQUIRED} is set")
     pytest.skip(f"{program} is not installed")
+
+
+def need_host(where: str, why: str) -> NoReturn:
+    """Some tests call machine code in this process. On another host than `where` they are skipped; where tools are
+    required, which is such a host, that is a failure."""
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{why}: this is not {where}, and {REQUIRED} is set")
+    pytest.skip(why)

@@ -8,6 +8,7 @@ mostly) becomes data: its bytes.
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from trampoline_dsl.target import ByteOrder, Insn, Plan9, Statement, plan9_label
@@ -90,20 +91,21 @@ class Spelling(Plan9):
         word, count = self.addresses[mnemonic]
         return f"{word} ${name}, {self.register(rest[0])}", count
 
+    @abstractmethod
     def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         """An instruction. Raises KeyError, ValueError or IndexError, or gives None, if there is no word for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         """One that goes to a label; likewise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def register(self, name: str) -> str:
-        raise NotImplementedError
+        """A register, from its GNU spelling."""
 
+    @abstractmethod
     def step(self, one: Insn, text: str) -> int:
         """Bytes by which Go's assembler takes the stack to grow."""
-        raise NotImplementedError
 
     @staticmethod
     def label(one: Insn) -> str:

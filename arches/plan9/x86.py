@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from trampoline_dsl.target import Insn
 
-from . import Spelling, Symbol, offset, operands
+from . import Operands, Spelling, Symbol, offset
 
 _WIDTHS = {8: "B", 16: "W", 32: "L", 64: "Q"}
 _SIZES = {"byte": 8, "word": 16, "dword": 32, "qword": 64, "xmmword": 128}
@@ -118,22 +118,19 @@ class X86Spelling(Spelling):
         self.word = bits // 8
         self.slot = slot
 
-    def plain(self, one: Insn) -> str | None:
-        mnemonic, rest = operands(one.text)
-        if one.target is not None:
-            word = _BRANCHES.get(mnemonic)
-            return f"{word} {self.label(one)}" if word is not None else None
+    def register(self, name: str) -> str:
+        return _register(name)
+
+    def branch(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
+        return f"{_BRANCHES[mnemonic]} {self.label(one)}"
+
+    def instruction(self, one: Insn, mnemonic: str, rest: Operands) -> str | None:
         if not rest:
-            return _ALONE.get(mnemonic)
-        spell = _SPELL.get(mnemonic)
-        if spell is None:
-            return None
+            return _ALONE[mnemonic]
+        spell = _SPELL[mnemonic]
         if self.slot and mnemonic == "mov" and (text := self.thread(one, rest)):
             return text
-        try:
-            text = spell(mnemonic, rest)
-        except (KeyError, ValueError):
-            return None  # a form that the table does not have
+        text = spell(mnemonic, rest)
         match = _STEP.fullmatch(text)
         if match is None:
             return text
