@@ -1413,6 +1413,9 @@ class BodyResolver:
         before = len(self.report.diagnostics)
         if item.variadic:
             self._takes_any_words(signature, item.name.span)
+        assert item.body is not None
+        for clause in item.clauses:
+            self.report.error("R097", "a body says itself what it does", clause.span, notes=["leave one of them out"])
         body = tuple(self._statements(item.body.statements))
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
@@ -1434,6 +1437,64 @@ class BodyResolver:
             self.environment.entered.get(signature.name),
             item.variadic,
         )
+
+    def contract(self, item: s.Trampoline, signature: ir.Signature) -> ir.Function:
+        """A trampoline without a body."""
+        parameters = tuple(
+            ir.Variable(name, type_, "parameter", node.span)
+            for (name, type_), node in zip(signature.parameters, item.parameters, strict=True)
+        )
+        if item.variadic:
+            message = f"`{signature.name}` takes any number of words, and only a body says what becomes of them"
+            self.report.error("R097", message, item.name.span, notes=["declare the parameters that it has"])
+        changed: dict[str, ir.Variable] = {}
+        variables: dict[str, None] = {}
+        switches = False
+        for clause in item.clauses:
+            match clause:
+                case s.Switches():
+                    if switches:
+                        self.report.error("R097", "`switches` is said twice", clause.span)
+                    switches = True
+                case s.Writes(names=names):
+                    for name in names:
+                        self._written(name, parameters, changed, variables)
+        contract = ir.Contract(tuple(changed.values()), tuple(variables), switches)
+        return ir.Function(
+            signature.name,
+            parameters,
+            signature.result,
+            signature.convention,
+            (),
+            (),
+            True,
+            item.span,
+            contract=contract,
+        )
+
+    def _written(
+        self,
+        name: s.Name,
+        parameters: Sequence[ir.Variable],
+        changed: dict[str, ir.Variable],
+        variables: dict[str, None],
+    ) -> None:
+        """One name behind `writes`."""
+        text = str(name)
+        parameter = next((p for p in parameters if p.name == text), None)
+        if text in changed or text in variables:
+            self.report.error("R097", f"`{text}` is named twice", name.span)
+        elif parameter is not None and parameter.type.struct:
+            changed[text] = parameter
+        elif parameter is not None:
+            message = f"how much `{text}` points to is not known: it is no pointer to a struct"
+            self.report.error("R097", message, name.span, notes=[f"`{text}: ptr<STRUCT>`"])
+        elif text in self.environment.variables:
+            variables[text] = None
+        else:
+            notes = suggestion(text, [*(p.name for p in parameters), *self.environment.variables])
+            message = f"`{text}` is neither a parameter nor an extern variable"
+            self.report.error("R097", message, name.span, notes=notes)
 
     def scenario(self, item: s.Check, function: ir.Function, functions: Mapping[str, ir.Function]) -> ir.Scenario:
         """A check. Its objects, stacks and variables come first, whatever their order among the other items."""

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from .diagnostics import Diagnostic, InputError, Source, merged
 from .mutate import Mutation, MutationReport, mutate
 from .pipeline import Compiled, compile_module
-from .resolve import Module, check_module, load_module
+from .resolve import Module, check_module, load_module, refuse_bodiless
 from .target import Linkage, Target
 from .targets import find_target
 from .verify import Report, Verdict, verify
@@ -128,6 +128,7 @@ def _everywhere(
             errors += error.diagnostics
     if errors:
         raise InputError(errors)
+    refuse_bodiless([_module(source) for source in sources], targets)
     tasks = [
         _Task(work, source, target.name, target.architecture.linkage, seed, runs, tuple(include))
         for source in sources

@@ -301,16 +301,24 @@ def _chosen(options: argparse.Namespace) -> tuple[Target, ...]:
 
 
 def _meant(
-    sources: Sequence[Source], targets: Sequence[Target], options: argparse.Namespace
+    sources: Sequence[Source],
+    targets: Sequence[Target],
+    options: argparse.Namespace,
+    trampoline: str | None = None,
 ) -> dict[Source, tuple[Target, ...]]:
     """Those of the targets that each file has trampolines for; all of them for a file that has none at all. Raises
-    InputError where no file has one for a target that was asked for."""
+    InputError where no file has one for a target that was asked for, or the one that is named has no body."""
     from .diagnostics import Diagnostic, InputError
-    from .resolve import load_module, own_trampolines
+    from .resolve import load_module, own_trampolines, refuse_bodiless
     from .targets import default_targets
 
     include = _include(options)
     modules = dict(zip(sources, _each(sources, lambda source: load_module(source, include)), strict=True))
+    named = getattr(options, "files", None)
+    for source, module in modules.items():
+        if named is None or source.name in named:  # of a folder, what is only audited is passed over
+            refuse_bodiless([module], targets, trampoline)
+    refuse_bodiless(modules.values(), targets)
     meant = {one: tuple(t for t in targets if own_trampolines(module, t)) for one, module in modules.items()}
     without = [t for t in targets if not any(t in some for some in meant.values())]
     if without and (options.target or len(without) == len(targets)):
@@ -506,7 +514,7 @@ def _show(options: argparse.Namespace) -> int:
 
     name, trampoline = _split(options.file)
     source = _sources([name])[0]
-    targets = _meant([source], _chosen(options), options)[source]
+    targets = _meant([source], _chosen(options), options, trampoline)[source]
     compiled = compile_source(source, targets, _include(options))
     for target in targets:
         own = compiled[target.name].own
@@ -534,7 +542,7 @@ def _trace(options: argparse.Namespace) -> int:
         notes = ("name one --target: " + " ".join(target.name for target in default_targets()),)
         raise InputError([Diagnostic("U006", message, None, notes=notes, file="trace")])
     source = _sources([name])[0]
-    _meant([source], chosen, options)
+    _meant([source], chosen, options, trampoline)
     compiled = compile_source(source, chosen, _include(options))[chosen[0].name]
     run = trace(compiled, trampoline, check=options.check, seed=options.seed, runs=options.runs)
     options.outcome.status = status = _OK if run.good else _VIOLATED

@@ -470,9 +470,19 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Contract:
+    """What a trampoline without a body may do, besides keeping to its convention: change whole objects, those that
+    parameters point to and extern variables; move to the stacks of its check."""
+
+    parameters: tuple[Variable, ...] = ()
+    variables: tuple[str, ...] = ()
+    switches: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """One trampoline. `table`: through which it is entered, if it is entered through one. `variadic`: it takes any
-    number of words, which no parameter names."""
+    number of words, which no parameter names. `contract`: it has no body, and this instead."""
 
     name: str
     parameters: tuple[Variable, ...]
@@ -484,6 +494,7 @@ class Function:
     span: Span = field(compare=False)
     table: Table | None = None
     variadic: bool = False
+    contract: Contract | None = None
 
     @property
     def signature(self) -> Signature:
@@ -534,7 +545,8 @@ class Scenario:
 @dataclass(frozen=True, slots=True)
 class Program:
     """Everything in a file (and the files that it imports) for one target. `functions` are in the order of the
-    source; `own` and `own_tables` name what the file itself declares."""
+    source; `own` and `own_tables` name what the file itself declares. `contracts` are the trampolines without a body:
+    others call them as `externs`, which they are too."""
 
     target: Target
     structs: Mapping[str, StructLayout]
@@ -549,3 +561,5 @@ class Program:
     # Texts that have been found right before, and the imported functions that are known by them.
     right: set[str] = field(default_factory=set, compare=False, repr=False)
     later: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    contracts: Mapping[str, Function] = field(default_factory=dict)
+    own_contracts: tuple[str, ...] = ()  # those that the file itself declares

@@ -810,7 +810,7 @@ class _Builder:
         return s.Table(self.make(name), self.make(count), self.make(trampoline), self.span(tree))
 
     def _trampoline(self, tree: Tree[Any]) -> s.Trampoline:
-        name, parameters, result, convention, body = tree.children
+        name, parameters, result, convention, *clauses, body = tree.children
         variadic = parameters is not None and parameters.data == "any_words"
         return s.Trampoline(
             self.make(name),
@@ -818,9 +818,16 @@ class _Builder:
             variadic,
             self.maybe(result),
             self.name(convention),
-            self.make(body),
+            tuple(self.make(clause) for clause in clauses),
+            self.maybe(body),
             self.span(tree),
         )
+
+    def _writes(self, tree: Tree[Any]) -> s.Writes:
+        return s.Writes(tuple(self.make(name) for name in tree.children), self.span(tree))
+
+    def _switches(self, tree: Tree[Any]) -> s.Switches:
+        return s.Switches(self.span(tree))
 
     # -- checks
 

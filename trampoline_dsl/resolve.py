@@ -11,7 +11,7 @@ from typing import assert_never, overload
 from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
-from .diagnostics import InputError, Report, Source, Span, read_source, suggestion
+from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
 from .layout import KeptLayout, Layouts, scalar
 from .parse import EMPTY, parse
 from .target import Bank, Convention, InRegister, Register, Target
@@ -47,7 +47,7 @@ def _declaration_texts(items: Iterable[s.Item], text: str) -> Iterable[str]:
         match item:
             case s.Check() | s.Import():
                 pass
-            case s.Trampoline(span=span, body=body):
+            case s.Trampoline(span=span, body=body) if body is not None:
                 yield text[span.start : body.span.start]
             case s.ItemsWhen(targets=targets, then=then, otherwise=otherwise):
                 names = " ".join(name.name for name in targets.names)
@@ -418,6 +418,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
     for name in layouts.declarations:
         layouts.struct(name)
     bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = []
+    bodiless: list[tuple[s.Trampoline, ir.Signature]] = []
+    contracted: dict[str, Span] = {}
     for item, _ in items:
         if isinstance(item, s.ExternVariable):
             _declare_variable(item, environment, names)
@@ -428,13 +430,17 @@ def resolve(module: Module, target: Target) -> ir.Program:
             if signature is None:
                 environment.misdeclared.add(str(item.name))
                 continue
+            defines = isinstance(item, s.Trampoline) and item.body is not None
             if untyped:
                 environment.misdeclared.add(signature.name)
-                define(defined if isinstance(item, s.Trampoline) else {}, signature.name, signature.span, report)
+                define(defined if defines else {}, signature.name, signature.span, report)
             else:
-                _declare_function(signature, isinstance(item, s.Trampoline), environment, defined, names)
-            if isinstance(item, s.Trampoline):
+                _declare_function(signature, defines, environment, defined, names)
+            if isinstance(item, s.Trampoline) and item.body is not None:
                 bodies.append((item, signature, untyped))
+            elif isinstance(item, s.Trampoline):
+                define(contracted, signature.name, signature.span, report)
+                bodiless.append((item, signature))
 
     for item, _ in items:
         if isinstance(item, s.Table):
@@ -442,23 +448,30 @@ def resolve(module: Module, target: Target) -> ir.Program:
 
     # Functions and checks with mistakes go no further than `report.finish`.
     own_items = tuple(environment.meant(module.file.items))
-    own = tuple(str(item.name) for item in own_items if isinstance(item, s.Trampoline))
+    trampolines = [item for item in own_items if isinstance(item, s.Trampoline)]
+    own = tuple(str(item.name) for item in trampolines if item.body is not None)
+    own_contracts = tuple(str(item.name) for item in trampolines if item.body is None)
     right = found_right(target, module.declarations, tuple(layouts.headers.values()))
     functions = Functions()
     for trampoline, signature, untyped in bodies:
         imported = signature.name not in own
         later = imported and not report.diagnostics and trampoline.span.text in right
         functions.add(signature.name, partial(_function, trampoline, signature, untyped, environment), later=later)
+    contracts = {
+        signature.name: BodyResolver(environment, Scope(), signature).contract(trampoline, signature)
+        for trampoline, signature in bodiless
+        if signature.name not in functions
+    }
     checks = [item for item, _ in items if isinstance(item, s.Check)]
     scenarios: Sequence[ir.Scenario]
     if not report.diagnostics and all(check.span.text in right for check in checks):
-        scenarios = Scenarios(lambda: _scenarios(checks, environment, functions)) if checks else ()
+        scenarios = Scenarios(lambda: _scenarios(checks, environment, functions, contracts)) if checks else ()
     else:
-        scenarios = _scenarios(checks, environment, functions)
+        scenarios = _scenarios(checks, environment, functions, contracts)
         if not report.diagnostics:
             right.update(check.span.text for check in checks)
     own_tables = tuple(str(item.name) for item in own_items if isinstance(item, s.Table))
-    if not own and not report.diagnostics and not _trampolines(module.file.items):
+    if not trampolines and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
@@ -467,7 +480,20 @@ def resolve(module: Module, target: Target) -> ir.Program:
     unseen = frozenset(functions.later)
     tables = environment.tables
     return ir.Program(
-        target, structs, externs, functions, scenarios, own, module.name, variables, tables, own_tables, right, unseen
+        target,
+        structs,
+        externs,
+        functions,
+        scenarios,
+        own,
+        module.name,
+        variables,
+        tables,
+        own_tables,
+        right,
+        unseen,
+        contracts,
+        own_contracts,
     )
 
 
@@ -616,9 +642,29 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
 
 
 def own_trampolines(module: Module, target: Target) -> tuple[str, ...]:
-    """The trampolines that the module's first file declares for a target."""
-    items = _environment(target, Report(), ()).meant(module.file.items)
-    return tuple(str(item.name) for item in items if isinstance(item, s.Trampoline))
+    """The trampolines with a body that the module's first file declares for a target."""
+    return tuple(str(item.name) for item in _own(module, target) if item.body is not None)
+
+
+def _own(module: Module, target: Target) -> Iterator[s.Trampoline]:
+    for item in _environment(target, Report(), ()).meant(module.file.items):
+        if isinstance(item, s.Trampoline):
+            yield item
+
+
+def refuse_bodiless(modules: Iterable[Module], targets: Sequence[Target], name: str | None = None) -> None:
+    """Raises InputError where files have nothing to build for any of these targets but trampolines without a body; or
+    where the one of that `name` has none."""
+    found = [item for module in modules for target in targets for item in _own(module, target)]
+    wanted = [item for item in found if name is None or str(item.name) == name]
+    if wanted and all(item.body is None for item in wanted):
+        raise InputError([_bodiless(item) for item in {str(item.name): item for item in wanted}.values()])
+
+
+def _bodiless(item: s.Trampoline) -> Diagnostic:
+    message = f"`{item.name}` has no body, and there is nothing to build or to run"
+    note = f"`trampoline audit OBJECT --symbol {item.name} --source FILE` judges machine code that is to keep to it"
+    return Diagnostic("R096", message, item.name.span, notes=(note,))
 
 
 def _trampolines(items: Iterable[s.Item]) -> set[str]:
@@ -633,14 +679,24 @@ def _trampolines(items: Iterable[s.Item]) -> set[str]:
 
 
 def _scenarios(
-    checks: Iterable[s.Check], environment: Environment, functions: Mapping[str, ir.Function]
+    checks: Iterable[s.Check],
+    environment: Environment,
+    functions: Mapping[str, ir.Function],
+    contracts: Mapping[str, ir.Function],
 ) -> tuple[ir.Scenario, ...]:
-    found = [_scenario(check, environment, functions) for check in checks]
+    found = [_scenario(check, environment, functions, contracts) for check in checks]
     return tuple(scenario for scenario in found if scenario is not None)
 
 
-def _scenario(item: s.Check, environment: Environment, functions: Mapping[str, ir.Function]) -> ir.Scenario | None:
+def _scenario(
+    item: s.Check,
+    environment: Environment,
+    functions: Mapping[str, ir.Function],
+    contracts: Mapping[str, ir.Function],
+) -> ir.Scenario | None:
     name = str(item.trampoline)
+    if name in contracts:
+        return BodyResolver(environment, Scope(), None).scenario(item, contracts[name], functions)
     if name in functions:
         return BodyResolver(environment, Scope(), None).scenario(item, functions[name], functions)
     if name in environment.signatures:

@@ -567,15 +567,35 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Writes:
+    """`writes a, b`: what a trampoline without a body may change."""
+
+    names: tuple[Name, ...]
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """`switches`: a trampoline without a body may move to other stacks."""
+
+    span: Span = field(compare=False)
+
+
+Clause = Writes | Switches
+
+
+@dataclass(frozen=True, slots=True)
 class Trampoline:
-    """`trampoline f(a: u32) -> u32 using c { ... }`. `variadic`: `f(...)`, of any number of words."""
+    """`trampoline f(a: u32) -> u32 using c { ... }`. `variadic`: `f(...)`, of any number of words. Without a body it
+    says what machine code from elsewhere is to keep to."""
 
     name: Name
     parameters: tuple[Parameter, ...]
     variadic: bool
     result: TypeName | None
     convention: Name
-    body: Block
+    clauses: tuple[Clause, ...]
+    body: Block | None
     span: Span = field(compare=False)
 
 
