@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from lark import Tree, UnexpectedInput
 
-from trampoline_dsl import parse
+from trampoline_dsl import assemble, parse
 from trampoline_dsl.diagnostics import InputError, Source, read_source
-from trampoline_dsl.kept import kept_file
+from trampoline_dsl.kept import kept_file, read_table, write_table
 from trampoline_dsl.pipeline import compile_source
+from trampoline_dsl.target import Engines, Insn
 from trampoline_dsl.targets import find_target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +71,95 @@ def test_nothing_is_kept_where_there_is_no_folder(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert kept_file("grammar", "one") is None
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """The statements that Keystone is asked for, while what it answers is kept in a folder of the test's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    statements: list[str] = []
+    encode = assemble.Keystone.encode
+
+    def listening(engine: assemble.Keystone, engines: Engines, statement: str, address: int) -> bytes:
+        statements.append(statement)
+        return encode(engine, engines, statement, address)
+
+    monkeypatch.setattr(assemble.Keystone, "encode", listening)
+    return statements
+
+
+CODE = [Insn("", label=".Lagain"), Insn("mov x0, #5"), Insn("cbz x0, .Lagain", transfer="branch", target=".Lagain")]
+
+
+def assembled_anew(code: list[Insn], target: str = "linux/arm64") -> bytes:
+    """As a process does that has assembled nothing yet, and keeps answers for the next one."""
+    assemble._encoders.clear()
+    with assemble.answers_kept():
+        return assemble.assemble(find_target(target).architecture, code).code
+
+
+def test_another_process_does_not_ask_keystone_again(asked: list[str], tmp_path: Path) -> None:
+    first = assembled_anew(CODE)
+    assert len(asked) == 2
+    assert assembled_anew(CODE) == first
+    assert len(asked) == 2
+    other = [Insn("mov x0, #6"), CODE[0], *CODE[1:]]
+    assert assembled_anew(other)[-8:] == first
+    assert len(asked) == 3, "the new one alone"
+    [kept] = (tmp_path / "trampoline").iterdir()
+    for spoilt in (kept.read_bytes()[:-1], b"", bytes(100), kept.read_bytes()[:40] + b"?" + kept.read_bytes()[41:]):
+        kept.write_bytes(spoilt)
+        before = len(asked)
+        assert assembled_anew(CODE) == first
+        assert len(asked) == before + 2
+    assemble._encoders.clear()
+    assemble.assemble(find_target("linux/arm64").architecture, CODE)
+    assert len(asked) == before + 4, "only the command keeps answers"
+
+
+def test_answers_for_one_machine_are_no_answers_for_another(asked: list[str]) -> None:
+    code = [Insn("add $v0, $v0, $v1")]
+    assert assembled_anew(code, "linux/mips") == assembled_anew(code, "linux/mipsle")[::-1]
+    assert len(asked) == 2
+
+
+def test_what_keystone_gets_wrong_is_not_kept(asked: list[str], tmp_path: Path) -> None:
+    wrong = [Insn("", label=".Lfar"), *[Insn("nop")] * (1 + (1 << 13)), Insn("tbz x0, #1, .Lfar", target=".Lfar")]
+    for _ in range(2):
+        with pytest.raises(assemble.AssemblyError, match="far"):
+            assembled_anew(wrong)
+    assert [statement.split()[0] for statement in asked] == ["nop", "tbz", "tbz"]
+    [kept] = (tmp_path / "trampoline").iterdir()
+    assert [statement for _, statement, _ in read_table(kept)] == ["nop"]
+
+
+def test_answers_of_another_engine_are_not_used(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = assembled_anew(CODE)
+    content = assemble._engine_content()
+    monkeypatch.setattr(assemble, "_engine_content", lambda: content + " ")
+    assert assembled_anew(CODE) == first
+    assert len(asked) == 4
+    assert content.count("libkeystone") == 1, "the engine itself is a part of what its answers follow from"
+
+
+def test_answers_do_not_pile_up(asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(assemble, "_MOST_ANSWERS", 3)
+    for number in range(6):
+        assembled_anew([Insn(f"mov x0, #{number}")])
+        [kept] = (tmp_path / "trampoline").iterdir()
+        assert f"mov x0, #{number}" in {statement for _, statement, _ in read_table(kept)}
+        assert len(read_table(kept)) <= 3
+    assert len(asked) == 6
+
+
+def test_a_table_that_cannot_be_written_is_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "table"
+    write_table(tmp_path / "missing" / "table", {"a": b"b"})
+    assert read_table(tmp_path / "missing" / "table") == {}
+    file.mkdir()
+    write_table(file, {"a": b"b"})
+    assert read_table(file) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["table"], "nothing is left over"
 
 
 def texts() -> Iterator[str]:

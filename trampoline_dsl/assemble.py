@@ -16,15 +16,17 @@ its instruction. What Keystone does silently wrong, and what stands against each
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import accumulate
-
-import keystone
+from pathlib import Path
 
 from .confined import Confined
 from .disassemble import disassemble, s390x_length
 from .engine import Engine, Refused
+from .kept import kept_file, read_table, write_table
 from .link import in_place_value, write_field
 from .statement import data, hexadecimal
 from .target import Architecture, Engines, Insn, Relocation
@@ -58,6 +60,8 @@ class Keystone:
     name = "keystone"
 
     def encode(self, engines: Engines, statement: str, address: int) -> bytes:
+        import keystone  # by the first statement that is not known already
+
         mode = 0
         for name in engines.keystone_mode:
             mode |= getattr(keystone, name)
@@ -87,6 +91,7 @@ class _Encoder:
         self.engine = engine
         self.confined = confined
         self.kept: dict[tuple[object, ...], Outcome] = {}
+        self.machine = repr(architecture.engines)
 
     def plain(self, insn: Insn) -> bytes:
         key = (insn.keystone or insn.text, insn.user_text, insn.relocation)
@@ -119,9 +124,7 @@ class _Encoder:
         statement = insn.keystone or insn.text
         code = data(statement, architecture)
         if code is None:
-            code = self.engine.encode(architecture.engines, _checked(statement, architecture), 0)
-            if reason := _why_not_one(architecture, code):
-                raise Refused(reason)
+            code = self._ask(_checked(statement, architecture), 0, lambda code: _why_not_one(architecture, code))
         return code if insn.relocation is None else _with_field(architecture, code, insn.relocation)
 
     def _user(self, insn: Insn) -> bytes:
@@ -147,16 +150,74 @@ class _Encoder:
         if len(places) != 1:
             raise Refused(f"names its target {label} {len(places)} times")
         statement = text[: places[0].start()] + hex(destination) + text[places[0].end() :]
-        code = self.engine.encode(architecture.engines, _checked(statement, architecture), base)
+        return self._ask(
+            _checked(statement, architecture), base, lambda code: self._why_not_there(code, base, destination, label)
+        )
+
+    def _why_not_there(self, code: bytes, base: int, destination: int, label: str) -> str | None:
+        """Why this is not one branch from `base` to `destination`, if so."""
+        architecture = self.architecture
         if reason := _why_not_one(architecture, code):
-            raise Refused(reason)
+            return reason
         [instruction] = disassemble(architecture, code, base)
         reached = _destination(instruction.text, base)
-        if (reached - destination) % (1 << 8 * architecture.word):
-            raise Refused(
-                f"does not reach {label}, {distance:#x} bytes away: Keystone makes {instruction.text!r} of it"
-            )
+        if (reached - destination) % (1 << 8 * architecture.word) == 0:
+            return None
+        distance = destination - base
+        return f"does not reach {label}, {distance:#x} bytes away: Keystone makes {instruction.text!r} of it"
+
+    def _ask(self, statement: str, address: int, why_wrong: Callable[[bytes], str | None]) -> bytes:
+        """The engine's answer, if it is right; that of an earlier process, if it is kept."""
+        key = (self.machine, statement, address)
+        kept = _answers if self.engine is KEYSTONE else None
+        code = kept.get(key) if kept is not None else None
+        if code is None:
+            code = self.engine.encode(self.architecture.engines, statement, address)
+            if reason := why_wrong(code):
+                raise Refused(reason)
+            if kept is not None:
+                kept[key] = code
         return code
+
+
+_Answers = dict[tuple[str, str, int], bytes]  # by the engine's settings, the statement and its address
+_answers: _Answers | None = None  # of Keystone, those that have been checked; None while none are kept
+_MOST_ANSWERS = 50_000  # in a file: the examples have some thousands
+
+
+@contextmanager
+def answers_kept() -> Iterator[None]:
+    """Meanwhile Keystone is not asked again what it was asked by another process; what is new is kept for the next."""
+    global _answers
+    file = kept_file("encodings", _engine_content())
+    if file is None:
+        yield
+        return
+    before = _answers
+    _answers = read_table(file)
+    known = len(_answers)
+    try:
+        yield
+    finally:
+        made, _answers = _answers, before
+        if len(made) > known:
+            # Too many are those of many sources: what is kept begins anew with those of this one.
+            new = dict(list(made.items())[known:]) if len(made) > _MOST_ANSWERS else made
+            write_table(file, new if len(new) <= _MOST_ANSWERS else {})
+
+
+def _engine_content() -> str:
+    """What answers follow from, besides the question: this code, and the engines as they are installed. Those are known
+    by their files' sizes and times: to import them takes longer than to use what is kept."""
+    here = Path(__file__).parent
+    parts = [here.joinpath(f"{name}.py").read_text("utf-8") for name in ("assemble", "disassemble", "statement")]
+    for engine in ("keystone", "capstone"):
+        spec = find_spec(engine)
+        for folder in spec.submodule_search_locations or () if spec is not None else ():
+            for path in sorted(path for path in Path(folder).rglob("*") if "__pycache__" not in path.parts):
+                status = path.stat()
+                parts.append(f"{path} {status.st_size} {status.st_mtime_ns}")
+    return "\n".join(parts)
 
 
 def assemble(architecture: Architecture, code: Sequence[Insn], engine: Engine | None = None) -> Assembled:

@@ -409,6 +409,7 @@ def _split(name: str) -> tuple[str, str | None]:
 
 
 def _build(options: argparse.Namespace) -> int:
+    from .assemble import answers_kept
     from .outputs import build_outputs
     from .pipeline import compile_source
 
@@ -422,10 +423,13 @@ def _build(options: argparse.Namespace) -> int:
         from .outputs import library, write_all
 
         path = Path(options.output)
-        write_all([library(results, path)], path.parent)
+        with answers_kept():
+            made = library(results, path)
+        write_all([made], path.parent)
         print(path)
         return _OK
-    outputs = build_outputs(results, options.emit, options.syntax)
+    with answers_kept():
+        outputs = build_outputs(results, options.emit, options.syntax)
     if options.output is None:
         texts = (output.data for output in outputs if not output.name.endswith(".go"))
         data = b"\n".join(texts) if options.emit == "asm" else _alone(outputs, options)

@@ -7,11 +7,12 @@ covers the code.
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
-
-import capstone
+from typing import TYPE_CHECKING, NamedTuple
 
 from .target import Architecture, ByteOrder, Engines
+
+if TYPE_CHECKING:
+    import capstone
 
 
 class Disassembled(NamedTuple):
@@ -54,6 +55,8 @@ def disassemble_for(engines: Engines, order: ByteOrder, code: bytes, address: in
 def _decoder(engines: Engines) -> capstone.Cs:
     decoders: dict[Engines, capstone.Cs] = _local.__dict__.setdefault("decoders", {})
     if engines not in decoders:
+        import capstone  # by the first bytes to be decoded
+
         mode = 0
         for name in engines.capstone_mode:
             mode |= getattr(capstone, name)
