@@ -11,7 +11,7 @@ The frame is the one that `x86` draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from trampoline_dsl.target import (
@@ -294,6 +294,7 @@ CONTEXT = ContextRecord(
 
 class Amd64(X86):
     name = "amd64"
+    machines: Mapping[str, int] = {"elf": 62, "macho": 0x01000007}
     linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     word = 8
     engines = Engines(
@@ -353,6 +354,7 @@ class Amd64(X86):
         self.absolute_relocation = "IMAGE_REL_AMD64_ADDR64"
         self.branch_addend = 0
         self.object_format = "coff"
+        self.machines = {"pe": 0x8664}
         self.linkages = ("static", "go")
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         self.gnu_as = ("x86_64-w64-mingw32-as", "--64", "-march=generic64")

@@ -463,6 +463,7 @@ class Arm(Architecture):
 
     name = "arm"
     family = "arm"
+    machines: Mapping[str, int] = {"elf": 40}
     word = WORD
     order = "little"
     sp = SP
@@ -479,6 +480,8 @@ class Arm(Architecture):
         # ARMv7 has 16-bit immediates, extensions, and pairs that need no more alignment than words.
         self.v7 = vfp
         self.vfp = vfp
+        if system == "windows":
+            self.machines = {"elf": 40, "pe": 0x1C4}
         self.engines = Engines(
             keystone_arch="KS_ARCH_ARM",
             keystone_mode=("KS_MODE_ARM",),

@@ -453,6 +453,7 @@ class Arm64(Architecture):
 
     name = "arm64"
     family = "arm64"
+    machines: Mapping[str, int] = {"elf": 183, "macho": 0x0100000C}
     linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     word = WORD
     order = "little"
@@ -493,6 +494,7 @@ class Arm64(Architecture):
         self.conventions = {convention.name: convention for convention in _WINDOWS}
         self.fixups = _COFF_FIXUPS
         self.object_format = "coff"
+        self.machines = {"pe": 0xAA64}
         self.linkages = ("static", "go")
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
         # GNU as has no COFF for this machine; LLVM reads the same text.

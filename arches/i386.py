@@ -11,7 +11,7 @@ The frame is the one that `x86` draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -317,6 +317,7 @@ BASE = "dword ptr gs:[0]"  # a thread's words are counted from the address that 
 
 class I386(X86):
     name = "386"
+    machines: Mapping[str, int] = {"elf": 3, "macho": 7}
     word = 4
     engines = Engines(
         keystone_arch="KS_ARCH_X86",
@@ -376,6 +377,7 @@ class I386(X86):
         self.branch_relocation, self.absolute_relocation = "IMAGE_REL_I386_REL32", "IMAGE_REL_I386_DIR32"
         self.branch_addend = 0
         self.object_format = "coff"
+        self.machines = {"pe": 0x14C}
         self.linkages = ("static", "go")
         self.local_prefix = "L"  # GNU as for PE on 386 takes .L for a symbol like others
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT

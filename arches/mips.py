@@ -435,6 +435,8 @@ class Mips(Architecture):
     """What o32 and n64 machines have in common."""
 
     family = "mips"
+    machines: Mapping[str, int] = {"elf": 8}
+    elf_flags = (0x20, (0,))  # EF_MIPS_ABI2 marks n32 (binutils, include/elf/mips.h)
     linkages = ("static", "pic", "go")
     flags = None
     two_address = False

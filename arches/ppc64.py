@@ -426,6 +426,7 @@ class Ppc64(Architecture):
     """Power ISA, 64-bit mode, in one byte order and under one version of the ELF ABI."""
 
     family = "ppc64"
+    machines: Mapping[str, int] = {"elf": 21}
     word = WORD
     registers = _REGISTERS
     sp = SP
@@ -440,6 +441,8 @@ class Ppc64(Architecture):
         self.name = name
         self.order = order
         self.version = version
+        # 64-Bit ELF V2 ABI, 4.1: EF_PPC64_ABI; 0 where an object does not say.
+        self.elf_flags = (3, (version,) if order == "big" and version == 2 else (0, version))
         letters = "LITTLE" if order == "little" else "BIG"
         self.engines = Engines(
             "KS_ARCH_PPC",

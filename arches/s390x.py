@@ -335,6 +335,7 @@ class S390x(Architecture):
 
     name = "s390x"
     family = "s390x"
+    machines: Mapping[str, int] = {"elf": 22}
     linkages = ("static", "pic", "go")
     word = WORD
     order = "big"

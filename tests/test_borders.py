@@ -28,6 +28,7 @@ OWNERS = {
     "capstone": {"disassemble"},
     "unicorn": {"emulate"},
     "rich": {"render"},
+    "elftools": {"elf"},
     "pytest": {"pytest_plugin"},
 }
 BASES = {  # what families share

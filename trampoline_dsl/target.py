@@ -649,6 +649,8 @@ class Architecture(ABC):
     system_calls: SystemCalls | None = None  # where programs may make them
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
     object_format: ObjectFormat = "elf"  # of the files that the assembly text is for
+    machines: Mapping[str, int] = {}  # what ELF, PE (COFF too) and Mach-O call it: by "elf", "pe", "macho"
+    elf_flags: tuple[int, tuple[int, ...]] = (0, (0,))  # a mask for e_flags, and what may be left: the ABI
     local_prefix: str = ".L"  # of labels that the assembler keeps to itself
     hosts: tuple[str, ...] = ()  # what `uname -m` calls the machines that run its code, where code can be loaded
     context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
