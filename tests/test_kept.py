@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from lark import Tree, UnexpectedInput
 
 from trampoline_dsl import assemble, parse
-from trampoline_dsl.diagnostics import InputError, Source, read_source
+from trampoline_dsl import resolve as resolve_module
+from trampoline_dsl.diagnostics import InputError, Source, read_source, render
 from trampoline_dsl.kept import kept_file, read_table, write_table
 from trampoline_dsl.pipeline import compile_source
+from trampoline_dsl.resolve import Module, load_module, resolve
 from trampoline_dsl.target import Engines, Insn
 from trampoline_dsl.targets import find_target
 
@@ -277,3 +280,111 @@ def test_what_was_right_is_found_wrong_when_what_it_depends_on_has_changed(tmp_p
     assert built(tmp_path, MAIN) == "H002"
     header.write_text("#define s_a 8\n")
     assert built(tmp_path, MAIN) == "inner outer outer"
+
+
+LIBRARY = """
+const size = 4
+const twice = size + size
+struct s { a: u32, b: u32 }
+struct from_header from "s.h" { a: u32 }
+convention mine like c { }
+extern f(a: u32) using mine
+extern var: u32
+trampoline inner(a: u32) using c { call f(a) }
+trampoline entered() using c { }
+table entries[4] enters entered
+check inner { on f(a) { } }
+"""
+IMPORTERS = (
+    "",
+    "const other = twice\nstruct t { p: ptr<s>, inside: s, many: u8[twice] }",
+    "const other = missing",
+    "const size = 5",
+    "const f = 5",
+    "const inner = 5",
+    "const var = 5",
+    "const entries = 5",
+    "const s = 5",
+    "struct s { a: u32 }",
+    "struct f { a: u32 }",
+    "struct t { inside: missing }",
+    'struct t from "s.h" { a: u32, b: u32 }',
+    "convention mine like c { }",
+    "convention yours like mine { }\nextern g() using yours",
+    "convention yours like missing { }",
+    "extern f(a: u32) using mine",
+    "extern f(a: u64) using mine",
+    "extern inner(a: u32) using c",
+    "extern inner(b: u32, c: u32) using c",
+    "extern var(a: u32) using c",
+    "extern size(a: u32) using c",
+    "extern entries(a: u32) using c",
+    "extern var: u32",
+    "extern var: u64",
+    "extern f: u32",
+    "extern entries: u32",
+    "trampoline f(a: u32) using mine { }",
+    "trampoline f(a: u16) using mine { }",
+    "trampoline inner(a: u32) using c { }",
+    "trampoline entries() using c { }",
+    "table entries[4] enters main",
+    "table more[4] enters entered",
+    "table more[4] enters main",
+    "table f[4] enters main",
+    "table more[4] enters inner",
+    "check inner { on f(a) { expect a == 1 } }",
+    "check missing { }",
+)
+NEEDY = (  # what these import needs something of theirs
+    ("extern h(p: ptr<t>) using c", "struct t { a: u32 }"),
+    ("extern h() using yours", "convention yours like c { }"),
+    ("const c = d", "const d = 1"),
+    ("struct a { inside: t }", "struct t { a: u32 }"),
+    ("table more[4] enters main", ""),
+    ("trampoline h() using c { call g() }", "extern g() using c"),
+    ("trampoline h() using c { call g() }", "extern g(a: u32) using c"),
+)
+
+
+def resolved(module: Module) -> tuple[object, ...] | list[str]:
+    """What there is to be seen of a program, or all that is wrong with it."""
+    try:
+        program = resolve(module, find_target("linux/amd64"))
+    except InputError as error:
+        return [render(diagnostic) for diagnostic in error.diagnostics]
+    found = {name: repr(program.functions[name]) for name in program.functions}
+    rest = (program.structs, program.externs, program.variables, program.tables, tuple(program.scenarios), program.own)
+    return (repr(found), *map(repr, rest), program.own_tables, program.contracts)
+
+
+@pytest.mark.parametrize(
+    ("library", "text"), [*((LIBRARY, text) for text in IMPORTERS), *((LIBRARY + more, text) for more, text in NEEDY)]
+)
+def test_imported_declarations_are_kept_and_change_nothing(tmp_path: Path, library: str, text: str) -> None:
+    (tmp_path / "library.tramp").write_text(library)
+    main = f'import "library.tramp"\n{text}\ntrampoline main(a: u32) using c {{ call inner(a + twice) }}\n'
+    for header in ("#define s_a 4\n#define from_header_a 4\n#define t_a 8\n", "#define from_header_a 8\n", ""):
+        (tmp_path / "s.h").write_text(header)
+        module = load_module(Source(str(tmp_path / "main.tramp"), main))
+        expected = resolved(replace(module, imports=None))
+        for _ in range(2):
+            moved = load_module(Source(module.name, main))
+            assert moved.imports is module.imports
+            assert resolved(moved) == expected
+
+
+def test_imported_declarations_are_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "library.tramp").write_text(LIBRARY)
+    (tmp_path / "s.h").write_text("#define from_header_a 4\n")
+    made: list[str] = []
+    signature = resolve_module._signature
+
+    def listening(item: Any, environment: Any) -> Any:
+        made.append(str(item.name))
+        return signature(item, environment)
+
+    monkeypatch.setattr(resolve_module, "_signature", listening)
+    for number in range(3):
+        main = f'import "library.tramp"\ntrampoline main() using c {{ call inner({number}) }}\n'
+        resolved(load_module(Source(str(tmp_path / "main.tramp"), main)))
+    assert made == ["f", "inner", "entered", "main", "main", "main"]

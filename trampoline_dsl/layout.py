@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -82,17 +81,6 @@ def _header_path(folder: Path, text: str) -> Path:
     return folder / text
 
 
-@dataclass(frozen=True, slots=True)
-class KeptLayout:
-    """A layout and what it follows from, besides the target and which structs there are: its header's definitions and
-    the layouts of the structs in it."""
-
-    declaration: s.Struct
-    header: Mapping[str, int] | None
-    nested: tuple[ir.StructLayout | None, ...]
-    layout: ir.StructLayout
-
-
 class Layouts:
     """Lays structs out on demand, so that they may be declared in any order."""
 
@@ -111,7 +99,6 @@ class Layouts:
         self.done: dict[str, ir.StructLayout | None] = {}
         self.active: list[str] = []
         self.headers: dict[Path, str | None] = {}  # their texts
-        self.kept: dict[str, KeptLayout] = {}  # made before among declarations of the same texts, to be added to
 
     def declare(self, struct: s.Struct, folder: Path) -> None:
         name = str(struct.name)
@@ -176,7 +163,18 @@ class Layouts:
         self.active.pop()
         return self.done.setdefault(name, layout)
 
+    def headers_now(self) -> dict[Path, str | None]:
+        """As `headers`, if they were read now."""
+        again = Layouts(self.target, Report(), self.constant, self.include)
+        for declaration, folder in self.declarations.values():
+            again._header_text(declaration, folder)
+        return again.headers
+
     def _header(self, declaration: s.Struct, folder: Path) -> Mapping[str, int] | None:
+        header = self._header_text(declaration, folder)
+        return None if header is None else defines(header)
+
+    def _header_text(self, declaration: s.Struct, folder: Path) -> str | None:
         if declaration.header is None or declaration.header_span is None:
             return None
         text = declaration.header.replace("{arch}", self.target.architecture.name).replace("{os}", self.target.os)
@@ -188,21 +186,11 @@ class Layouts:
                 break
         if path not in self.headers:
             self.headers[path] = read_header(path, self.report, declaration.header_span)
-        header = self.headers[path]
-        return None if header is None else defines(header)
+        return self.headers[path]
 
     def _lay_out(self, declaration: s.Struct, folder: Path) -> ir.StructLayout | None:
         name = str(declaration.name)
         header = self._header(declaration, folder)
-        kept = self.kept.get(name)
-        if (
-            kept is not None
-            and kept.declaration is declaration
-            and kept.header is header
-            and all(before is now for before, now in zip(kept.nested, self._nested(declaration), strict=True))
-        ):
-            return kept.layout
-        mistakes = len(self.report.diagnostics)
         readable = declaration.header is None or header is not None
         fields: dict[str, ir.StructField] = {}
         end = 0
@@ -271,18 +259,7 @@ class Layouts:
         size = (end + alignment - 1) // alignment * alignment
         if header is not None:
             size = header.get(f"{name}__size", size)
-        layout = ir.StructLayout(name, fields, size, alignment, declaration.name.span)
-        # Numbers in it may be constants, which may follow from other structs.
-        computed = any(node.offset is not None or node.type.count is not None for node in declaration.fields)
-        if not computed and len(self.report.diagnostics) == mistakes:
-            nested = tuple(self._nested(declaration))
-            self.kept[name] = KeptLayout(declaration, header, nested, layout)
-        return layout
-
-    def _nested(self, declaration: s.Struct) -> Iterator[ir.StructLayout | None]:
-        for node in declaration.fields:
-            if scalar(node.type.name, self.target) is None:
-                yield self.struct(node.type.name, node.type.span)
+        return ir.StructLayout(name, fields, size, alignment, declaration.name.span)
 
     def extern_variable(self, node: s.ExternVariable) -> ir.ExternVariable | None:
         """A variable that somebody else defines; None after a diagnostic."""

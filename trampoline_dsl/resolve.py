@@ -12,7 +12,7 @@ from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
 from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
-from .layout import KeptLayout, Layouts, scalar
+from .layout import Layouts, scalar
 from .parse import EMPTY, parse
 from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
@@ -29,14 +29,28 @@ class Module:
     files: tuple[s.File, ...]
     include: tuple[Path, ...] = ()  # folders where headers are looked for before those of the files
     declarations: tuple[str, ...] = ()  # the texts of all that a body or a check of it can depend on, bodies left out
+    imports: Imports | None = None  # all files but the file itself
 
     @property
     def name(self) -> str:
         return self.file.source.name
 
 
-def _declarations(files: Iterable[s.File], include: Sequence[Path]) -> Iterable[str]:
-    yield from map(str, include)
+class Imports:
+    """Imported files in import order, and what they declare; held on to as long as they are imported unchanged."""
+
+    def __init__(self, files: tuple[s.File, ...], include: tuple[Path, ...]) -> None:
+        self.files = files
+        self.texts = (*map(str, include), *_declarations(files))  # as in `Module.declarations`
+        self.declared: dict[Target, Declared] = {}  # to be copied, and not to be changed
+
+
+@lru_cache(maxsize=16)
+def _imports(sources: tuple[Source, ...], include: tuple[Path, ...]) -> Imports:
+    return Imports(tuple(map(parse, sources)), include)
+
+
+def _declarations(files: Iterable[s.File]) -> Iterable[str]:
     for file in files:
         yield file.source.name  # headers are looked for beside it
         yield from _declaration_texts(file.items, file.source.text)
@@ -65,21 +79,6 @@ def found_right(target: Target, declarations: tuple[str, ...], headers: tuple[st
     """The texts of checks and trampolines that have been found right among such declarations, to be added to: what is
     not wanted of them need not be looked at again before it is. `headers` are the texts of those that were read."""
     return set()
-
-
-@dataclass(slots=True)
-class Declared:
-    """What has been made of declarations, by name, each with the node that it was made of: where a file is imported
-    and has not changed, its nodes are the same objects."""
-
-    signatures: dict[str, tuple[s.Item, ir.Signature]] = field(default_factory=dict)
-    layouts: dict[str, KeptLayout] = field(default_factory=dict)
-
-
-@lru_cache(maxsize=512)
-def declared_before(target: Target, declarations: tuple[str, ...]) -> Declared:
-    """What has been made for a target of such declarations, to be added to."""
-    return Declared()
 
 
 class Functions(Mapping[str, ir.Function]):
@@ -180,7 +179,10 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     root = visit(source, _real(Path(source.name)), 0)
     report.finish()
     assert root is not None  # a file that does not parse has been reported
-    return Module(root, tuple(files.values()), tuple(include), tuple(_declarations(files.values(), include)))
+    *imported, _ = (file.source for file in files.values())
+    imports = _imports(tuple(imported), tuple(include))
+    declarations = (*imports.texts, *_declarations([root]))
+    return Module(root, (*imports.files, root), tuple(include), declarations, imports)
 
 
 @lru_cache(maxsize=1024)
@@ -381,70 +383,164 @@ def _environment(target: Target, report: Report, include: Sequence[Path]) -> Env
     return environment
 
 
+@dataclass(slots=True)
+class Declared:
+    """What the declarations of files have made known for a target, and what there is to be resolved among them."""
+
+    environment: Environment
+    names: dict[str, Span] = field(default_factory=dict)
+    defined: dict[str, Span] = field(default_factory=dict)
+    contracted: dict[str, Span] = field(default_factory=dict)
+    bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = field(default_factory=list)
+    bodiless: list[tuple[s.Trampoline, ir.Signature]] = field(default_factory=list)
+    checks: list[s.Check] = field(default_factory=list)
+
+    def add(self, items: Sequence[tuple[s.Plain, Path]]) -> None:
+        """Declare what some files have for the target, each item with the folder of its file: of one kind after the
+        other, so that it does not matter where something is declared."""
+        environment, names = self.environment, self.names
+        layouts, report = environment.layouts, environment.report
+        known = set(environment.constant_nodes)
+        for item, folder in items:
+            match item:
+                case s.Extern() | s.Check() | s.Trampoline() | s.ExternVariable() | s.Table() | s.Import():
+                    pass
+                case s.Constant():
+                    define(names, str(item.name), item.name.span, report)
+                    environment.constant_nodes[str(item.name)] = item
+                case s.Struct():
+                    layouts.declare(item, folder)
+                case s.ConventionDeclaration():
+                    _declare_convention(item, environment)
+                case _:
+                    assert_never(item)
+        for name, node in environment.constant_nodes.items():
+            resolver = BodyResolver(environment, Scope(), None)
+            if name not in known and resolver.constant_value(node) is not None:
+                resolver.constant_named(name, node.name.span)
+        for name in layouts.declarations:
+            layouts.struct(name)
+        for item, _ in items:
+            if isinstance(item, s.ExternVariable):
+                _declare_variable(item, environment, names)
+            elif isinstance(item, (s.Extern, s.Trampoline)):
+                self._add_function(item)
+        for item, _ in items:
+            if isinstance(item, s.Table):
+                _declare_table(item, environment, self.defined, names)
+        self.checks += [item for item, _ in items if isinstance(item, s.Check)]
+
+    def _add_function(self, item: s.Extern | s.Trampoline) -> None:
+        environment, report = self.environment, self.environment.report
+        signature, untyped = _signature(item, environment)
+        if isinstance(item, s.Trampoline) and item.variadic:
+            environment.variadic.add(str(item.name))
+        if signature is None:
+            environment.misdeclared.add(str(item.name))
+            return
+        defines = isinstance(item, s.Trampoline) and item.body is not None
+        if untyped:
+            environment.misdeclared.add(signature.name)
+            define(self.defined if defines else {}, signature.name, signature.span, report)
+        else:
+            _declare_function(signature, defines, environment, self.defined, self.names)
+        if isinstance(item, s.Trampoline) and item.body is not None:
+            self.bodies.append((item, signature, untyped))
+        elif isinstance(item, s.Trampoline):
+            define(self.contracted, signature.name, signature.span, report)
+            self.bodiless.append((item, signature))
+
+    def copy(self, environment: Environment) -> Declared:
+        """The same in a new environment, to be added to. There were no mistakes."""
+        known = self.environment
+        environment.conventions = dict(known.conventions)
+        environment.declared_conventions = dict(known.declared_conventions)
+        environment.constants = dict(known.constants)
+        environment.constant_nodes = dict(known.constant_nodes)
+        environment.signatures = dict(known.signatures)
+        environment.variables = dict(known.variables)
+        environment.variadic = set(known.variadic)
+        environment.tables = dict(known.tables)
+        environment.entered = dict(known.entered)
+        environment.layouts.declarations = dict(known.layouts.declarations)
+        environment.layouts.done = dict(known.layouts.done)
+        environment.layouts.headers = dict(known.layouts.headers)
+        return Declared(
+            environment,
+            dict(self.names),
+            dict(self.defined),
+            dict(self.contracted),
+            list(self.bodies),
+            list(self.bodiless),
+            list(self.checks),
+        )
+
+    def collides(self, items: Iterable[tuple[s.Plain, Path]]) -> bool:
+        """Whether some items have names that would not be declared behind these if all were declared at once."""
+        known = self.environment
+        others = (self.names, known.layouts.declarations, known.declared_conventions)
+        for item, _ in items:
+            if isinstance(item, (s.Check, s.Import)):
+                continue
+            name = str(item.name)
+            if any(name in some for some in others):
+                function = isinstance(item, (s.Extern, s.Trampoline, s.ExternVariable))
+                if not function or (name not in known.signatures and name not in known.variables):
+                    return True
+        return False
+
+    def unchanged(self) -> bool:
+        """Whether the headers that were read still say the same."""
+        headers = self.environment.layouts.headers
+        return not headers or headers == self.environment.layouts.headers_now()
+
+
+def _items(files: Iterable[s.File], environment: Environment) -> list[tuple[s.Plain, Path]]:
+    """What files declare for a target, each with the folder of its file."""
+    return [(item, _folder(file.source.name)) for file in files for item in environment.meant(file.items)]
+
+
+def _declared(module: Module, target: Target, report: Report) -> Declared:
+    """All declarations of a module. Those of the imported files are made once, as long as they have not changed and
+    can be made without the others."""
+    environment = _environment(target, report, module.include)
+    environment.files = module.files
+    own = _items([module.file], environment)
+    imported = _declared_by_imports(module, target)
+    if imported is None or imported.collides(own):
+        declared = Declared(environment)
+        declared.add([*_items(module.files[:-1], environment), *own])
+    else:
+        declared = imported.copy(environment)
+        declared.add(own)
+    return declared
+
+
+def _declared_by_imports(module: Module, target: Target) -> Declared | None:
+    """What the imported files declare; None if there are none, or if something is missing in them or wrong."""
+    imports = module.imports
+    if imports is None or not imports.files:
+        return None
+    declared = imports.declared.get(target)
+    if declared is not None and declared.unchanged():
+        return declared
+    report = Report()
+    declared = Declared(_environment(target, report, module.include))
+    try:
+        declared.add(_items(imports.files, declared.environment))
+        report.finish()
+    except InputError:
+        return None  # told of the module, if it is wrong there
+    imports.declared[target] = declared
+    return declared
+
+
 def resolve(module: Module, target: Target) -> ir.Program:
     """The program for one target. Raises InputError with everything that is wrong with it there."""
     report = Report()
-    environment = _environment(target, report, module.include)
-    environment.files = module.files
+    declared = _declared(module, target, report)
+    environment = declared.environment
     layouts = environment.layouts
-    before = declared_before(target, module.declarations)
-    layouts.kept = before.layouts
-    folders = [_folder(file.source.name) for file in module.files]
-    items = [
-        (item, folder)
-        for file, folder in zip(module.files, folders, strict=True)
-        for item in environment.meant(file.items)
-    ]
-
-    names: dict[str, Span] = {}
-    defined: dict[str, Span] = {}
-    for item, folder in items:
-        match item:
-            case s.Extern() | s.Check() | s.Trampoline() | s.ExternVariable() | s.Table() | s.Import():
-                pass
-            case s.Constant():
-                define(names, str(item.name), item.name.span, report)
-                environment.constant_nodes[str(item.name)] = item
-            case s.Struct():
-                layouts.declare(item, folder)
-            case s.ConventionDeclaration():
-                _declare_convention(item, environment)
-            case _:
-                assert_never(item)
-    for node in environment.constant_nodes.values():
-        resolver = BodyResolver(environment, Scope(), None)
-        if resolver.constant_value(node) is not None:
-            resolver.constant_named(str(node.name), node.name.span)
-    for name in layouts.declarations:
-        layouts.struct(name)
-    bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = []
-    bodiless: list[tuple[s.Trampoline, ir.Signature]] = []
-    contracted: dict[str, Span] = {}
-    for item, _ in items:
-        if isinstance(item, s.ExternVariable):
-            _declare_variable(item, environment, names)
-        elif isinstance(item, (s.Extern, s.Trampoline)):
-            signature, untyped = _signature_kept(item, environment, before)
-            if isinstance(item, s.Trampoline) and item.variadic:
-                environment.variadic.add(str(item.name))
-            if signature is None:
-                environment.misdeclared.add(str(item.name))
-                continue
-            defines = isinstance(item, s.Trampoline) and item.body is not None
-            if untyped:
-                environment.misdeclared.add(signature.name)
-                define(defined if defines else {}, signature.name, signature.span, report)
-            else:
-                _declare_function(signature, defines, environment, defined, names)
-            if isinstance(item, s.Trampoline) and item.body is not None:
-                bodies.append((item, signature, untyped))
-            elif isinstance(item, s.Trampoline):
-                define(contracted, signature.name, signature.span, report)
-                bodiless.append((item, signature))
-
-    for item, _ in items:
-        if isinstance(item, s.Table):
-            _declare_table(item, environment, defined, names)
 
     # Functions and checks with mistakes go no further than `report.finish`.
     own_items = tuple(environment.meant(module.file.items))
@@ -453,16 +549,16 @@ def resolve(module: Module, target: Target) -> ir.Program:
     own_contracts = tuple(str(item.name) for item in trampolines if item.body is None)
     right = found_right(target, module.declarations, tuple(layouts.headers.values()))
     functions = Functions()
-    for trampoline, signature, untyped in bodies:
+    for trampoline, signature, untyped in declared.bodies:
         imported = signature.name not in own
         later = imported and not report.diagnostics and trampoline.span.text in right
         functions.add(signature.name, partial(_function, trampoline, signature, untyped, environment), later=later)
     contracts = {
         signature.name: BodyResolver(environment, Scope(), signature).contract(trampoline, signature)
-        for trampoline, signature in bodiless
+        for trampoline, signature in declared.bodiless
         if signature.name not in functions
     }
-    checks = [item for item, _ in items if isinstance(item, s.Check)]
+    checks = declared.checks
     scenarios: Sequence[ir.Scenario]
     if not report.diagnostics and all(check.span.text in right for check in checks):
         scenarios = Scenarios(lambda: _scenarios(checks, environment, functions, contracts)) if checks else ()
@@ -587,21 +683,6 @@ def _declare_function(
         defined[signature.name] = signature.span
     if defines or before is None:
         environment.signatures[signature.name] = signature
-
-
-def _signature_kept(
-    item: s.Extern | s.Trampoline, environment: Environment, before: Declared
-) -> tuple[ir.Signature | None, frozenset[str]]:
-    """What `_signature` gives, made once for the same node among the same declarations."""
-    node, signature = before.signatures.get(str(item.name), (None, None))
-    # A convention tells where it was declared, and may have moved.
-    if node is item and signature and signature.convention is environment.conventions.get(str(item.convention)):
-        return signature, frozenset()
-    mistakes = len(environment.report.diagnostics)
-    signature, untyped = _signature(item, environment)
-    if signature is not None and not untyped and len(environment.report.diagnostics) == mistakes:
-        before.signatures[signature.name] = (item, signature)
-    return signature, untyped
 
 
 def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple[ir.Signature | None, frozenset[str]]:
