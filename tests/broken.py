@@ -101,6 +101,41 @@ def replaced(instructions: Sequence[Insn], pattern: str, by: str | Callable[[re.
     ]
 
 
+Change = Callable[[list[Insn]], list[Insn]]
+
+
+def drop(pattern: str) -> Change:
+    return lambda code: without(code, pattern)
+
+
+def change(pattern: str, by: str | Callable[[re.Match[str]], str]) -> Change:
+    return lambda code: replaced(code, pattern, by)
+
+
+def both(*changes: Change) -> Change:
+    def apply(code: list[Insn]) -> list[Insn]:
+        for each in changes:
+            code = each(code)
+        return code
+
+    return apply
+
+
+def insert(pattern: str, *texts: str) -> Change:
+    """New instructions before the first one that matches."""
+    return lambda code: before(code, matching(code, pattern)[0], [Insn(text) for text in texts])
+
+
+def move_up(pattern: str, above: str, by: str) -> Change:
+    """What matches, rewritten, goes above something."""
+
+    def apply(code: list[Insn]) -> list[Insn]:
+        text = code[matching(code, pattern)[0]].text
+        return insert(above, re.sub(pattern, by, text))(without(code, pattern))
+
+    return apply
+
+
 def written(artifact: Artifact, text: str) -> list[Insn]:
     """A function written by hand. `CALL` and `RETURN` alone stand for the compiler's own; `RETURN x` is the instruction
     x, which returns, and `SLOT` before an instruction says that the next one is in its delay slot."""

@@ -10,7 +10,24 @@ from collections.abc import Callable, Iterable
 
 import broken
 import pytest
-from broken import around_call, before, calling, first, judge, leaving, matching, replaced, without, written
+from broken import (
+    Change,
+    around_call,
+    before,
+    both,
+    calling,
+    change,
+    drop,
+    first,
+    insert,
+    judge,
+    leaving,
+    matching,
+    move_up,
+    replaced,
+    without,
+    written,
+)
 from hand_written import FRAMES, THROUGH
 
 from trampoline_dsl.pipeline import Compiled
@@ -195,41 +212,6 @@ def program_pushes(target: str) -> bool:
 
 
 # -------------------------------------------------------------------------------- the classes of defects that shipped
-
-Change = Callable[[list[Insn]], list[Insn]]
-
-
-def drop(pattern: str) -> Change:
-    return lambda code: without(code, pattern)
-
-
-def change(pattern: str, by: str | Callable[[broken.re.Match[str]], str]) -> Change:
-    return lambda code: replaced(code, pattern, by)
-
-
-def both(*changes: Change) -> Change:
-    def apply(code: list[Insn]) -> list[Insn]:
-        for each in changes:
-            code = each(code)
-        return code
-
-    return apply
-
-
-def insert(pattern: str, *texts: str) -> Change:
-    """New instructions before the first one that matches."""
-    return lambda code: before(code, matching(code, pattern)[0], [Insn(text) for text in texts])
-
-
-def move_up(pattern: str, above: str, by: str) -> Change:
-    """What matches, rewritten, goes above something."""
-
-    def apply(code: list[Insn]) -> list[Insn]:
-        text = code[matching(code, pattern)[0]].text
-        return insert(above, broken.re.sub(pattern, by, text))(without(code, pattern))
-
-    return apply
-
 
 # target, what is wrong, how, the obligation, the register (None: a place in memory)
 SHIPPED: list[tuple[str, str, Change, str, str | None]] = [

@@ -198,12 +198,12 @@ class BodyResolver:
         return type_.bytes if type_ else None
 
     def _offset_of(self, node: s.OffsetOf) -> int | None:
-        found = self._fields(node.struct, node.path.parts, node.path.spans, node.span)
+        found = self.fields(node.struct, node.path.parts, node.path.spans, node.span)
         return found[1] if found else None
 
     # --------------------------------------------------------------------------------------------------- expressions
 
-    def _fields(
+    def fields(
         self, struct: str, parts: Sequence[str], spans: Sequence[Span], span: Span
     ) -> tuple[ir.StructField, int] | None:
         """The last field of a chain of nested (not pointed to) structs, and its offset from the first one's start."""
@@ -1415,7 +1415,9 @@ class BodyResolver:
             self._takes_any_words(signature, item.name.span)
         assert item.body is not None
         for clause in item.clauses:
-            self.report.error("R097", "a body says itself what it does", clause.span, notes=["leave one of them out"])
+            if isinstance(clause, (s.Writes, s.Switches)):
+                message = "a body says itself what it does"
+                self.report.error("R097", message, clause.span, notes=["leave one of them out"])
         body = tuple(self._statements(item.body.statements))
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
@@ -1459,6 +1461,10 @@ class BodyResolver:
                 case s.Writes(names=names):
                     for name in names:
                         self._written(name, parameters, changed, variables)
+                case s.Suspends() | s.Resumes():
+                    pass  # not for bodiless trampolines alone
+                case _:
+                    assert_never(clause)
         contract = ir.Contract(tuple(changed.values()), tuple(variables), switches)
         return ir.Function(
             signature.name,
@@ -1532,6 +1538,9 @@ class BodyResolver:
                         self.report.error("R002", f"`on {node.callee}` stands here twice", node.callee.span)
                     elif handler is not None:
                         handlers[handler.callee] = handler
+                case s.CheckSignals() if function.suspension is not None:
+                    message = "signals are not delivered while contexts are suspended and resumed"
+                    self.report.error("R098", message, node.span)
                 case s.CheckSignals():
                     found = self._signals(node, functions, stacks)
                     if found is not None and found in signals:

@@ -480,9 +480,27 @@ class Contract:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspension:
+    """What a trampoline does with contexts. All that is needed to go on where its call returns goes into the object of
+    struct `struct` that `suspends` points to; where there is a `word`, only into the word so many bytes into that.
+    It goes on in the context `resumes`, where a call of `of` returns that has suspended it, and gives back `giving`, or
+    `instead` of 0. A context is known by the address of the object, or by the word."""
+
+    suspends: Variable | None
+    struct: str
+    word: int | None
+    resumes: Variable | None
+    of: str
+    giving: Variable | None
+    instead: int | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """One trampoline. `table`: through which it is entered, if it is entered through one. `variadic`: it takes any
-    number of words, which no parameter names. `contract`: it has no body, and this instead."""
+    number of words, which no parameter names. `contract`: it has no body, and this instead.
+    `suspension`: it returns to others than its caller, or in its caller more than once."""
 
     name: str
     parameters: tuple[Variable, ...]
@@ -495,6 +513,7 @@ class Function:
     table: Table | None = None
     variadic: bool = False
     contract: Contract | None = None
+    suspension: Suspension | None = None
 
     @property
     def signature(self) -> Signature:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -273,6 +274,26 @@ class Bench:
         self.machine.on_system_call(self._called_kernel)
         self.initial = self.machine.save()
         self.clean = self._executable()
+
+    @cached_property
+    def of_modules(self) -> frozenset[Register]:
+        """What functions have of the module that they are in, and find with it: each caller may have another one."""
+        target = self.build.program.target
+        linked = [target.linked(linkage).architecture for linkage in target.architecture.linkages]
+        found = {r for one in linked for r in (one.toc, one.got) if r is not None}
+        c = target.conventions.get("c")
+        return frozenset(r for r in found if c is not None and c.keeps(r))
+
+    @contextmanager
+    def lent(self, region: Region, entered: Callable[[int], None]) -> Iterator[None]:
+        """Memory that is there for a while; `entered` is called before any instruction of it."""
+        self.machine.map(region.base, region.size)
+        hook = self.machine.on_instruction(lambda address, _: entered(address), region.base, region.end - 1)
+        try:
+            yield
+        finally:
+            hook.remove()
+            self.machine.unmap(region.base, region.size)
 
     def replace(self, code: Code) -> None:
         """Put other machine code in the place of a function's or a table's, and mend what a run of the old may have
@@ -848,19 +869,22 @@ class Execute:
                 self._end()
             self.out_of_bounds = True  # said once: what comes of it is to be seen
         elif region is not None and self.scramble:
-            floor = sp - activation.function.convention.red_zone
-            size = floor - region.base
-            if size > 0:
-                offset = self.random.randrange(1 << 8)
-                data = self.garbage[offset : offset + size]
-                if len(data) < size:
-                    data = (data * (size // len(data) + 1))[:size]
-                self.machine.write(region.base, data)
+            self._scramble_below(region, sp - activation.function.convention.red_zone)
         if self.watcher is not None:
             self.watcher.instruction(address)
         if self.interruptions is not None and not self._in_delay_slot() and self.interruptions.due(self, address):
             self.interrupted = address
             self.machine.stop()
+
+    def _scramble_below(self, region: Region, floor: int) -> None:
+        """Overwrite a stack up to `floor`, as signals may."""
+        size = floor - region.base
+        if size > 0:
+            offset = self.random.randrange(1 << 8)
+            data = self.garbage[offset : offset + size]
+            if len(data) < size:
+                data = (data * (size // len(data) + 1))[:size]
+            self.machine.write(region.base, data)
 
     def _in_delay_slot(self) -> bool:
         """Whether the instruction that is about to be executed stands behind one that takes it along."""

@@ -829,6 +829,19 @@ class _Builder:
     def _switches(self, tree: Tree[Any]) -> s.Switches:
         return s.Switches(self.span(tree))
 
+    def _suspends(self, tree: Tree[Any]) -> s.Suspends:
+        return s.Suspends(self.make(tree.children[0]), self.span(tree))
+
+    def _resumes(self, tree: Tree[Any]) -> s.Resumes:
+        context, of, giving, instead = tree.children
+        return s.Resumes(
+            self.name(context),
+            self.maybe(of),
+            self.name(giving) if giving is not None else None,
+            s.Integer(self.number(_token(instead)), self.span(instead)) if instead is not None else None,
+            self.span(tree),
+        )
+
     # -- checks
 
     def _check(self, tree: Tree[Any]) -> s.Check:

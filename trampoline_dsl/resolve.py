@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import assert_never, overload
@@ -14,6 +14,7 @@ from .body import BodyResolver, Scope, define
 from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
 from .layout import Layouts, scalar
 from .parse import EMPTY, parse
+from .suspensions import suspension
 from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
 
@@ -219,6 +220,7 @@ class Environment:
     tables: dict[str, ir.Table] = field(default_factory=dict)
     entered: dict[str, ir.Table | None] = field(default_factory=dict)
     # trampolines that are entered through a table, and which one; None where a mistake has been told
+    suspending: dict[str, s.Trampoline] = field(default_factory=dict)  # those that say `suspends`
 
     @property
     def word(self) -> int:
@@ -435,6 +437,8 @@ class Declared:
         signature, untyped = _signature(item, environment)
         if isinstance(item, s.Trampoline) and item.variadic:
             environment.variadic.add(str(item.name))
+        if isinstance(item, s.Trampoline) and any(isinstance(clause, s.Suspends) for clause in item.clauses):
+            environment.suspending[str(item.name)] = item
         if signature is None:
             environment.misdeclared.add(str(item.name))
             return
@@ -461,6 +465,7 @@ class Declared:
         environment.variables = dict(known.variables)
         environment.variadic = set(known.variadic)
         environment.tables = dict(known.tables)
+        environment.suspending = dict(known.suspending)
         environment.entered = dict(known.entered)
         environment.layouts.declarations = dict(known.layouts.declarations)
         environment.layouts.done = dict(known.layouts.done)
@@ -554,7 +559,7 @@ def resolve(module: Module, target: Target) -> ir.Program:
         later = imported and not report.diagnostics and trampoline.span.text in right
         functions.add(signature.name, partial(_function, trampoline, signature, untyped, environment), later=later)
     contracts = {
-        signature.name: BodyResolver(environment, Scope(), signature).contract(trampoline, signature)
+        signature.name: _contract(trampoline, signature, environment)
         for trampoline, signature in declared.bodiless
         if signature.name not in functions
     }
@@ -609,10 +614,24 @@ def _declare_variable(item: s.ExternVariable, environment: Environment, names: d
     environment.variables.setdefault(name, variable)
 
 
+def _contract(item: s.Trampoline, signature: ir.Signature, environment: Environment) -> ir.Function:
+    function = BodyResolver(environment, Scope(), signature).contract(item, signature)
+    return _suspending(function, item, signature, environment)
+
+
 def _function(
     item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str], environment: Environment
 ) -> ir.Function:
-    return BodyResolver(environment, Scope(), signature).function(item, signature, untyped)
+    function = BodyResolver(environment, Scope(), signature).function(item, signature, untyped)
+    return _suspending(function, item, signature, environment)
+
+
+def _suspending(
+    function: ir.Function, item: s.Trampoline, signature: ir.Signature, environment: Environment
+) -> ir.Function:
+    """The same, with what its clauses say of contexts."""
+    found = suspension(item, function.parameters, signature, environment)
+    return replace(function, suspension=found) if found is not None else function
 
 
 def _declare_table(

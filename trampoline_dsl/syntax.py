@@ -581,7 +581,26 @@ class Switches:
     span: Span = field(compare=False)
 
 
-Clause = Writes | Switches
+@dataclass(frozen=True, slots=True)
+class Suspends:
+    """`suspends a`, `suspends a.b`: where what is needed to go on behind the call is kept."""
+
+    place: Name
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumes:
+    """`resumes a of f giving b or 1`: which suspended call returns, and what."""
+
+    context: Name
+    of: Name | None
+    giving: Name | None
+    instead: Integer | None
+    span: Span = field(compare=False)
+
+
+Clause = Writes | Switches | Suspends | Resumes
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from . import ir
 from .body import ends
+from .continuations import Continue
 from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
 from .interpret import Trouble
@@ -18,7 +19,7 @@ from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
 from .target import Register
-from .world import SEED_STEP, Build, World, anonymous_callees, make_world, prepare, walk
+from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare, walk
 
 DEFAULT_RUNS = 16
 _WORLDS_WITH_SIGNALS = 1  # of each check that delivers signals; in each, one run for each way of delivering
@@ -242,6 +243,8 @@ class Session:
     def expected(self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int) -> tuple[World, Trace]:
         """A world, and what the source does in it. Raises Trouble."""
         world = make_world(self.build, function, scenario, world_seed)
+        if function.suspension is not None:
+            return world, Trace(memory=Bytes(world.images))
         oracle = Oracle(self.build, world, self.frames, scenario, self.anonymous, self.asm)
         return world, oracle.run(function, return_place(self.build, 0))
 
@@ -258,7 +261,8 @@ class Session:
         spare: Literal["", "below", "area"] = "",
         interruptions: Interruptions | None = None,
     ) -> Execute:
-        run = Execute(self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare)
+        kind = Execute if function.suspension is None else Continue
+        run = kind(self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare)
         run.interruptions = interruptions
         run.run()
         return run
@@ -468,7 +472,7 @@ def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact) ->
         return "the target is not built with control-flow protection"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):
         return "it makes no call"
-    if name == "preserve":
+    if name == "preserve" and function.suspension is None:
         left_by = {type(node) for node in walk(function.body)}
         if ends(function.body) and not left_by & {ir.Return, ir.TailCall}:
             if ir.Resume not in left_by:

@@ -21,6 +21,7 @@ RETURN_SPACING = 16  # bytes between the return addresses that the judge hands o
 STUB_SPACING = 64
 MOST_WORDS = 12  # that are passed to what takes any number
 SEED_STEP = 1_000_003  # between the worlds of one seed and those of the next
+_CONTEXTS = 5  # objects to suspend into
 _TURNS = 3  # the first so many objects of a world come to lie at the edges, one after the other
 
 
@@ -165,6 +166,7 @@ class World:
     names: dict[int, str] = field(default_factory=dict)
     given: dict[str, int] = field(default_factory=dict)  # `table index`, ..., of the outermost call
     words: tuple[int, ...] = ()  # what it is called with, if that is any number of words
+    contexts: tuple[int, ...] = ()  # objects to suspend into
 
 
 def thread_place(world: World, load: Callable[[int, int], bytes]) -> int:
@@ -377,6 +379,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
         world.words = tuple(objects.value(type_) for _ in range(random_.randrange(MOST_WORDS + 1)))
         world.given["argument count"] = len(world.words)
         world.given["argument words"] = sp + function.convention.words(architecture.homes_below)[0]
+    if function.suspension is not None:
+        world.contexts = tuple(objects.new(function.suspension.struct) for _ in range(_CONTEXTS))
     if scenario is not None:
         _set_up(scenario, function, world, host, objects)
     else:

@@ -1,0 +1,111 @@
+"""Context switches written by hand are judged: right ones hold, and each mistake is found where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+from broken import Change, both, change, code_from, drop, found, written
+from switches import SOURCE, SWITCHES
+
+from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.pipeline import Compiled, compile_module
+from trampoline_dsl.resolve import load_module
+from trampoline_dsl.target import Insn
+from trampoline_dsl.targets import find_target
+from trampoline_dsl.verify import Session, Verdict
+
+RIGHT = [(target, name) for target, switches in SWITCHES.items() for name in switches]
+
+
+@cache
+def program(target: str) -> Compiled:
+    return compile_module(load_module(Source(str(Path("switches.tramp")), SOURCE)), find_target(target))
+
+
+def instructions(target: str, name: str) -> list[Insn]:
+    return written(program(target)[name], SWITCHES[target][name])
+
+
+def judge(target: str, name: str, changes: Callable[[list[Insn]], Sequence[Insn]] = list, *, runs: int = 4) -> Verdict:
+    """The verdict on a switch; what it works together with is right."""
+    compiled = program(target)
+    codes = {other: code_from(compiled[other], instructions(target, other), 0) for other in SWITCHES[target]}
+    codes[name] = code_from(compiled[name], changes(instructions(target, name)), 0)
+    return Session(compiled, codes).judge(compiled[name], 1, runs)
+
+
+@pytest.mark.parametrize(("target", "name"), RIGHT, ids=["-".join(case) for case in RIGHT])
+def test_right_ones_hold(target: str, name: str) -> None:
+    verdict = judge(target, name)
+    assert verdict.good, (str(verdict), verdict.violations, verdict.obligations)
+
+
+# target, which, what is wrong, how, the obligation, the register
+WRONG: list[tuple[str, str, str, Change, str, str | None]] = [
+    ("linux/amd64", "jump", "r15 is left out", change("p(ush|op) r15", r"p\1 r11"), "preserve", "r15"),
+    ("linux/amd64", "jump", "mxcsr is not restored", drop("ldmxcsr"), "preserve", "mxcsr"),
+    ("linux/amd64", "jump", "the x87 control word is not saved", drop("fnstcw"), "preserve", "fpcw"),
+    (
+        "linux/amd64",
+        "jump",
+        "pops in another order",
+        change("pop r1([23])", lambda m: f"pop r1{5 - int(m[1])}"),
+        "preserve",
+        "r12",
+    ),
+    ("linux/amd64", "jump", "the value is another one", change("mov rax, rdx", "mov rax, rsi"), "effect", "rax"),
+    ("linux/amd64", "jump", "mxcsr is saved over r12", change("sub rsp, 8|add rsp, 8", "nop"), "preserve", "r12"),
+    (
+        "linux/amd64",
+        "swap",
+        "the stack pointer is a word too low",
+        change(r"lea rcx, \[rsp\+8\]", "mov rcx, rsp"),
+        "sp",
+        "rsp",
+    ),
+    (
+        "linux/amd64",
+        "swap",
+        "goes back to its own caller",
+        change(r"jmp qword ptr \[rsi\+0x38\]", "jmp rax"),
+        "effect",
+        None,
+    ),
+    ("linux/amd64", "set", "returns what was there", drop("xor eax"), "effect", "rax"),
+    ("linux/amd64", "set", "rbx is not saved", drop("rbx"), "preserve", "rbx"),
+    ("linux/amd64", "long", "0 stays 0", drop("cmove"), "effect", "rax"),
+    ("linux/amd64", "long", "mxcsr is not restored", drop("ldmxcsr"), "preserve", "mxcsr"),
+    ("linux/arm64", "jump", "half of d9", change(r"(st|ld)p d8, d9, (.*)", r"\1p s8, s9, \2"), "preserve", "v8"),
+    ("linux/arm64", "jump", "d14 and d15 are left out", drop("d14"), "preserve", "v14"),
+    ("linux/arm64", "jump", "x30 is not restored", change("ldp x29, x30,", "ldp x29, x9,"), "effect", None),
+    ("linux/arm64", "jump", "fpcr is not restored", drop("msr fpcr"), "preserve", "fpcr"),
+    (
+        "linux/arm64",
+        "jump",
+        "saves below the stack pointer",
+        both(drop(", #0xb0"), change(r"sp, #0x([0-9a-f]+)", lambda m: f"sp, #{int(m[1], 16) - 0xB0}")),
+        "below",
+        None,
+    ),
+    (
+        "linux/arm64",
+        "swap",
+        "x19 is saved in the place of x20",
+        change("stp x19, x20", "stp x20, x19"),
+        "preserve",
+        "x19",
+    ),
+    ("linux/arm64", "long", "the stack pointer stays", drop("mov sp, x9"), "sp", "sp"),
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "changes", "obligation", "register"),
+    [(case[0], case[1], *case[3:]) for case in WRONG],
+    ids=["-".join(case[:3]).replace(" ", "_") for case in WRONG],
+)
+def test_wrong_ones_are_found(target: str, name: str, changes: Change, obligation: str, register: str | None) -> None:
+    found(judge(target, name, changes), obligation, register)
