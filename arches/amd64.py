@@ -357,6 +357,7 @@ class Amd64(X86):
         self.machines = {"pe": 0x8664}
         self.linkages = ("static", "go")
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
+        self.why_no_protection = "Windows knows where calls may lead by a table of functions, and not by landing pads"
         self.gnu_as = ("x86_64-w64-mingw32-as", "--64", "-march=generic64")
         self.clang = ("--target=x86_64-windows-gnu",)
 

@@ -35,6 +35,7 @@ from typing import Literal
 from trampoline_dsl.target import (
     Access,
     Architecture,
+    Arrival,
     Assignment,
     Bank,
     BinaryOp,
@@ -62,6 +63,7 @@ from trampoline_dsl.target import (
     Target,
     ThreadSlot,
     ValueType,
+    property_note,
     spelled,
     system_calls,
 )
@@ -69,6 +71,7 @@ from trampoline_dsl.target import (
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 
 WORD = 8
+ENTRY = 8  # bytes of an entry of a table
 WHOLE = (1 << 64) - 1
 
 # ----------------------------------------------------------------------------------------------------------- registers
@@ -448,6 +451,16 @@ SIGNALS = SignalFrame(
 )
 
 
+# DDI 0487, "BTI", "PACIASP", "PACIBSP": what lands each way in. (Linux has SCTLR_EL1.BT0 set: no PACIASP for a jump.)
+_BTI_C, _BTI_J, _BTI_JC, _PACIASP, _PACIBSP = 0xD503245F, 0xD503249F, 0xD50324DF, 0xD503233F, 0xD503237F
+_CALLED = frozenset((_BTI_C, _BTI_JC, _PACIASP, _PACIBSP))
+_PADS: dict[Arrival, frozenset[int]] = {
+    "call": _CALLED,
+    "jump": frozenset((_BTI_J, _BTI_JC)),
+    "either": _CALLED | {_BTI_J},
+}
+
+
 class Arm64(Architecture):
     """AArch64 state, little-endian."""
 
@@ -791,6 +804,37 @@ class Arm64(Architecture):
     def jump_register(self, address: Register, callee: Convention) -> Code:
         yield Insn(f"br {address}", frozenset((address,)), transfer="jump")
 
+    def tail_call_register(self, address: Register, callee: Convention) -> Code:
+        if self.protect and address not in (IP0, IP1):
+            # What is called by its address is entered by a jump through these two only: DDI 0487, "BR" and "BTI".
+            way = _temporary(*callee.integer_arguments)
+            yield from self.move(way, address)
+            address = way
+        yield from self.jump_register(address, callee)
+
+    # -- protection of control flow
+
+    why_no_protection = ""
+
+    def landing_pad(self) -> Code:
+        """DDI 0487, "BTI": an instruction of Armv8.5, and one that does nothing before."""
+        yield Insn("bti c", keystone="hint #34")
+
+    def arrival(self, insn: Insn) -> Arrival | None:
+        """DDI 0487, D8.4.5 "PSTATE.BTYPE": it is set by BLR and BR, and not by RET."""
+        if insn.text.startswith("blr "):
+            return "call"
+        if insn.text.startswith("br "):
+            return "either" if insn.text in (f"br {IP0}", f"br {IP1}") else "jump"
+        return None
+
+    def lands(self, code: bytes, arrival: Arrival) -> bool:
+        return int.from_bytes(code[:4], "little") in _PADS[arrival]
+
+    def property_note(self, paired: bool) -> Iterable[str]:
+        """AAELF64, "Program Property": GNU_PROPERTY_AARCH64_FEATURE_1_AND, bit 0 is BTI. COFF has no such note."""
+        return property_note(0xC0000000, 1, WORD) if self.object_format == "elf" else ()
+
     def far_jump(self, symbol: str) -> Code:
         # Through the doubleword behind it, by way of IP0. DDI 0487, "LDR (literal)", 64 bits: imm19 is 2 words.
         yield replace(
@@ -822,6 +866,15 @@ class Arm64(Architecture):
         code = 0x52800000 | index << 5 | X[12].number
         yield Insn(f"mov w12, #{number(index)}", writes=frozenset((X[12],)), keystone=f".long {code:#x}")
         yield from self.tail_call(symbol, convention)
+
+    def table(self, count: int, symbol: str, convention: Convention) -> tuple[list[tuple[Insn, ...]], tuple[Insn, ...]]:
+        entries, behind = super().table(count, symbol, convention)
+        if not self.protect:
+            return entries, behind
+        # A landing pad leaves room for a jump, to what would be the entry, as far away for each of them.
+        distance = ENTRY * count - 4
+        away = Insn(f"b .+{number(distance)}", transfer="jump", keystone=f".long {0x14000000 | distance // 4:#x}")
+        return [(*self.landing_pad(), away)] * count, tuple(insn for entry in entries for insn in entry)
 
     # -- frames
 

@@ -381,6 +381,7 @@ class I386(X86):
         self.linkages = ("static", "go")
         self.local_prefix = "L"  # GNU as for PE on 386 takes .L for a symbol like others
         self.signals, self.system_calls, self.context_record = None, None, CONTEXT
+        self.why_no_protection = "Windows knows where calls may lead by a table of functions, and not by landing pads"
         self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
         self.clang = ("--target=i686-windows-gnu",)
 

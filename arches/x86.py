@@ -27,6 +27,7 @@ from typing import Literal
 from trampoline_dsl.target import (
     Access,
     Architecture,
+    Arrival,
     Assignment,
     Bank,
     BinaryOp,
@@ -45,6 +46,7 @@ from trampoline_dsl.target import (
     Relocation,
     Slot,
     ValueType,
+    property_note,
     spelled,
 )
 
@@ -178,6 +180,15 @@ def raw(code: bytes) -> str:
     return ".byte " + ", ".join(f"{byte:#x}" for byte in code)
 
 
+# SDM volume 2A, "ENDBR64", "ENDBR32".
+_PADS = {64: bytes.fromhex("f30f1efa"), 32: bytes.fromhex("f30f1efb")}
+# A call or a jump through a register or memory, as it is written here and by disassemblers: `call rax`,
+# `jmp qword ptr [rip]`.
+_INDIRECT = re.compile(
+    r"(bnd )?(call|jmp) (([re]?[abcd]x|[re]?([sd]i|[bs]p)|r\d+[dw]?)$|([a-z]*word ptr |[c-g]s:)?\[|[a-z]*word ptr )"
+)
+
+
 class X86(Architecture):
     """What the two machines share. `word` is what differs most."""
 
@@ -185,7 +196,7 @@ class X86(Architecture):
     order = "little"
     flags = eflags
     two_address = True
-    header = (".intel_syntax noprefix",)
+    header: tuple[str, ...] = (".intel_syntax noprefix",)
     comment = "#"
     branch_relocation: str  # of calls and jumps to symbols
     absolute_relocation: str  # of the address of a symbol, a word
@@ -198,6 +209,28 @@ class X86(Architecture):
     def link_for(self, linkage: Linkage) -> None:
         super().link_for(linkage)
         self.thread_store_by_base = linkage == "go"
+
+    # -- protection of control flow. SDM volume 1, chapter 17, "Control-flow Enforcement Technology".
+
+    why_no_protection = ""
+
+    def protect_from_now(self) -> None:
+        super().protect_from_now()
+        self.header = (*self.header, ".arch .ibt")  # GNU as, where it is told the baseline, has no ENDBR otherwise
+
+    def landing_pad(self) -> Code:
+        yield Insn(f"endbr{self.bits}", keystone=raw(_PADS[self.bits]))
+
+    def arrival(self, insn: Insn) -> Arrival | None:
+        """SDM volume 1, 17.3.1: near indirect calls and jumps without the prefix NOTRACK."""
+        return "call" if _INDIRECT.match(insn.text) else None
+
+    def lands(self, code: bytes, arrival: Arrival) -> bool:
+        return code.startswith(_PADS[self.bits])
+
+    def property_note(self, paired: bool) -> Iterable[str]:
+        """x86-64 psABI, "Program Property": GNU_PROPERTY_X86_FEATURE_1_AND, bit 0 is IBT and bit 1 is SHSTK."""
+        return property_note(0xC0000002, 3 if paired else 1, self.word)
 
     # -- the pieces of an instruction
 
@@ -512,6 +545,11 @@ class X86(Architecture):
 
     def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
         yield from self.call(symbol, convention)
+
+    def why_no_table(self, convention: Convention) -> str:
+        if self.protect:
+            return f"entries are 5 bytes apart, and with a landing pad each would take {5 + len(_PADS[self.bits])}"
+        return super().why_no_table(convention)
 
     def take_table_entry(self) -> Code:
         if self.linkage == "go":

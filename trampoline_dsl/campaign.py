@@ -31,6 +31,7 @@ class _Task(Generic[Found]):
     source: Source
     target: str
     linkage: Linkage
+    protect: bool
     seed: int
     runs: int
     include: tuple[Path, ...]
@@ -57,7 +58,8 @@ def _module(source: Source) -> Module:
 def _one(task: _Task[Found]) -> _Outcome[Found]:
     _use(task.include)
     try:
-        compiled = compile_module(_module(task.source), find_target(task.target).linked(task.linkage))
+        target = find_target(task.target).linked(task.linkage)
+        compiled = compile_module(_module(task.source), target.protected() if task.protect else target)
         compiled.assemble()
         return _Outcome(task.work(compiled, task.seed, task.runs), ())
     except InputError as error:
@@ -130,9 +132,10 @@ def _everywhere(
         raise InputError(errors)
     refuse_bodiless([_module(source) for source in sources], targets)
     tasks = [
-        _Task(work, source, target.name, target.architecture.linkage, seed, runs, tuple(include))
+        _Task(work, source, target.name, a.linkage, a.protect, seed, runs, tuple(include))
         for source in sources
         for target in targets
+        for a in (target.architecture,)
     ]
     outcomes = dict(_outcomes(tasks, verb, jobs or os.cpu_count() or 1, quiet))
     wrong: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}

@@ -28,6 +28,13 @@ One source for the assembly that runtimes write by hand, for every machine, and 
 does it keep the calling conventions on both of its sides?"""
 
 
+# What others mean by such words.
+_NOT_PROTECTED = (
+    "return addresses are not signed (PAC): code that moves stacks and return addresses would have to sign them anew",
+    "shadow stacks are not switched: a file where returns do not pair with calls is not marked for them",
+)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         import re
@@ -41,6 +48,10 @@ class _Parser(argparse.ArgumentParser):
             known = re.findall(r"[\w-]+", choice[3])
             message = f"argument {choice[1]}: there is no `{choice[2]}`"
             notes = [*suggestion(choice[2], known), "there are: " + " ".join(known), *notes]
+        extra = re.match(r"argument --protect: ignored explicit argument '(.*)'", message)
+        if extra:
+            message = f"--protect makes landing pads, and no `{extra[1]}`"
+            notes = [*_NOT_PROTECTED, *notes]
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         if unknown:
             notes = [*suggestion(unknown[1], self._options()), *notes]
@@ -66,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _targets_option(build)
     _include_option(build)
     _pic_option(build)
+    _protect_option(build)
     build.add_argument(
         "--syntax", choices=["gnu", "plan9"], default="gnu", help="gnu, or plan9: Go's assembler (default: gnu)"
     )
@@ -85,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     _targets_option(verify)
     _include_option(verify)
     _pic_option(verify)
+    _protect_option(verify)
     verify.add_argument("--json", action="store_true", help="print one JSON document")
     verify.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     verify.add_argument("--runs", type=_runs, default=16, metavar="N", help="executions of each check (default: 16)")
@@ -96,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
     _targets_option(mutate)
     _include_option(mutate)
     _pic_option(mutate)
+    _protect_option(mutate)
     mutate.add_argument("--json", action="store_true", help="print one JSON document")
     mutate.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     mutate.add_argument("--worlds", type=_runs, default=6, metavar="N", help="worlds for each check (default: 6)")
@@ -107,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     _targets_option(show)
     _include_option(show)
     _pic_option(show)
+    _protect_option(show)
     show.set_defaults(run=_show)
 
     trace = commands.add_parser("trace", help="a run, instruction by instruction")
@@ -114,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("--target", action="append", metavar="T", help="the one to run on: linux/s390x, ...")
     _include_option(trace)
     _pic_option(trace)
+    _protect_option(trace)
     trace.add_argument("--check", metavar="TITLE", help="the check to run, or a part of its title (default: any)")
     trace.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
     trace.add_argument("--runs", type=_runs, default=16, metavar="N", help="runs to look for a violation (default: 16)")
@@ -151,6 +167,12 @@ def _include_option(command: argparse.ArgumentParser) -> None:
 def _pic_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pic", action="store_true", help="position-independent code, for shared libraries and such executables"
+    )
+
+
+def _protect_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--protect", action="store_true", help="landing pads, where control may arrive by an address (BTI, IBT)"
     )
 
 
@@ -297,7 +319,22 @@ def _chosen(options: argparse.Namespace) -> tuple[Target, ...]:
     if options.target and without:
         what = "position-independent code" if linkage == "pic" else "code for Go's assembler"
         raise InputError([Diagnostic("T003", f"{name} has no {what} yet", None, file="--target") for name in without])
-    return tuple(target.linked(linkage) for target in chosen if target.name not in without)
+    linked = [target.linked(linkage) for target in chosen if target.name not in without]
+    return _protected(linked, options) if getattr(options, "protect", False) else tuple(linked)
+
+
+def _protected(targets: Sequence[Target], options: argparse.Namespace) -> tuple[Target, ...]:
+    """Those of the targets that have landing pads, with them. Raises InputError for one that was named and has none."""
+    from .diagnostics import Diagnostic, InputError
+
+    if getattr(options, "syntax", "gnu") == "plan9":
+        message = f"landing pads are in GNU syntax: {targets[0].why_not_protected}"
+        raise InputError([Diagnostic("U008", message, None, file="--protect")])
+    without = [target for target in targets if target.why_not_protected]
+    if options.target and without:
+        messages = [f"{target.name} has no landing pads: {target.why_not_protected}" for target in without]
+        raise InputError([Diagnostic("T003", message, None, file="--target") for message in messages])
+    return tuple(target.protected() for target in targets if not target.why_not_protected)
 
 
 def _meant(

@@ -324,6 +324,10 @@ class Continue(Execute):
             self._violate("sp", message, expected=resumed.return_address, found=address)
             self._end()
             return
+        again = resumed.function.suspension
+        if again is not None and again.resumes is not None:
+            # Compilers put landing pads behind calls of setjmp and its like alone, which only suspend.
+            self._land(address)
         assert step.resumes is not None
         self._check_resumed(step, resumed)
         if self.violations:

@@ -504,6 +504,7 @@ class _Handling(Execute):
         machine.set_many(values)
         machine.sp = sp
         self._activate(handler, self.cfa, sp, self.back, None)
+        self.enters(entry, self.back)
         self._go_through(entry)
 
     def step(self, address: int) -> None:

@@ -33,6 +33,7 @@ class Instructions:
         self.call_register = _kept(architecture.call_register)
         self.tail_call = _kept(architecture.tail_call)
         self.jump_register = _kept(architecture.jump_register)
+        self.tail_call_register = _kept(architecture.tail_call_register)
         self.establish = _kept(self._establish)
         self.thread_base = _kept(architecture.thread_base)
         self.thread_load = _kept(architecture.thread_load)

@@ -582,3 +582,42 @@ class Program:
     later: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     contracts: Mapping[str, Function] = field(default_factory=dict)
     own_contracts: tuple[str, ...] = ()  # those that the file itself declares
+
+
+class _Same:
+    """Something known by its identity, and held on to."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: object) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.it is self.it
+
+
+def walk(node: object) -> Sequence[object]:
+    """Every node of a body, depth first."""
+    return _walked(_Same(node))
+
+
+@lru_cache(maxsize=256)
+def _walked(node: _Same) -> Sequence[object]:
+    found: list[object] = []
+
+    def visit(item: object) -> None:
+        if isinstance(item, tuple):
+            for child in item:
+                visit(child)
+        elif hasattr(item, "__dataclass_fields__") and type(item).__module__ == __name__:
+            found.append(item)
+            if isinstance(item, Variable):
+                return
+            for name in item.__dataclass_fields__:
+                visit(getattr(item, name))
+
+    visit(node.it)
+    return tuple(found)

@@ -20,6 +20,7 @@ from . import ir
 from .emulate import Machine, MachineError, Stop
 from .extended import double_of_single
 from .interpret import Execution, Request, Run, Trouble
+from .landing import Landings, Protection, marks_pairs, unpaired
 from .link import link
 from .oracle import (
     Event,
@@ -120,7 +121,8 @@ class Violation:
 
 @dataclass(frozen=True)
 class Code:
-    """Machine code to be judged: one trampoline's bytes, its listing, and the size of its frame."""
+    """Machine code to be judged: one trampoline's bytes, its listing, and the size of its frame; or a table's, and the
+    bytes from an entry to the next."""
 
     name: str
     code: bytes
@@ -129,6 +131,7 @@ class Code:
     offsets: tuple[int, ...]
     frame: int
     file: str
+    stride: int = 0
 
     @property
     def local_entry(self) -> int:
@@ -228,10 +231,12 @@ class Bench:
     def __init__(self, build: Build, codes: Mapping[str, Code], tables: Mapping[str, Code]) -> None:
         self.build = build
         self.codes = codes
-        self.strides = {name: len(code.code) // build.program.tables[name].count for name, code in tables.items()}
+        self.strides = {name: code.stride for name, code in tables.items()}
         self.architecture = build.architecture
         self.machine = Machine(self.architecture)
         self.run: Execute | None = None
+        # What the code's file says of its landing pads, if anything.
+        self.protection = _protection(build) if self.architecture.protect else None
         plan = build.plan
         for region in plan.regions:
             self.machine.map(region.base, region.size)
@@ -414,6 +419,13 @@ class Bench:
             self.run.wrote(address, size, value, pc)
 
 
+def _protection(build: Build) -> Protection:
+    """What is said of a file that we have compiled."""
+    functions = (build.program.functions[name] for name in build.program.own)
+    paired = marks_pairs(build.architecture) and not any(unpaired(f, build.architecture) for f in functions)
+    return Protection(landing=True, paired=paired)
+
+
 class Execute:
     """One run of one world by the machine code. `violations` has what was found, `executed` the addresses in order.
 
@@ -480,6 +492,8 @@ class Execute:
         self.watcher: Watcher | None = None
         self.interruptions: Interruptions | None = None
         self.interrupted: int | None = None  # the instruction that waits for what comes before it
+        protection = bench.protection
+        self.landings = Landings(self.architecture, protection, self.machine.read) if protection is not None else None
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -765,6 +779,7 @@ class Execute:
         self._activate(function, cfa, sp, return_address, resume)
         if toc is not None and not own_module:
             self.activations[-1].registers.pop(toc, None)  # such a caller brings its own back
+        self.enters(entry, return_address)
         return entry
 
     def _taken(self, function: ir.Function) -> list[ValueType]:
@@ -838,6 +853,8 @@ class Execute:
             self.watcher.settled()
         executed = self.executed
         activation = self.activations[-1]
+        if self.landings is not None:
+            self._land(address)
         if address in self.bench.entries and self._called(address):
             self._enter_from_code(address)
             activation = self.activations[-1]
@@ -885,6 +902,26 @@ class Execute:
             if len(data) < size:
                 data = (data * (size // len(data) + 1))[:size]
             self.machine.write(region.base, data)
+
+    def enters(self, entry: int, return_address: int) -> None:
+        """Somebody calls a trampoline, or an entry of a table, by its address."""
+        if self.landings is not None and (wrong := self.landings.called(entry, return_address)):
+            self._violate("landing", f"{self.activations[-1].function.name} {wrong}", pc=entry, memory=entry)
+
+    def _land(self, address: int, callee: str = "") -> None:
+        """Where control flow is protected: the code has led to an address by itself, or to a callee."""
+        place = None if self.moved or not self.executed else self._locate(self.executed[-1])
+        if self.landings is None or place is None:
+            return
+        code, index = place
+        insn = code.instructions[index]
+        if callee:
+            wrong = self.landings.reaches_callee(insn, callee)
+        else:
+            behind = self.build.symbols[code.name] + (*code.offsets, len(code.code))[index + 1]
+            wrong = self.landings.arrives(insn, behind, address)
+        if wrong:
+            self._violate("landing", wrong, memory=address)
 
     def _in_delay_slot(self) -> bool:
         """Whether the instruction that is about to be executed stands behind one that takes it along."""
@@ -1328,6 +1365,7 @@ class Execute:
             return
         program = self.build.program
         signature = program.externs.get(name) or self.anonymous[name]
+        self._land(address, name)
         arrival = self._check_call(name, signature, ("call", "jump"))
         self._play(arrival)
 
@@ -1521,6 +1559,8 @@ class Execute:
         machine.sp = arrival.cfa + pop
         if arrival.jumped:
             # The callee returns to the trampoline's own caller.
+            if self.landings is not None:
+                self.landings.left(arrival.return_address)
             activation = self.activations[-1]
             home = arrival.return_address == activation.return_address and activation.resume is None
             if home and len(self.activations) == 1:
@@ -1595,6 +1635,7 @@ class Execute:
         if self._resumes(address):
             self._end()
             return
+        self._land(address)
         activation = self.activations[-1]
         if address != activation.return_address:
             self._violate(

@@ -87,6 +87,10 @@ class _Maker:
         code = (*self.code[:index], *by, *self.code[index + 1 :])
         return Mutant(operator, index, change, code, same)
 
+    def _is_pad(self, insn: Insn) -> bool:
+        """Whether an instruction matters for its place alone."""
+        return self.architecture.protect and insn in tuple(self.architecture.landing_pad())
+
     def _in_slot(self, index: int) -> bool:
         return index > 0 and self.code[index - 1].delay_slot
 
@@ -94,6 +98,7 @@ class _Maker:
 
     def _dropped(self, index: int, insn: Insn) -> Mutant:
         idle = not (insn.reads or insn.writes) and insn.memory == "none" and insn.transfer == "none"
+        idle = idle and not self._is_pad(insn)
         same = "it does nothing but take its place" if idle and not self._in_slot(index) and not insn.user_text else ""
         return self._with("drop", index, f"without `{insn.text}`", (), same)
 
@@ -117,6 +122,8 @@ class _Maker:
     def _independent(self, index: int) -> bool:
         one, other = self.code[index], self.code[index + 1]
         if one.transfer != "none" or other.transfer != "none" or one.user_text or other.user_text:
+            return False
+        if self._is_pad(one) or self._is_pad(other):
             return False
         if one.writes & (other.reads | other.writes) or other.writes & one.reads:
             return False

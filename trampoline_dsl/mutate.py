@@ -191,9 +191,12 @@ class _Hunt:
         """By index, the instructions of a table that are run; None for all of a trampoline's."""
         if not isinstance(self.artifact, TableArtifact):
             return None
-        length = len(self.artifact.entries[0])
         numbers = {world.world.given["table index"] for world in self.worlds}
-        return frozenset(number * length + step for number in numbers for step in range(length))
+        count, behind = len(self.artifact.entries), len(self.artifact.behind)
+        parts = [(0, len(self.artifact.entries[0])), (len(self.artifact.instructions) - behind, behind // count)]
+        return frozenset(
+            start + number * length + step for number in numbers for start, length in parts for step in range(length)
+        )
 
     def _footprints(self) -> Mapping[int, Sequence[Sequence[Footprint]]]:
         base = self.session.build.symbols[self.artifact.name]

@@ -15,7 +15,7 @@ from . import ir
 from .diagnostics import Span
 from .interpret import Execution, Request, Resumed, Run, Trouble, Unset
 from .target import HIGHEST_ERRNO, ByteOrder, Convention, Register
-from .world import RETURN_SPACING, Build, Bytes, World, entry_of, thread_base, thread_in_memory, thread_place, walk
+from .world import RETURN_SPACING, Build, Bytes, World, entry_of, thread_base, thread_in_memory, thread_place
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def local_variables(handler: ir.Handler, scenario: ir.Scenario | None) -> tuple[
     """What belongs to one run of a handler: its parameters and its `let`s, but not the check's own variables."""
     shared = {v for v, _ in scenario.variables} | set(scenario.arguments) if scenario is not None else set()
     found = list(handler.parameters)
-    for node in walk(handler.body):
+    for node in ir.walk(handler.body):
         if isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None and node.variable not in shared:
             found.append(node.variable)
     return tuple(dict.fromkeys(found))

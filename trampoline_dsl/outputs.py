@@ -238,6 +238,14 @@ def _emits(target: Target) -> list[str]:
     return ["gnu", *plan9, "bytes", "json", *(["obj"] if has_objects(target) else [])]
 
 
+def _protection(target: Target) -> str:
+    """Which landing pads `--protect` makes, if any."""
+    if target.why_not_protected:
+        return ""
+    [pad] = target.architecture.landing_pad()
+    return pad.text
+
+
 def targets_json() -> str:
     return json.dumps(
         {
@@ -251,6 +259,7 @@ def targets_json() -> str:
                     "baseline": t.baseline,
                     "conventions": sorted(t.conventions),
                     "emits": _emits(t),
+                    "protection": _protection(t) or None,
                     "runs": True,
                 }
                 for t in all_targets().values()
@@ -261,7 +270,7 @@ def targets_json() -> str:
 
 
 def targets_text() -> str:
-    rows = [("target", "word", "order", "baseline", "conventions", "g", "emits", "runs in")]
+    rows = [("target", "word", "order", "baseline", "conventions", "g", "emits", "--protect", "runs in")]
     for target in all_targets().values():
         architecture = target.architecture
         rows.append(
@@ -273,6 +282,7 @@ def targets_text() -> str:
                 " ".join(sorted(target.conventions)),
                 _thread(target),
                 ", ".join(_emits(target)),
+                _protection(target) or "-",
                 "Unicorn",
             )
         )

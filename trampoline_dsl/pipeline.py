@@ -15,6 +15,7 @@ from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
 from .emit import entries_text, file_text, function_text, table_text
 from .frame import lay_out
+from .landing import marks_pairs, unpaired
 from .lir import DECLARED, Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
@@ -168,8 +169,13 @@ class TableArtifact:
         return _entries(self.target.architecture, self.table.count, self.function.name, self.function.convention)
 
     @property
-    def entries(self) -> tuple[tuple[Insn, ...], ...]:
+    def entries(self) -> Sequence[tuple[Insn, ...]]:
         return self._kept.entries
+
+    @property
+    def behind(self) -> tuple[Insn, ...]:
+        """What stands behind the entries, an equal part for each: where an entry is too short for all that it does."""
+        return self._kept.behind
 
     @property
     def instructions(self) -> tuple[Insn, ...]:
@@ -195,7 +201,8 @@ class TableArtifact:
     @property
     def stride(self) -> int:
         """Bytes from an entry to the next."""
-        return len(self.code) // self.table.count
+        size = self.offsets[-len(self.behind)] if self.behind else len(self.code)
+        return size // self.table.count
 
     @property
     def source(self) -> Source:
@@ -222,12 +229,9 @@ class _Entries:
     """The entries of a table: they follow from what it enters and how many there are."""
 
     def __init__(self, architecture: Architecture, count: int, symbol: str, convention: Convention) -> None:
-        if architecture.table_pushes:
-            self.entries = (tuple(architecture.table_entry(0, symbol, convention)),) * count
-        else:
-            self.entries = tuple(tuple(architecture.table_entry(index, symbol, convention)) for index in range(count))
+        self.entries, self.behind = architecture.table(count, symbol, convention)
         self.architecture = architecture
-        self.instructions = tuple(insn for entry in self.entries for insn in entry)
+        self.instructions = (*(insn for entry in self.entries for insn in entry), *self.behind)
 
     @cached_property
     def assembled(self) -> Assembled:
@@ -235,7 +239,7 @@ class _Entries:
 
     @cached_property
     def text(self) -> str:
-        return entries_text(self.entries)
+        return "\n".join([entries_text(self.entries), *(f"\t{insn.text}" for insn in self.behind)])
 
 
 @lru_cache(maxsize=16)
@@ -301,7 +305,20 @@ class Compiled:
     def text(self) -> str:
         """The file's trampolines and tables as GNU as takes them."""
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
-        return file_text(texts, self.target, PurePath(self.program.file).name, self._c_symbols())
+        return file_text(texts, self.target, PurePath(self.program.file).name, self._c_symbols(), self._property_note())
+
+    def _property_note(self) -> list[str]:
+        """What the file tells linkers of its landing pads; and of its returns, where all of them are in pairs with
+        calls. Nothing in it can tell them that some are not: then why not is said in words."""
+        architecture = self.target.architecture
+        if not architecture.protect:
+            return []
+        own = (self.program.functions[name] for name in self.program.own)
+        reason = next(filter(None, (unpaired(function, architecture) for function in own)), "")
+        lines = list(architecture.property_note(not reason))
+        if reason and marks_pairs(architecture):
+            lines.insert(0, f"{architecture.comment} Not for shadow stacks: {reason}.")
+        return lines
 
     @property
     def plan9_text(self) -> str:

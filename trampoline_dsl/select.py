@@ -74,6 +74,8 @@ class _Selection:
 
     def run(self) -> tuple[Insn, ...]:
         architecture = self.architecture
+        if architecture.protect:
+            self.emit(architecture.landing_pad(), self.body.span, "prologue")
         if self.body.uses_toc:
             self.emit(architecture.global_entry(self.body.name, self.convention), self.body.span, "prologue")
         if self.body.table:
@@ -438,7 +440,7 @@ class _Selection:
             self.emit(_made(make.leave, self.frame, pop), operation.span, "epilogue")
         elif address is not None:
             assert operation.convention is not None
-            self.emit(_made(make.jump_register, address, operation.convention), operation.span, "epilogue")
+            self.emit(_made(make.tail_call_register, address, operation.convention), operation.span, "epilogue")
         else:
             assert operation.convention is not None
             self.emit(_made(make.tail_call, operation.symbol, operation.convention), operation.span, "epilogue")

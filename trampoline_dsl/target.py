@@ -351,6 +351,10 @@ Code = Iterator[Insn]
 # assembler asks for: calls are direct, addresses are found without a table, and there is one entry point.
 Linkage = Literal["static", "pic", "go"]
 
+# How control came to an instruction that neither another one nor a return address names: by a call or a jump to where a
+# register or memory says; "either" is a jump that stubs of calls make, which lands wherever a call or a jump may.
+Arrival = Literal["call", "jump", "either"]
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -656,14 +660,41 @@ class Architecture(ABC):
     context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
     linkage: Linkage = "static"
     linkages: tuple[Linkage, ...] = ("static",)  # those that there is code for
+    protect: bool = False  # functions begin with landing pads, and files say so
+    why_no_protection: str = "its instruction set has none"  # empty where it has
 
     def link_for(self, linkage: Linkage) -> None:
         """Emit for another linkage from now on."""
         self.linkage = linkage
 
+    def protect_from_now(self) -> None:
+        """Emit landing pads from now on."""
+        self.protect = True
+
     def symbol_bits(self) -> int:
         """How many bits a symbol's address may take, counted from 0."""
         return 8 * self.word
+
+    # -- protection of control flow
+
+    def landing_pad(self) -> Code:
+        """What an instruction that is called or jumped to by an address has to be, where the machine is told to see to
+        it. Elsewhere it does nothing."""
+        raise AssertionError(f"{self.name} has no landing pads")
+
+    def arrival(self, insn: Insn) -> Arrival | None:
+        """How an instruction enters what it leads to, if that has to be a landing pad. `insn` is ours, or was read from
+        machine code."""
+        return None
+
+    def lands(self, code: bytes, arrival: Arrival) -> bool:
+        """Whether machine code begins with a landing pad for that."""
+        return True
+
+    def property_note(self, paired: bool) -> Iterable[str]:
+        """Lines that tell the linker of a file's landing pads. `paired`: every return in it is to where the last call
+        left off that has not been returned from."""
+        return ()
 
     # -- which registers values may live in, best first
 
@@ -738,6 +769,10 @@ class Architecture(ABC):
     @abstractmethod
     def jump_register(self, address: Register, callee: Convention) -> Code: ...
 
+    def tail_call_register(self, address: Register, callee: Convention) -> Code:
+        """Go to a function by its address."""
+        return self.jump_register(address, callee)
+
     def far_jump(self, symbol: str) -> Code:
         """Go to a symbol, however far it is, and change nothing but what a linker may: a stub for calls and jumps that
         do not reach."""
@@ -790,6 +825,12 @@ class Architecture(ABC):
     def table_entry(self, index: int, symbol: str, convention: Convention) -> Code:
         """Entry `index`, below 32,768, of a table that enters `symbol`. All entries have the same length."""
         raise AssertionError(f"{self.name} has no tables")
+
+    def table(self, count: int, symbol: str, convention: Convention) -> tuple[list[tuple[Insn, ...]], tuple[Insn, ...]]:
+        """The entries of a table that enters `symbol`, and what they need behind them."""
+        if self.table_pushes:
+            return [tuple(self.table_entry(0, symbol, convention))] * count, ()
+        return [tuple(self.table_entry(index, symbol, convention)) for index in range(count)], ()
 
     def take_table_entry(self) -> Code:
         """First of all instructions of what a table enters: `table_register` gets what the entry tells."""
@@ -911,6 +952,17 @@ class Target:
         """The same, with code for another linkage. Raises ValueError if there is none."""
         return self if linkage == self.architecture.linkage else _linked(self, linkage)
 
+    def protected(self) -> Target:
+        """The same, with landing pads. Raises ValueError with the reason why there are none."""
+        return self if self.architecture.protect else _protected(self)
+
+    @property
+    def why_not_protected(self) -> str:
+        """Why there is no code with landing pads, if so."""
+        if self.architecture.linkage == "go":
+            return "Go's assembler makes no landing pads on request, and its linker no notes of them"
+        return self.architecture.why_no_protection
+
 
 @lru_cache(maxsize=128)
 def _linked(target: Target, linkage: Linkage) -> Target:
@@ -920,3 +972,26 @@ def _linked(target: Target, linkage: Linkage) -> Target:
     architecture = copy.copy(target.architecture)
     architecture.link_for(linkage)
     return replace(target, architecture=architecture)
+
+
+@lru_cache(maxsize=128)
+def _protected(target: Target) -> Target:
+    if target.why_not_protected:
+        raise ValueError(f"{target.name} has no landing pads: {target.why_not_protected}")
+    architecture = copy.copy(target.architecture)
+    architecture.protect_from_now()
+    return replace(target, architecture=architecture)
+
+
+NOTE_OF_PROPERTIES = 5  # NT_GNU_PROPERTY_TYPE_0. Linux Extensions to gABI, "Program Property".
+
+
+def property_note(kind: int, value: int, word: int) -> Iterable[str]:
+    """An ELF note with one property, 32 bits of which linkers keep what all inputs have; `word`: bytes it is padded to.
+    Linux Extensions to gABI, "Program Property"."""
+    padding = word - 4
+    yield '.section .note.gnu.property,"a",%note'
+    yield f".balign {word}"
+    yield f".long 4, {12 + padding}, {NOTE_OF_PROPERTIES}"
+    yield '.asciz "GNU"'
+    yield f".long {kind:#x}, 4, {value}" + (", 0" if padding else "")

@@ -15,11 +15,12 @@ from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
 from .interpret import Trouble
 from .judge import OBLIGATIONS, Bench, Code, Execute, Interruptions, Violation
+from .landing import marks_pairs, unpaired
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
 from .target import Register
-from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare, walk
+from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
 DEFAULT_RUNS = 16
 _WORLDS_WITH_SIGNALS = 1  # of each check that delivers signals; in each, one run for each way of delivering
@@ -113,7 +114,7 @@ def code_of(artifact: Artifact) -> Code:
 def code_of_table(table: TableArtifact) -> Code:
     """What the judge is given of a table."""
     file = PurePath(table.source.name).name
-    return Code(table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file)
+    return Code(table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file, table.stride)
 
 
 def verify(
@@ -152,7 +153,7 @@ class Session:
         self.build: Build = prepare(compiled.program, offsets, end, deepest, self.anonymous, slots)
         self.bench = Bench(self.build, self.codes, self.tables)
         self.frames = {name: code.frame for name, code in self.codes.items()}
-        has_asm = any(isinstance(n, ir.Asm) for f in compiled.program.functions.values() for n in walk(f.body))
+        has_asm = any(isinstance(n, ir.Asm) for f in compiled.program.functions.values() for n in ir.walk(f.body))
         self.asm = AsmMachine(self.build) if has_asm else None
         self.players = Players(self.frames, self.anonymous, self.asm)
 
@@ -434,7 +435,7 @@ class _Record:
                 findings[name] = Finding("not run", reason)
             else:
                 blind = self._blind(name)
-                findings[name] = Finding("not run", blind) if blind else Finding("held")
+                findings[name] = Finding("not run", blind) if blind else Finding("held", self._remark(name))
         return Verdict(
             self.function.name,
             artifact.source.name,
@@ -454,6 +455,14 @@ class _Record:
         code, index = self.session.bench.listing[address]
         return code.instructions[index].text
 
+    def _remark(self, obligation: str) -> str:
+        """What is to be known of an obligation that holds."""
+        architecture = self.session.bench.architecture
+        if obligation != "landing":
+            return ""
+        reason = unpaired(self.function, architecture)
+        return f"not for shadow stacks: {reason}" if reason and marks_pairs(architecture) else ""
+
     def _blind(self, obligation: str) -> str:
         """Why the engine cannot see what an obligation is about."""
         if obligation != "preserve":
@@ -468,12 +477,12 @@ class _Record:
 def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact) -> str:
     if name == "unwind":
         return "no unwind information is emitted"
-    if name == "landing":
+    if name == "landing" and not artifact.target.architecture.protect:
         return "the target is not built with control-flow protection"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):
         return "it makes no call"
     if name == "preserve" and function.suspension is None:
-        left_by = {type(node) for node in walk(function.body)}
+        left_by = {type(node) for node in ir.walk(function.body)}
         if ends(function.body) and not left_by & {ir.Return, ir.TailCall}:
             if ir.Resume not in left_by:
                 return "it never returns"

@@ -6,9 +6,8 @@ The reference interpreter and the machine code start from the same world; each h
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from . import ir
 from .interpret import Execution, Trouble
@@ -423,50 +422,11 @@ def thread_base(layout: Plan) -> int:
 
 def _uses_thread(function: ir.Function) -> bool:
     kinds = (ir.Thread, ir.SetThread, ir.ThreadPlace, ir.SetThreadPlace)
-    return any(isinstance(node, kinds) for node in walk(function.body))
+    return any(isinstance(node, kinds) for node in ir.walk(function.body))
 
 
 def _thread_struct(build: Build) -> str | None:
     return "g" if "g" in build.program.structs else None
-
-
-class _Same:
-    """Something known by its identity, and held on to."""
-
-    __slots__ = ("it",)
-
-    def __init__(self, it: object) -> None:
-        self.it = it
-
-    def __hash__(self) -> int:
-        return id(self.it)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.it is self.it
-
-
-def walk(node: object) -> Sequence[object]:
-    """Every node of a body, depth first."""
-    return _walked(_Same(node))
-
-
-@lru_cache(maxsize=256)
-def _walked(node: _Same) -> Sequence[object]:
-    found: list[object] = []
-
-    def visit(item: object) -> None:
-        if isinstance(item, tuple):
-            for child in item:
-                visit(child)
-        elif hasattr(item, "__dataclass_fields__") and type(item).__module__ == ir.__name__:
-            found.append(item)
-            if isinstance(item, ir.Variable):
-                return
-            for name in item.__dataclass_fields__:
-                visit(getattr(item, name))
-
-    visit(node.it)
-    return tuple(found)
 
 
 def _set_up(scenario: ir.Scenario, function: ir.Function, world: World, host: GivenHost, objects: _Objects) -> None:
@@ -571,19 +531,19 @@ class _Objects:
     def _place_to_resume(self, parameter: ir.Variable, function: ir.Function) -> int | None:
         """A program counter where the judge waits, or a stack pointer, for a parameter that `resume` takes as one."""
         layout = self.build.plan
-        for node in walk(function.body):
+        for node in ir.walk(function.body):
             if not isinstance(node, ir.Resume):
                 continue
-            if any(isinstance(part, ir.Read) and part.variable is parameter for part in walk(node.pc)):
+            if any(isinstance(part, ir.Read) and part.variable is parameter for part in ir.walk(node.pc)):
                 return layout.returns.base + layout.returns.size // 2
-            if any(isinstance(part, ir.Read) and part.variable is parameter for part in walk(node.sp)):
+            if any(isinstance(part, ir.Read) and part.variable is parameter for part in ir.walk(node.sp)):
                 return layout.stacks[-1].end - OUTSIDE - 16 * self.random.randrange(16)
         return None
 
 
 def anonymous_callee(parameter: ir.Variable, function: ir.Function) -> str | None:
     """The name of the callee that stands behind a parameter which the trampoline calls through."""
-    for node in walk(function.body):
+    for node in ir.walk(function.body):
         if not isinstance(node, (ir.Call, ir.TailCall)) or not isinstance(node.callee, ir.Read):
             continue
         if node.callee.variable is parameter:
@@ -603,7 +563,7 @@ def anonymous_callees(program: ir.Program) -> dict[str, ir.Signature]:
     """Signatures of the callees behind pointer parameters and extern variables, from how they are called."""
     found: dict[str, ir.Signature] = {}
     for function in program.functions.values():
-        for node in walk(function.body):
+        for node in ir.walk(function.body):
             if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, (ir.Read, ir.Load)):
                 parameter = node.callee.variable if isinstance(node.callee, ir.Read) else None
                 if parameter is None:
