@@ -7,7 +7,7 @@ with a mistake, the lines of the mistake are blanked and the rest is parsed agai
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -274,6 +274,7 @@ def _driver() -> _Driver:
 
 
 _BLANK = re.compile(r"(?:[ \t\r\n\f]+|#[^\n]*)+")
+_BLANK_BEGINS = frozenset(" \t\r\n\f#")
 _BLANK_ALL = re.compile(rf"(?:{_BLANK.pattern})?")
 
 
@@ -285,13 +286,15 @@ class _Driver:
     def __init__(self, parser: lark.Lark) -> None:
         frontend: Any = parser.parser
         automaton = frontend.parser.parser
-        self.lexers = frontend.lexer.lexers
+        self.lexers: dict[int, tuple[list[Callable[[str, int], Any]], Mapping[str, Callable[[Token], Token]]]] = {}
+        self.all_lexers = frontend.lexer.lexers
         self.callbacks = automaton.callbacks
         self.states = automaton.parse_table.states
         self.begin = automaton.parse_table.start_states["start"]
         self.end = automaton.parse_table.end_states["start"]
         # By identity: the tables hold on to their rules.
         self.rules: dict[int, tuple[int, str, bool, Callable[[list[Any]], Any]]] = {}
+        self.settled: dict[tuple[int, int, str], int] = {}
 
     def _rule(self, rule: Any) -> tuple[int, str, bool, Callable[[list[Any]], Any]]:
         """How many parts it has, its name, whether it may stand for its only part, and what makes a tree of it."""
@@ -299,9 +302,26 @@ class _Driver:
         made = (len(rule.expansion), rule.origin.name, isinstance(build, ExpandSingleChild), build)
         return self.rules.setdefault(id(rule), made)
 
+    def _lexer(self, state: int) -> tuple[list[Callable[[str, int], Any]], Mapping[str, Callable[[Token], Token]]]:
+        """What finds the next terminal in a state, and what becomes of one that others may have the text of."""
+        lexer = self.all_lexers[state]
+        return self.lexers.setdefault(state, ([scanner.match for scanner in lexer.scanner._mres], lexer.callback))
+
+    def _settle(self, below: int, state: int, kind: str) -> int:
+        """The state behind all rules that stand for their only part, one around the other, before a terminal: it
+        follows from the states and what comes next, and there are as many of those as the grammar has."""
+        key = below, state, kind
+        while (action := self.states[state].get(kind)) is not None and action[0] is not Shift:
+            count, origin, single, _ = self._rule(action[1])
+            if not single or count != 1:
+                break
+            state = self.states[below][origin][1]
+        self.settled[key] = state
+        return state
+
     def parse(self, text: str) -> Tree[Token] | None:
         """The tree of a text; None where it has a mistake."""
-        states, lexers, rules = self.states, self.lexers, self.rules
+        states, lexers, rules, settled = self.states, self.lexers, self.rules, self.settled
         stack = [self.begin]
         values: list[Any] = []
         starts: list[int] = []  # of each value, what was inlined into it included; -1 if it has no text
@@ -310,23 +330,25 @@ class _Driver:
         token: Token | None
         while True:
             state = stack[-1]
-            blank = _BLANK.match(text, position)
-            if blank is not None:
+            if position < size and text[position] in _BLANK_BEGINS:
+                blank = _BLANK.match(text, position)
+                assert blank is not None
                 position = blank.end()
             if position < size:
-                lexer = lexers[state]
-                for scanner in lexer.scanner._mres:
-                    match = scanner.match(text, position)
+                scanners, same = lexers.get(state) or self._lexer(state)
+                for scanner in scanners:
+                    match = scanner(text, position)
                     if match is not None:
                         break
                 else:
                     return None
                 kind: str = match.lastgroup
-                token = str.__new__(Token, match.group())
-                token.type, token.value = kind, match.group()
+                value = match.group()
+                token = str.__new__(Token, value)
+                token.type, token.value = kind, value
                 token.start_pos, token.end_pos = position, match.end()
-                if kind in lexer.callback:  # another terminal has this very text
-                    token = lexer.callback[kind](token)
+                if kind in same:  # another terminal has this very text
+                    token = same[kind](token)
                     kind = token.type
             else:
                 kind, token = "$END", None
@@ -340,14 +362,22 @@ class _Driver:
                 rule = rules.get(id(goal)) or self._rule(goal)
                 count, origin, single, build = rule
                 if single and count == 1:
+                    if token is not None:
+                        known = settled.get((stack[-2], state, kind))
+                        stack[-1] = state = self._settle(stack[-2], state, kind) if known is None else known
+                        continue
                     stack.pop()
                 else:
                     start = end = -1
                     children: list[Any] = []
                     if count:
                         children = values[-count:]
-                        start = next((one for one in starts[-count:] if one >= 0), -1)
-                        end = next((one for one in reversed(ends[-count:]) if one >= 0), -1)
+                        for start in starts[-count:]:
+                            if start >= 0:
+                                break
+                        for end in ends[: -count - 1 : -1]:
+                            if end >= 0:
+                                break
                         del stack[-count:], values[-count:], starts[-count:], ends[-count:]
                     value = build(children)
                     if isinstance(value, Token):
