@@ -39,6 +39,7 @@ from dataclasses import replace
 from typing import Literal
 
 from trampoline_dsl.target import (
+    STRAIGHT_ON,
     Access,
     Architecture,
     Assignment,
@@ -47,6 +48,7 @@ from trampoline_dsl.target import (
     Code,
     Condition,
     ContextRecord,
+    Control,
     Convention,
     Engines,
     Fixed,
@@ -67,6 +69,7 @@ from trampoline_dsl.target import (
     Target,
     ThreadSlot,
     ValueType,
+    signed_field,
     spelled,
     system_calls,
 )
@@ -297,6 +300,7 @@ def _go0(variant: Variant) -> Convention:
     )
 
 
+GO_UNDEFINED = 0xF7FABCFD  # what Go's assembler makes of UNDEF: undefined, and to stay so
 _RED_ZONE = (
     'the 8 bytes below sp are not overwritten by exceptions (Microsoft Learn, "Overview of ARM32 ABI conventions", '
     '"Red zone"). Code from here never uses them'
@@ -436,6 +440,41 @@ def _near(name: str, offset: int) -> bool:
 
 def _operand(base: Register, offset: int) -> str:
     return f"[{base}, #{number(offset)}]" if offset else f"[{base}]"
+
+
+def _control(word: int, address: int) -> Control:
+    """Of an instruction, whatever its condition."""
+    if word & 0x0E000000 == 0x0A000000:
+        target = address + 8 + 4 * signed_field(word, 0, 24)
+        if word >> 24 & 1:
+            return Control("call", target)
+        return Control("jump" if word >> 28 == 14 else "branch", target)
+    if word & 0x0FFFFFF0 in (0x012FFF10, 0x012FFF20):  # bx, bxj
+        return Control("return" if word & 15 == LR.number else "jump")
+    if word & 0x0FFFFFF0 == 0x012FFF30:
+        return Control("call")
+    if word & 0x0F000000 == 0x0F000000:
+        return Control("system")
+    if word & 0x0FF000F0 in (0x01200070, 0x07F000F0):  # bkpt, udf
+        return Control("trap")
+    base, to = word >> 16 & 15, word >> 12 & 15
+    if word & 0x0E108000 == 0x08108000:  # a load of several registers, the program counter among them
+        return Control("return")
+    if to != 15:
+        return STRAIGHT_ON
+    if word & 0x0C100000 == 0x04100000 and word & 0x02000010 != 0x02000010:  # ldr
+        return Control("return" if base == SP.number else "jump")
+    if word & 0x0C000000 == 0 and word & 0x02000090 != 0x00000090:
+        operation, sets_flags = word >> 21 & 15, word >> 20 & 1
+        if operation in (8, 9, 10, 11):
+            return STRAIGHT_ON  # comparisons have no destination; without the bit S, others
+        if operation in (2, 4) and base == 15 and word & 0x02000F00 == 0x02000000:
+            distance = word & 0xFF
+            return Control("jump", address + 8 + (distance if operation == 4 else -distance))
+        moved = operation == 13 and word & 0x02000FFF == LR.number
+        stepped = operation in (2, 4) and base == LR.number and (sets_flags or word & 0x02000FFF == 0x02000000)
+        return Control("return" if moved or stepped or sets_flags else "jump")
+    return STRAIGHT_ON
 
 
 def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
@@ -777,6 +816,17 @@ class Arm(Architecture):
             yield from self.constant(R12, b)
             yield insn(f"cmp {a}, {R12}", (a, R12), (APSR,))
         yield Insn(f"b{_CONDITIONS[condition]} {label}", frozenset((APSR,)), transfer="branch", target=label)
+
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """ARM Architecture Reference Manual, ARMv7-A (DDI 0406C), A5: "ARM Instruction Set Encoding"."""
+        word = int.from_bytes(code, "little")
+        condition = word >> 28
+        if condition == 15:
+            if word & 0x0E000000 == 0x0A000000:  # blx to Thumb code
+                return Control("call", address + 8 + 4 * signed_field(word, 0, 24) + (word >> 23 & 2))
+            return Control("trap") if word == GO_UNDEFINED else STRAIGHT_ON
+        found = _control(word, address)
+        return replace(found, conditional=True) if condition != 14 and found.transfer != "none" else found
 
     def jump(self, label: str) -> Code:
         yield Insn(f"b {label}", transfer="jump", target=label)

@@ -33,6 +33,7 @@ from itertools import pairwise
 from typing import Literal
 
 from trampoline_dsl.target import (
+    STRAIGHT_ON,
     Access,
     Architecture,
     Arrival,
@@ -42,6 +43,7 @@ from trampoline_dsl.target import (
     Code,
     Condition,
     ContextRecord,
+    Control,
     Convention,
     Engines,
     Fixed,
@@ -64,6 +66,7 @@ from trampoline_dsl.target import (
     ThreadSlot,
     ValueType,
     property_note,
+    signed_field,
     spelled,
     system_calls,
 )
@@ -517,6 +520,30 @@ class Arm64(Architecture):
     def relocation(self, kind: str, symbol: str) -> Relocation:
         """A relocation, by its name in ELF."""
         return Relocation(_COFF_NAMES[kind] if self.object_format == "coff" else kind, symbol)
+
+    # -- foreign machine code
+
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """Arm Architecture Reference Manual for A-profile (DDI 0487), C4.1.66, "Branches, Exception Generating and
+        System instructions"."""
+        word = int.from_bytes(code, "little")
+        if word & 0x7C000000 == 0x14000000:
+            return Control("call" if word >> 31 else "jump", address + 4 * signed_field(word, 0, 26))
+        if word & 0xFF000000 == 0x54000000 or word & 0x7E000000 == 0x34000000:  # b.cond, bc.cond; cbz, cbnz
+            return Control("branch", address + 4 * signed_field(word, 5, 19))
+        if word & 0x7E000000 == 0x36000000:  # tbz, tbnz
+            return Control("branch", address + 4 * signed_field(word, 5, 14))
+        if word & 0xFE1F0000 == 0xD61F0000:
+            # Bit 24 is set in those with pointer authentication and a modifier.
+            kind = word >> 21 & 7
+            if kind == 0:
+                return Control("return" if word >> 5 & 31 == LINK.number else "jump")
+            return Control("call") if kind == 1 else Control("return")
+        if word & 0xFFE0001F in (0xD4000001, 0xD4000002, 0xD4000003):
+            return Control("system")
+        if word & 0xFFE0001F in (0xD4200000, 0xD4400000) or word >> 16 == 0:  # brk, hlt, udf
+            return Control("trap")
+        return STRAIGHT_ON
 
     # -- which registers values may live in
 

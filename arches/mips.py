@@ -35,6 +35,7 @@ from typing import Literal
 from trampoline_dsl.target import (
     BASE_SYMBOL,
     GP_SYMBOL,
+    STRAIGHT_ON,
     TOC_SYMBOL,
     Access,
     Architecture,
@@ -44,6 +45,7 @@ from trampoline_dsl.target import (
     ByteOrder,
     Code,
     Condition,
+    Control,
     Convention,
     Engines,
     Fixed,
@@ -64,6 +66,7 @@ from trampoline_dsl.target import (
     Target,
     ThreadSlot,
     ValueType,
+    signed_field,
     spelled,
     system_calls,
 )
@@ -548,6 +551,37 @@ class Mips(Architecture):
             keystone=None if symbol is None else f"{text} 0x0",
             delay_slot=True,
         )
+
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """MIPS Architecture for Programmers, Volume II-A (MD00086), "Instruction Bit Encodings"; before release 6."""
+        word = int.from_bytes(code, self.order)
+        operation, rs, rt = word >> 26, word >> 21 & 31, word >> 16 & 31
+        near = address + 4 + 4 * signed_field(word, 0, 16)
+        far = (address + 4 & ~0xFFFFFFF) | (word & 0x3FFFFFF) << 2
+        if operation == 0:
+            function, rd = word & 63, word >> 11 & 31
+            if function == 8 or (function == 9 and rd == 0):
+                return Control("return" if rs == self.ra.number else "jump", delay_slot=True)
+            if function == 9:
+                return Control("call", delay_slot=True)
+            if function == 12:
+                return Control("system")
+            always = function == 0x34 and rs == rt  # teq of a register with itself
+            return Control("trap") if function == 13 or always else STRAIGHT_ON
+        if operation in (2, 3):
+            return Control("call" if operation == 3 else "jump", far, delay_slot=True)
+        if operation == 0x1D:  # jalx
+            return Control("call", far, delay_slot=True)
+        if operation == 1 and rt & 0b01100 == 0:
+            if rt & 0b10000:
+                return Control("call", near, conditional=True, delay_slot=True)
+            return Control("jump" if rs == 0 and rt & 1 else "branch", near, delay_slot=True)
+        if operation in (4, 5, 6, 7, 0x14, 0x15, 0x16, 0x17):
+            always = operation in (4, 0x14) and rs == rt
+            return Control("jump" if always else "branch", near, delay_slot=True)
+        if operation in (0x11, 0x12) and rs == 8:  # of a coprocessor's condition
+            return Control("branch", near, delay_slot=True)
+        return STRAIGHT_ON
 
     def _slice(
         self, operation: str, d: Register, source: Register | None, part: str, relocation: str, symbol: str

@@ -43,6 +43,7 @@ from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
+    STRAIGHT_ON,
     TOC_SYMBOL,
     Access,
     Architecture,
@@ -52,6 +53,7 @@ from trampoline_dsl.target import (
     ByteOrder,
     Code,
     Condition,
+    Control,
     Convention,
     Engines,
     Fixed,
@@ -72,6 +74,7 @@ from trampoline_dsl.target import (
     Target,
     ThreadSlot,
     ValueType,
+    signed_field,
     spelled,
     system_calls,
 )
@@ -775,6 +778,28 @@ class Ppc64(Architecture):
         else:
             yield insn(f"cmp{logical}d {a}, {b}", (a, b), (CR[0],))
         yield Insn(f"{BRANCHES[condition]} {label}", reads=frozenset((CR[0],)), transfer="branch", target=label)
+
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """Power ISA, Book I, 2.4 "Branch Instructions", 2.7 "System Call Instructions", 3.3.11 "Trap Instructions"."""
+        word = int.from_bytes(code, self.order)
+        operation, extended, link = word >> 26, word >> 1 & 0x3FF, bool(word & 1)
+        from_here = 0 if word & 2 else address  # unless AA is set
+        conditional = word >> 21 & 0b10100 != 0b10100
+        if operation == 18:
+            return Control("call" if link else "jump", from_here + 4 * signed_field(word, 2, 24))
+        if operation == 16:
+            target = from_here + 4 * signed_field(word, 2, 14)
+            return Control("call" if link else "branch" if conditional else "jump", target)
+        if operation == 19 and extended in (16, 528, 560):
+            if link:
+                return Control("call")
+            return Control("return" if extended == 16 else "branch" if conditional else "jump", conditional=conditional)
+        if operation == 17:
+            return Control("system")
+        always = word >> 21 & 31 == 31
+        if always and (operation in (2, 3) or (operation == 31 and extended in (4, 68))):
+            return Control("trap")
+        return Control("trap") if word == 0 else STRAIGHT_ON  # a word of zeros is illegal, and stays so
 
     def jump(self, label: str) -> Code:
         yield Insn(f"b {label}", transfer="jump", target=label)

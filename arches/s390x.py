@@ -34,6 +34,7 @@ from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
+    STRAIGHT_ON,
     Access,
     Architecture,
     Assignment,
@@ -41,6 +42,7 @@ from trampoline_dsl.target import (
     BinaryOp,
     Code,
     Condition,
+    Control,
     Convention,
     Engines,
     Fixed,
@@ -690,6 +692,51 @@ class S390x(Architecture):
             return _branch(f"{name} {a}, {b}, 7, {label}", reads, label)
         return _branch(f"{name}{SUFFIXES[condition]} {a}, {b}, {label}", reads, label)
 
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """z/Architecture Principles of Operation, chapter 7, "Branch ..."; appendix B, operation codes."""
+        first, mask, second = code[0], code[1] >> 4, code[1] & 15
+        if first == 0x07:  # bcr; without a register it only waits for others
+            if not mask or not second:
+                return STRAIGHT_ON
+            return Control("return" if second == LINK.number else "jump" if mask == 15 else "branch", None, mask != 15)
+        if first in (0x05, 0x0C, 0x0D):  # balr, bassm, basr
+            return Control("call") if second else STRAIGHT_ON
+        if first in (0x06, 0x0B):  # bctr, bsm
+            return Control("branch" if first == 0x06 else "jump") if second else STRAIGHT_ON
+        if first == 0x0A:
+            return Control("system")
+        if first == 0:
+            return Control("trap")  # 00 is no operation, 01 with 01 and others is for the operating system
+        near = address + 2 * int.from_bytes(code[2:4], "big", signed=True)
+        if first in (0x45, 0x4D):  # bal, bas
+            return Control("call")
+        if first in (0x46, 0x86, 0x87):  # bct, bxh, bxle
+            return Control("branch")
+        if first == 0x47:  # bc
+            return Control("jump" if mask == 15 else "branch") if mask else STRAIGHT_ON
+        if first in (0x84, 0x85):  # brxh, brxle
+            return Control("branch", near)
+        if first == 0xA7:
+            if second == 4:
+                return Control("jump" if mask == 15 else "branch", near) if mask else STRAIGHT_ON
+            return Control("call" if second == 5 else "branch", near) if second in (5, 6, 7) else STRAIGHT_ON
+        if len(code) < 6:
+            return STRAIGHT_ON
+        far = address + 2 * int.from_bytes(code[2:6], "big", signed=True)
+        if first == 0xC0 and second == 4:
+            return Control("jump" if mask == 15 else "branch", far) if mask else STRAIGHT_ON
+        if first == 0xC0 and second == 5:
+            return Control("call", far)
+        if first == 0xCC and second == 6:
+            return Control("branch", far)
+        if (first, code[5]) in _COMPARE_AND_BRANCH:
+            return Control("branch", near)
+        if (first, code[5]) in _COMPARE_AND_LEAVE:
+            return Control("return" if code[2] >> 4 == LINK.number else "branch", conditional=True)
+        if (first, code[5]) == (0xE3, 0x47):  # bic
+            return Control("jump" if mask == 15 else "branch") if mask else STRAIGHT_ON
+        return Control("branch") if (first, code[5]) in _BY_ADDRESS else STRAIGHT_ON
+
     def jump(self, label: str) -> Code:
         yield Insn(f"j {label}", transfer="jump", target=label)
 
@@ -1062,6 +1109,12 @@ def _number(register: Register) -> int:
 def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
     for item in code:
         yield item.placed(item.line, item.column, part)
+
+
+# The first and the last byte of the operation codes of RIE, RIS, RRS and others.
+_COMPARE_AND_BRANCH = {(0xEC, last) for last in (0x44, 0x45, 0x64, 0x65, 0x76, 0x77, 0x7C, 0x7D, 0x7E, 0x7F)}
+_COMPARE_AND_LEAVE = {(0xEC, last) for last in (0xE4, 0xE5, 0xF6, 0xF7, 0xFC, 0xFD, 0xFE, 0xFF)}
+_BY_ADDRESS = {(0xEB, 0x44), (0xEB, 0x45), (0xE3, 0x46)}  # bxhg, bxleg, bctg
 
 
 def _branch(text: str, reads: Iterable[Register], label: str) -> Insn:

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from trampoline_dsl.target import (
+    STRAIGHT_ON,
     Access,
     Architecture,
     Arrival,
@@ -33,6 +34,7 @@ from trampoline_dsl.target import (
     BinaryOp,
     Code,
     Condition,
+    Control,
     Convention,
     Fixed,
     Frame,
@@ -187,6 +189,8 @@ _PADS = {64: bytes.fromhex("f30f1efa"), 32: bytes.fromhex("f30f1efb")}
 _INDIRECT = re.compile(
     r"(bnd )?(call|jmp) (([re]?[abcd]x|[re]?([sd]i|[bs]p)|r\d+[dw]?)$|([a-z]*word ptr |[c-g]s:)?\[|[a-z]*word ptr )"
 )
+_PREFIXES = re.compile(r"^((bnd|notrack|repz|repnz|rep|repne|data16|lock) )+")
+_TRAPS = ("ud0", "ud1", "ud2", "ud2b", "int", "int1", "int3", "into", "hlt")
 
 
 class X86(Architecture):
@@ -503,6 +507,23 @@ class X86(Architecture):
             yield Insn(f"cmp {a}, {number(b)}", frozenset({a}), frozenset({eflags}))
         else:
             yield from self.with_lent(b, self.lent(a), self.compare(a, self.lent(a)))
+
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, 7.3.8, "Control Transfer
+        Instructions"."""
+        mnemonic, _, operand = _PREFIXES.sub("", text).partition(" ")
+        target = int(operand, 16) if operand.startswith("0x") else None
+        if mnemonic in ("jmp", "ljmp"):
+            return Control("jump", target)
+        if mnemonic in ("call", "lcall"):
+            return Control("call", target)
+        if mnemonic.startswith(("ret", "iret")):
+            return Control("return")
+        if mnemonic.startswith(("j", "loop")) or mnemonic == "xbegin":
+            return Control("branch", target)
+        if mnemonic in ("syscall", "sysenter") or text == "int 0x80":
+            return Control("system")
+        return Control("trap") if mnemonic in _TRAPS else STRAIGHT_ON
 
     def jump(self, label: str) -> Code:
         yield Insn(f"jmp {label}", transfer="jump", target=label)

@@ -47,9 +47,18 @@ def disassemble_for(engines: Engines, order: ByteOrder, code: bytes, address: in
             position += size
         if position < len(code):
             size = min(_unknown_size(engines, code[position]), len(code) - position)
-            result.append(Disassembled(address + position, size, _data(code[position : position + size], order)))
+            result.append(Disassembled(address + position, size, data_text(code[position : position + size], order)))
             position += size
     return result
+
+
+def disassemble_one(architecture: Architecture, code: bytes, address: int) -> Disassembled:
+    """The instruction that the code begins with."""
+    engines = architecture.engines
+    for at, size, mnemonic, operands in _decoder(engines).disasm_lite(code, address, 1):
+        return Disassembled(at, size, f"{mnemonic} {operands}".rstrip())
+    size = min(_unknown_size(engines, code[0]), len(code))
+    return Disassembled(address, size, data_text(code[:size], architecture.order))
 
 
 def _decoder(engines: Engines) -> capstone.Cs:
@@ -75,7 +84,8 @@ def s390x_length(first: int) -> int:
     return (2, 4, 4, 6)[first >> 6]
 
 
-def _data(data: bytes, order: ByteOrder) -> str:
+def data_text(data: bytes, order: ByteOrder) -> str:
+    """The directive that puts a word or bytes there."""
     if len(data) == 4:
         return f".long {int.from_bytes(data, order):#010x}"
     return ".byte " + ", ".join(f"{byte:#04x}" for byte in data)

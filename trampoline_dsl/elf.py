@@ -42,6 +42,8 @@ _UNKNOWN_TO_THE_LIBRARY = {("EM_386", 43): "R_386_GOT32X", ("EM_PPC64", 116): "R
 _MAPPING = re.compile(r"\$[adtx](\..*)?")
 # Relocations of a loader whose field keeps an addend where the format has none (REL): the others overwrite it.
 _ADDEND_IN_FIELD = re.compile(r"R_(386|ARM|MIPS)_(\w*RELATIVE|32|ABS32|PC32|REL32|TLS_TPOFF|TLS_TPOFF32|TPREL\w*)")
+# What a linker may make better, and need not.
+_HINTS = ("R_MIPS_JALR", "R_ARM_V4BX", "R_PPC64_TOCSAVE", "R_PPC64_ENTRY")
 _WORDS = re.compile(r"R_[A-Z0-9]+(?:_64)?_(ABS|ADDR)?(32|64)")  # that fill a whole word with S + A
 
 
@@ -226,7 +228,8 @@ class _Reader:
                 entry = 1 << level if 2 <= level <= 6 else 0
             code = address if executable else None
             return Symbol(name.partition("@")[0], address, size, "function", local, code, entry, mode)
-        return Symbol(name, address, size, "other", local)
+        labelled = executable and not _MAPPING.fullmatch(name)
+        return Symbol(name, address, size, "other", local, address if labelled else None)
 
     def _through_descriptors(
         self,
@@ -262,12 +265,13 @@ class _Reader:
         target = self.headers[header["sh_info"]]
         if target["sh_type"] == "SHT_NOBITS":
             return []
-        raw = [self._relocation(r, [entry.label for entry in entries]) for r in _rows(header)]
+        labels = [entry.label for entry in entries]
+        raw = [self._relocation(r, labels) for r in _rows(header)]
         if header["sh_type"] == "SHT_REL":
             architecture = find_target(self.targets[0]).architecture
             raw = list(explicit_addends(architecture, self._content(target), raw))
         place = self.places[header["sh_info"]]
-        return [replace(relocation, offset=place + relocation.offset) for relocation in raw]
+        return [replace(r, offset=place + r.offset) for r in raw if r.type not in _HINTS]
 
     def _relocation(self, raw: Any, labels: Sequence[str]) -> Relocation:
         number = raw["r_info_sym"]

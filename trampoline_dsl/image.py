@@ -53,9 +53,9 @@ class Symbol:
     """A name for an address. `address` is what a relocation against it means: None where it is defined elsewhere.
 
     `size` in bytes, 0 where nobody says. `code`: where a function's instructions begin; not at `address` where that is
-    a descriptor (64-bit PowerPC ELF ABI Supplement, 3.2.4). `local_entry`: where callers of the same module enter, bytes
-    from `code` (64-Bit ELF V2 ABI, 3.4.1). `mode`: the instruction set, where it is not the machine's own: "Thumb",
-    "MIPS16", "microMIPS"."""
+    a descriptor (64-bit PowerPC ELF ABI Supplement, 3.2.4). `local_entry`: where callers of the same module enter,
+    bytes from `code` (64-Bit ELF V2 ABI, 3.4.1). `mode`: the instruction set, where it is not the machine's own:
+    "Thumb", "MIPS16", "microMIPS"."""
 
     name: str
     address: int | None
@@ -81,8 +81,8 @@ class Image:
 
     `relocations` have whole addends, and `offset` is the address of the field. They are all of those that a relocatable
     object has in what is loaded; of a linked file, those that the loader fills. `addresses` has what they name, unless
-    that is elsewhere; "" is the address 0 (of a relocation without a symbol: the addend is the value). Local symbols that share
-    their name with others are told apart there by `NAME@ADDRESS`."""
+    that is elsewhere; "" is the address 0 (of a relocation without a symbol: the addend is the value). Local symbols
+    that share their name with others are told apart there by `NAME@ADDRESS`."""
 
     name: str
     format: Format
@@ -172,7 +172,7 @@ def _is_for(target: Target, format: str, machine: int, flags: int, bits: int, or
 
 def find_symbol(image: Image, name: str) -> Symbol:
     """The defined symbol that a user means: by its exact name; as the platform's C compilers decorate it; as Go does;
-    or by an address in the code ("0x401000"). Raises ImageError with the nearest names, or with all that it could be."""
+    or by an address in the code ("0x401000"). Raises ImageError with the nearest names, or all of several."""
     if name[:2] in ("0x", "0X"):
         return _symbol_at(image, name)
     defined = [symbol for symbol in image.symbols if symbol.address is not None and symbol.name]
@@ -225,7 +225,7 @@ def _of_go(symbol: str, name: str) -> bool:
 
 
 def _go_name(name: str) -> str:
-    """Go's assembler writes `·` for the dot; its linker puts the ABI behind names (cmd/link/internal/ld, `mangleABI`)."""
+    """Go's assembler writes `·` for the dot; its linker puts the ABI behind it (cmd/link/internal/ld, `mangleABI`)."""
     return name.replace("·", ".").removesuffix(".abi0").removesuffix(".abiinternal")
 
 

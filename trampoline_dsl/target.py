@@ -25,6 +25,7 @@ from .records import dataclass
 
 ByteOrder = Literal["little", "big"]
 FramePart = Literal["prologue", "body", "epilogue"]
+Transfer = Literal["none", "branch", "jump", "call", "return", "trap", "system"]  # "branch" is conditional
 
 
 class Bank(enum.Enum):
@@ -310,7 +311,7 @@ class Insn:
     writes: frozenset[Register] = frozenset()
     memory: Literal["none", "read", "write", "both"] = "none"
     access: Access | None = None
-    transfer: Literal["none", "branch", "jump", "call", "return", "trap", "system"] = "none"  # "branch" is conditional
+    transfer: Transfer = "none"
     target: str | None = None
     label: str | None = None
     relocation: Relocation | None = None
@@ -342,6 +343,32 @@ class Insn:
             column,
             part,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What an instruction of machine code does to the flow of control. `target`: the address that it goes to, where the
+    instruction itself says. `conditional`: control may go on behind it too (which it does after any call, and after
+    "none" and "system"). `delay_slot`: the next instruction is executed before control leaves."""
+
+    transfer: Transfer = "none"
+    target: int | None = None
+    conditional: bool = False
+    delay_slot: bool = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether what stands behind it can be next, or where a call returns to."""
+        return self.conditional or self.transfer in ("none", "branch", "call", "system")
+
+
+STRAIGHT_ON = Control()
+
+
+def signed_field(word: int, low: int, bits: int) -> int:
+    """The number with a sign in `bits` bits of a word from bit `low` on."""
+    value = word >> low & (1 << bits) - 1
+    return value - (1 << bits) if value >> bits - 1 else value
 
 
 Code = Iterator[Insn]
@@ -795,6 +822,14 @@ class Architecture(ABC):
         return Insn(
             text, frozenset(convention.integer_arguments), lost, memory="both", transfer="system", keystone=keystone
         )
+
+    # -- foreign machine code
+
+    @abstractmethod
+    def control(self, code: bytes, text: str, address: int) -> Control:
+        """What one instruction does to the flow of control: its bytes as they lie in memory, Capstone's text, and where
+        it is. A jump to the address that a call has left, in the register or from the stack, is a return; a conditional
+        one too."""
 
     # -- any number of arguments
 
