@@ -35,6 +35,7 @@ from trampoline_dsl.target import (
     SystemCalls,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     spelled,
     system_calls,
@@ -360,6 +361,13 @@ class Amd64(X86):
         self.why_no_protection = "Windows knows where calls may lead by a table of functions, and not by landing pads"
         self.gnu_as = ("x86_64-w64-mingw32-as", "--64", "-march=generic64")
         self.clang = ("--target=x86_64-windows-gnu",)
+
+    def unwinding(self) -> Unwinding:
+        if self.object_format == "coff":
+            raise ValueError("Windows walks frames by tables of its own")
+        from .unwinding.x86 import X86Unwinding
+
+        return X86Unwinding(self.registers, self.sp, 8)
 
     def plan9(self) -> Plan9:
         from .plan9.x86 import X86Spelling

@@ -68,6 +68,7 @@ from trampoline_dsl.target import (
     Slot,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     signed_field,
     spelled,
@@ -1071,6 +1072,11 @@ class Arm(Architecture):
         """Multiples and pairs of words, and returns that pop the program counter. Go's assembler has no pairs."""
         pairs = self.v7 and self.linkage != "go"
         return _with_returns(_with_multiples([one for one in code if not _is_idle(one)], pairs=pairs))
+
+    def unwinding(self) -> Unwinding:
+        from .unwinding.arm import ArmUnwinding
+
+        return ArmUnwinding(self.registers)
 
     def plan9(self) -> Plan9:
         from .plan9.arm import ArmSpelling

@@ -64,6 +64,7 @@ from trampoline_dsl.target import (
     SystemCalls,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     property_note,
     signed_field,
@@ -1059,6 +1060,13 @@ class Arm64(Architecture):
         pairs = _with_pairs(apart)
         # Go's assembler does not follow the stack pointer through stores that move it.
         return pairs if self.linkage == "go" else _with_steps(pairs)
+
+    def unwinding(self) -> Unwinding:
+        if self.object_format == "coff":
+            raise ValueError("Windows walks frames by tables of its own")
+        from .unwinding.arm64 import Arm64Unwinding
+
+        return Arm64Unwinding(self.registers)
 
     def plan9(self) -> Plan9:
         from .plan9.arm64 import Arm64Spelling

@@ -38,6 +38,7 @@ from trampoline_dsl.target import (
     SystemCalls,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     spelled,
     system_calls,
@@ -384,6 +385,11 @@ class I386(X86):
         self.why_no_protection = "Windows knows where calls may lead by a table of functions, and not by landing pads"
         self.gnu_as = ("i686-w64-mingw32-as", "--32", "-march=pentium4")
         self.clang = ("--target=i686-windows-gnu",)
+
+    def unwinding(self) -> Unwinding:
+        from .unwinding.x86 import X86Unwinding
+
+        return X86Unwinding(self.registers, self.sp, 4)
 
     def plan9(self) -> Plan9:
         from .plan9.x86 import X86Spelling

@@ -65,6 +65,7 @@ from trampoline_dsl.target import (
     Slot,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     signed_field,
     spelled,
@@ -1198,6 +1199,11 @@ class Mips(Architecture):
             return False
         first, second = sorted((a.access, b.access), key=lambda access: access.offset)
         return first.offset + first.bytes <= second.offset
+
+    def unwinding(self) -> Unwinding:
+        from .unwinding.mips import MipsUnwinding
+
+        return MipsUnwinding(self.registers, self.word, self.order)
 
     def plan9(self) -> Plan9:
         from .plan9.mips import MipsSpelling

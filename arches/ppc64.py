@@ -73,6 +73,7 @@ from trampoline_dsl.target import (
     Slot,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     signed_field,
     spelled,
@@ -482,6 +483,11 @@ class Ppc64(Architecture):
         """Go's assembler makes addresses from two halves of 16 bits, the upper one with a sign (asm9.go,
         symbolAccess)."""
         return 31 if self.linkage == "go" else super().symbol_bits()
+
+    def unwinding(self) -> Unwinding:
+        from .unwinding.ppc64 import Ppc64Unwinding
+
+        return Ppc64Unwinding(self.registers)
 
     def plan9(self) -> Plan9:
         from .plan9.ppc64 import Ppc64Spelling

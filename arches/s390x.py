@@ -61,6 +61,7 @@ from trampoline_dsl.target import (
     Slot,
     Target,
     ThreadSlot,
+    Unwinding,
     ValueType,
     spelled,
     system_calls,
@@ -1006,6 +1007,11 @@ class S390x(Architecture):
                 result.append(item)
         result.extend(self._merged(block))
         return result
+
+    def unwinding(self) -> Unwinding:
+        from .unwinding.s390x import S390xUnwinding
+
+        return S390xUnwinding(self.registers)
 
     def plan9(self) -> Plan9:
         from .plan9.s390x import S390xSpelling

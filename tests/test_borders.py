@@ -22,6 +22,8 @@ PACKAGE = {path.stem: path for path in sorted((ROOT / "trampoline_dsl").glob("*.
 ARCHES = {path.stem: path for path in sorted((ROOT / "arches").glob("*.py"))}
 SPELLINGS = {path.stem: path for path in sorted((ROOT / "arches" / "plan9").glob("*.py"))}
 
+UNWINDING = {path.stem: path for path in sorted((ROOT / "arches" / "unwinding").glob("*.py"))}
+
 OWNERS = {
     "lark": {"parse"},
     "keystone": {"assemble"},  # assemble_child runs assemble's own engine in another process
@@ -121,7 +123,8 @@ def test_an_architecture_knows_the_records_and_its_family_alone(module: str) -> 
     for name, line in imports(ARCHES[module], checking=True):
         top = name.split(".")[0]
         if name.startswith("."):
-            known = {*BASES.get(module, ()), f"plan9.{module}", *(f"plan9.{base}" for base in BASES.get(module, ()))}
+            families = (module, *BASES.get(module, ()))
+            known = {*families[1:], *(f"{folder}.{family}" for folder in ("plan9", "unwinding") for family in families)}
             assert name[1:] in known, f"{module}.py:{line} imports {name}"
         else:
             assert top in sys.stdlib_module_names or name == "trampoline_dsl.target", f"{module}.py:{line}: {name}"
@@ -140,6 +143,14 @@ def test_a_spelling_for_gos_assembler_knows_the_records_alone(module: str) -> No
             "operands",
             "words",
         )
+        known = own or name.split(".")[0] in sys.stdlib_module_names or name == "trampoline_dsl.target"
+        assert known, f"{module}.py:{line}: {name}"
+
+
+@pytest.mark.parametrize("module", sorted(UNWINDING))
+def test_what_is_said_of_frames_knows_the_records_alone(module: str) -> None:
+    for name, line in imports(UNWINDING[module], checking=True):
+        own = name.lstrip(".").split(".")[0] in ("", "ByText", "Form", "number")
         known = own or name.split(".")[0] in sys.stdlib_module_names or name == "trampoline_dsl.target"
         assert known, f"{module}.py:{line}: {name}"
 

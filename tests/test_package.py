@@ -16,6 +16,7 @@ SOURCES = {
     "trampoline_dsl": "trampoline_dsl",
     "arches": "trampoline_dsl/arches",
     "arches/plan9": "trampoline_dsl/arches/plan9",
+    "arches/unwinding": "trampoline_dsl/arches/unwinding",
     "grammars": "trampoline_dsl/grammars",
 }
 PROGRAM = "extern f(x: u32) using go0\ntrampoline t(x: u32) using c { call f(x) return }\n"

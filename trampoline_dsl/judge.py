@@ -132,6 +132,7 @@ class Code:
     frame: int
     file: str
     stride: int = 0
+    unwinding: tuple[tuple[int, str], ...] | None = None  # its directives, and the offsets of what they stand before
 
     @property
     def local_entry(self) -> int:
@@ -666,6 +667,22 @@ class Execute:
     ) -> None:
         if pc is None and self.executed:
             pc = self.executed[-1]
+        self.violations.append(
+            self.violation(obligation, message, pc=pc, register=register, memory=memory, expected=expected, found=found)
+        )
+
+    def violation(
+        self,
+        obligation: str,
+        message: str,
+        *,
+        pc: int | None,
+        register: str | None = None,
+        memory: int | None = None,
+        expected: int | None = None,
+        found: int | None = None,
+    ) -> Violation:
+        """What is wrong at an instruction, named."""
         place = self._locate(pc)
         instruction = source = None
         address = None
@@ -675,22 +692,44 @@ class Execute:
             insn = code.instructions[index]
             instruction, address, name = insn.text, code.offsets[index], code.name
             source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
-        self.violations.append(
-            Violation(
-                obligation,
-                message,
-                register,
-                memory,
-                expected,
-                found,
-                address,
-                instruction,
-                source,
-                name,
-                self.world.seed,
-                self.scenario.title if self.scenario else "",
-            )
+        return Violation(
+            obligation,
+            message,
+            register,
+            memory,
+            expected,
+            found,
+            address,
+            instruction,
+            source,
+            name,
+            self.world.seed,
+            self.scenario.title if self.scenario else "",
         )
+
+    # ------------------------------------------------------------------------------------------------- whom walks find
+
+    def callers(self, activation: Activation) -> list[tuple[int, int, bool]]:
+        """Whom a walk from here may find: the caller's stack pointer, where it goes on, and whether it wants registers
+        back. On the stack of a block that has pushed a PC that is whoever this seems to have called."""
+        sp = self.machine.sp
+        own = (activation.cfa, activation.return_address, True)
+        best, found = activation.cfa + self._popped(activation), [own]
+        if not any(activation.cfa in region and region.base <= sp <= best for region in self.stack_of):
+            best = 1 << 8 * self.word
+        region = next((r for r in self.stack_of if r.base <= sp <= r.end), None)
+        for top, pushed in self.trace.switches:
+            if region is None or top not in region or not sp <= top <= best:
+                continue
+            caller = own if pushed is None else (*pushed, False)
+            found = [*found, caller] if top == best else [caller]
+            best = top
+        return found
+
+    def leaves_for_good(self) -> bool:
+        """Whether the stack pointer is the one that the source resumes with."""
+        sp = self.machine.sp
+        return any(e.resumed is not None and e.resumed.sp == sp for e in self.trace.events[-1:])
 
     # ------------------------------------------------------------------------------------------------ entering a body
 
@@ -889,7 +928,7 @@ class Execute:
             self._scramble_below(region, sp - activation.function.convention.red_zone)
         if self.watcher is not None:
             self.watcher.instruction(address)
-        if self.interruptions is not None and not self._in_delay_slot() and self.interruptions.due(self, address):
+        if self.interruptions is not None and not self.in_delay_slot() and self.interruptions.due(self, address):
             self.interrupted = address
             self.machine.stop()
 
@@ -923,7 +962,7 @@ class Execute:
         if wrong:
             self._violate("landing", wrong, memory=address)
 
-    def _in_delay_slot(self) -> bool:
+    def in_delay_slot(self) -> bool:
         """Whether the instruction that is about to be executed stands behind one that takes it along."""
         place = self._locate(self.executed[-2]) if len(self.executed) > 1 else None
         return place is not None and place[0].instructions[place[1]].delay_slot

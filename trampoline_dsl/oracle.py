@@ -61,6 +61,8 @@ class Trace:
     events: list[Event] = field(default_factory=list)
     permitted: set[int] = field(default_factory=set)
     entered: list[int] = field(default_factory=list)
+    # With each of those whom a walk of that stack finds: the caller's stack pointer and PC; None: who has called.
+    switches: list[tuple[int, tuple[int, int] | None]] = field(default_factory=list)
     unmet: list[ir.Expect] = field(default_factory=list)
     memory: Bytes | None = None
     result: int | None = None
@@ -330,6 +332,12 @@ class Oracle:
     def switched(self, address: int, entering: bool) -> None:
         if entering:
             self.trace.entered.append(address)
+            found = None
+            for switch in self.executions[-1][0].switches:
+                if switch.pushed is not None:
+                    pc = int.from_bytes(self.memory.load(switch.pushed, self.word), self.order)
+                    found = switch.entry, pc
+            self.trace.switches.append((address, found))
         elif address:
             # The pushed word is dead once its frame is gone.
             for byte in range(self.word):

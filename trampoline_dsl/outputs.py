@@ -209,11 +209,11 @@ def shown(artifact: Artifact) -> str:
         if insn.label is not None:
             lines.append(f"{insn.label}:")
             continue
-        here = (insn.line, insn.part)
+        what = {"prologue": "entry", "epilogue": "return"}.get(insn.part, "")
+        here = (insn.line, what)
         if here != before and insn.line:
             text = " ".join(artifact.source.line(insn.line).split("#")[0].split())
-            what = {"prologue": "entry", "epilogue": "return"}.get(insn.part, text)
-            lines.append(f"        ; {insn.line}: {what}")
+            lines.append(f"        ; {insn.line}: {what or text}")
             before = here
         code = artifact.code[start:end].hex(" ") if end - start <= 4 else artifact.code[start:end].hex()
         where = [r for offset, r in by_offset.items() if start <= offset < end]

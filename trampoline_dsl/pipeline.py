@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from . import ir, plan9
+from . import cfi, ir, plan9
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
@@ -124,8 +124,28 @@ class Artifact:
         convention = self.function.convention
         symbol = c_symbol(self.function.signature)
         return function_text(
-            self.name, convention, self.instructions, self.frame, self.target, self.source, title, symbol
+            self.name,
+            convention,
+            self.instructions,
+            self.frame,
+            self.target,
+            self.source,
+            title,
+            symbol,
+            self.unwinding,
         )
+
+    @cached_property
+    def unwinding(self) -> tuple[tuple[str, ...], ...] | None:
+        """The directives of call frame information that stand before each of `instructions`; None if the machine has
+        none."""
+        convention, architecture = self.function.convention, self.target.architecture
+        pushed = self.function.table is not None and architecture.table_pushes
+        described = cfi.Described(self.instructions, convention, self.frame.size, pushed)
+        try:
+            return cfi.directives(described, architecture)
+        except ValueError:
+            return None
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The function as Go's assembler takes it; `symbol`: a symbol as Go writes it. The target is linked for Go."""
@@ -213,7 +233,8 @@ class TableArtifact:
         """The table in GNU syntax."""
         where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
-        return table_text(self.name, self.function.convention, self._kept.text, self.target, title)
+        unwinding = cfi.header(self.target.architecture) is not None
+        return table_text(self.name, self.function.convention, self._kept.text, self.target, title, unwinding)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The table as Go's assembler takes it."""
@@ -305,7 +326,9 @@ class Compiled:
     def text(self) -> str:
         """The file's trampolines and tables as GNU as takes them."""
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
-        return file_text(texts, self.target, PurePath(self.program.file).name, self._c_symbols(), self._property_note())
+        header = cfi.header(self.target.architecture) or ()
+        file = PurePath(self.program.file).name
+        return file_text(texts, self.target, file, self._c_symbols(), self._property_note(), header)
 
     def _property_note(self) -> list[str]:
         """What the file tells linkers of its landing pads; and of its returns, where all of them are in pairs with

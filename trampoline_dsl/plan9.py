@@ -178,9 +178,9 @@ def _body(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Ite
             yield f"{plan9_label(first.label)}:"
             index += 1
             continue
-        here = (first.line, first.part)
+        what = _PARTS.get(first.part, "")
+        here = (first.line, what)
         if first.line and here != place:
-            what = _PARTS.get(first.part, "")
             text = " ".join(source.line(first.line).split("#")[0].split())
             yield f"\t// {first.line}: {what or text}".rstrip()
             place = here

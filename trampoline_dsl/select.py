@@ -127,7 +127,7 @@ class _Selection:
             self.span = span
             self.place_of_span = span.source.position(span.start) if span is not None else (0, 0)
         line, column = self.place_of_span
-        self.code += [insn.placed(line, column, part) for insn in code]
+        self.code += [insn.placed(line, column, insn.part if part == "body" else part) for insn in code]
 
     def label(self, name: str) -> str:
         return f"{self.prefix}{name}"
@@ -270,7 +270,9 @@ class _Selection:
         home = self.body.contexts[operation.value].saved_sp
         assert home is not None
         yield from make.move(defs[0], self.sp)
-        yield from make.binary("add", self.sp, uses[0], -self.frame.size & ((1 << 8 * word) - 1))
+        part: FramePart = "push" if len(uses) > 1 else "switch"
+        for insn in make.binary("add", self.sp, uses[0], -self.frame.size & ((1 << 8 * word) - 1)):
+            yield replace(insn, part=part) if self.sp in insn.writes else insn
         yield from make.store(defs[0], self.sp, home.offset, 8 * word)
         if len(uses) > 1:
             yield from make.store(uses[1], self.sp, self._pushed_place(), 8 * word)
@@ -294,10 +296,13 @@ class _Selection:
         for fixed in convention.fixed:
             yield from make.establish(fixed)
         if address is None:
-            yield from make.call(operation.symbol, convention)
+            call: Iterable[Insn] = make.call(operation.symbol, convention)
         else:
-            yield from make.call_register(address, self._seen_through(convention))
+            call = make.call_register(address, self._seen_through(convention))
         popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
+        if popped > 0:
+            call = [replace(insn, popped=popped) if insn.transfer == "call" else insn for insn in call]
+        yield from call
         if popped > 0:
             yield from make.binary("sub", self.sp, self.sp, popped)
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))

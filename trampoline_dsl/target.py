@@ -24,7 +24,8 @@ from typing import Literal
 from .records import dataclass
 
 ByteOrder = Literal["little", "big"]
-FramePart = Literal["prologue", "body", "epilogue"]
+# "switch": what moves to the stack of an `on stack` block; "push": what does so for one that pushes a PC.
+FramePart = Literal["prologue", "body", "epilogue", "switch", "push"]
 Transfer = Literal["none", "branch", "jump", "call", "return", "trap", "system"]  # "branch" is conditional
 
 
@@ -318,6 +319,7 @@ class Insn:
     keystone: str | None = None
     user_text: bool = False  # written by a user in an `asm` block: it is not to be trusted
     delay_slot: bool = False  # the next instruction is executed before control leaves
+    popped: int = 0  # bytes of arguments that what it calls takes off the stack
     comment: str = field(default="", compare=False)
     line: int = field(default=0, compare=False)  # source line, 0 for none
     column: int = field(default=0, compare=False)
@@ -338,6 +340,7 @@ class Insn:
             self.keystone,
             self.user_text,
             self.delay_slot,
+            self.popped,
             self.comment,
             line,
             column,
@@ -410,6 +413,47 @@ class Plan9(ABC):
     def lowered(self, size: int) -> str:
         """The instruction that lowers the stack pointer by that many bytes (raises it, if negative) and that Go's
         assembler knows by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What an instruction does with a word that those who walk the stack may look for; what it reads, it reads first.
+
+    "set": `register` becomes `base` + `index` + `offset` (minus `index`, if `minus`); without a base it is a constant.
+    "load" and "store" move the low `size` bytes of `register` from or to memory at that address. What `Insn.writes`
+    names besides gets a value that is not known.
+    """
+
+    kind: Literal["set", "load", "store"]
+    register: Register
+    base: Register | None
+    offset: int = 0  # bytes
+    size: int = 0  # bytes
+    index: Register | None = None
+    minus: bool = False
+
+
+class Unwinding(ABC):
+    """What a machine's call frame information is made of: DWARF 5, 6.4, and the supplements of its ABI."""
+
+    numbers: Mapping[Register, int]  # what DWARF calls registers; those that it has no number for are not described
+    return_column: int  # the number that stands for the return address
+    sp: int  # of the stack pointer
+    bias: int = 0  # bytes from the stack pointer at the caller's call up to what DWARF takes for the CFA
+    header: tuple[str, ...] = ()  # directives at the top of a file
+    kept_with: Mapping[Register, Register] = {}  # registers that are saved in one word with another one
+
+    def saved_bytes(self, register: Register, mask: int) -> int:
+        """How many bytes are in memory of a register whose bits `mask` are kept."""
+        return max(-(-mask.bit_length() // 8), register.bits // 8 if register.bank is Bank.INTEGER else 0)
+
+    def of_saved(self, register: Register, value: int) -> int:
+        """A register's value, of what is in memory for it."""
+        return value
+
+    @abstractmethod
+    def motions(self, insn: Insn) -> tuple[Motion, ...]:
+        """Those of one instruction that our code is made of."""
 
 
 _LOCAL_LABEL = re.compile(r"\.?L(\d+_)?")
@@ -848,6 +892,12 @@ class Architecture(ABC):
     def plan9(self) -> Plan9:
         """How it is spelt there. Raises ValueError if nobody has said."""
         raise ValueError(f"{self.name} has no spelling for Go's assembler")
+
+    # -- unwind information
+
+    def unwinding(self) -> Unwinding:
+        """What `.cfi` directives are made of. Raises ValueError with the reason if there are none."""
+        raise ValueError(f"{self.name} has no call frame information")
 
     # -- tables of entries
 

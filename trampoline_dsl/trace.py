@@ -349,7 +349,7 @@ class _Tracer(Watcher):
             offset=code.offsets[index],
             text=insn.text,
             line=insn.line,
-            part=insn.part,
+            part=insn.part if insn.part in ("prologue", "epilogue") else "body",
             stack=self.names.stack(sp),
             sp=self.names.stack_place(sp),
             address=address,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from . import ir
 from .body import ends
+from .cfi import header
 from .continuations import Continue
 from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
@@ -20,6 +21,7 @@ from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
 from .target import Register
+from .walk import Walker
 from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
 DEFAULT_RUNS = 16
@@ -108,13 +110,28 @@ def code_of(artifact: Artifact) -> Code:
         artifact.offsets,
         artifact.frame.size,
         PurePath(artifact.source.name).name,
+        unwinding=_unwinding(artifact),
+    )
+
+
+def _unwinding(artifact: Artifact) -> tuple[tuple[int, str], ...] | None:
+    """The directives that stand in an artifact's text."""
+    if artifact.unwinding is None:
+        return None
+    return tuple(
+        (offset, directive)
+        for offset, directives in zip(artifact.offsets, artifact.unwinding, strict=True)
+        for directive in directives
     )
 
 
 def code_of_table(table: TableArtifact) -> Code:
     """What the judge is given of a table."""
     file = PurePath(table.source.name).name
-    return Code(table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file, table.stride)
+    unwinding = None if header(table.target.architecture) is None else ()
+    return Code(
+        table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file, table.stride, unwinding
+    )
 
 
 def verify(
@@ -187,12 +204,14 @@ class Session:
                 record.trouble(trouble, scenario)
                 return
             plain = self.execute(function, scenario, world, trace, 2 * number, scramble=False)
-            record.note(plain)
+            news = record.note(plain)
             for node in trace.unmet:
                 record.unmet(node, scenario)
             if plain.violations:
                 record.violate(self._caused(plain, function, scenario, world, trace, 2 * number))
                 continue
+            if news and self.codes[function.name].unwinding is not None:
+                record.violate(self.walked(function, scenario, world, trace, 2 * number))
             if 2 * number + 1 >= runs:
                 continue
             hostile = self.execute(function, scenario, world, trace, 2 * number + 1, scramble=True)
@@ -209,6 +228,15 @@ class Session:
                     record.violate(found)
             if len(record.violations) >= MOST_VIOLATIONS:
                 return
+
+    def walked(
+        self, function: ir.Function, scenario: ir.Scenario | None, world: World, trace: Trace, garbage: int
+    ) -> list[Violation]:
+        """A run that is right, once more, with a walk to the caller from before every instruction."""
+        run = Execute(self.bench, world, trace, function, scenario, self.anonymous, garbage, False)
+        run.watcher = walker = Walker(run)
+        run.run()
+        return walker.found
 
     def with_signals(
         self,
@@ -363,9 +391,11 @@ class _Record:
     violations: dict[tuple[object, ...], Violation] = field(default_factory=dict)
     problem: str = ""
 
-    def note(self, run: Execute) -> None:
+    def note(self, run: Execute) -> bool:
+        """Whether the run went where none had gone before."""
         self.runs += 1
         executed = run.executed
+        before = len(self.visited) + len(self.outcomes)
         self.visited.update(executed)
         branches = self._branches
         for index, address in enumerate(executed):
@@ -373,6 +403,7 @@ class _Record:
                 following = index + (2 if branches[address] else 1)
                 if following < len(executed):
                     self.outcomes.add((address, executed[following]))
+        return len(self.visited) + len(self.outcomes) > before
 
     @cached_property
     def _branches(self) -> dict[int, bool]:
@@ -424,7 +455,7 @@ class _Record:
         violated = {v.obligation for v in self.violations.values()}
         findings = {}
         for name in OBLIGATIONS:
-            inapplicable = _why_not_applicable(name, self.function, artifact)
+            inapplicable = _why_not_applicable(name, self.function, artifact, code)
             if name in violated:
                 findings[name] = Finding("violated")
             elif inapplicable:
@@ -474,9 +505,13 @@ class _Record:
         return "; ".join(f"{r.name}: {machine.why_not_observable(r)}" for r in unseen)
 
 
-def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact) -> str:
-    if name == "unwind":
-        return "no unwind information is emitted"
+def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact, code: Code) -> str:
+    if name == "unwind" and code.unwinding is None:
+        try:
+            artifact.target.architecture.unwinding()
+        except ValueError as error:
+            return str(error)
+        return "there is no unwind information"
     if name == "landing" and not artifact.target.architecture.protect:
         return "the target is not built with control-flow protection"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):

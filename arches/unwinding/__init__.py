@@ -1,0 +1,40 @@
+"""What each family's call frame information is made of: DWARF's numbers of its registers, and what its instructions do
+with the words that a walk of the stack looks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+
+from trampoline_dsl.target import Insn, Motion, Register, Unwinding
+
+Form = tuple[re.Pattern[str], Callable[[re.Match[str]], Iterable[Motion]]]
+
+
+class ByText(Unwinding):
+    """Motions by the text of an instruction: `forms` has the first words of instructions, and what they may look
+    like. What has no form has no motions."""
+
+    forms: Mapping[str, tuple[Form, ...]]
+
+    def __init__(self, registers: Mapping[str, Register]) -> None:
+        self.by_text = {name: register for r in registers.values() for name, register in ((r.gnu, r), (r.name, r))}
+        self._kept = lru_cache(maxsize=4096)(self._read)
+
+    def motions(self, insn: Insn) -> tuple[Motion, ...]:
+        return () if insn.user_text else self._kept(insn.text)
+
+    def _read(self, text: str) -> tuple[Motion, ...]:
+        for pattern, made in self.forms.get(text.split(None, 1)[0], ()):
+            match = pattern.fullmatch(text)
+            if match is not None:
+                try:
+                    return tuple(made(match))
+                except KeyError:
+                    return ()  # a part of a register, or a symbol
+        return ()
+
+
+def number(text: str | None) -> int:
+    return int(text, 0) if text else 0

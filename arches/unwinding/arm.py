@@ -1,0 +1,126 @@
+"""arm: DWARF for the Arm Architecture (AADWARF32), 4.1. The CFI goes to .debug_frame: what unwinds at run time on this
+machine reads tables of another kind (Exception Handling ABI for the Arm Architecture)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from trampoline_dsl.target import Bank, Motion, Register
+
+from . import ByText, number
+
+_R = r"(r\d+|sp|lr|ip|fp|pc)"
+_PLACE = rf"\[{_R}(?:, #(-?\w+))?\](!)?(?:, #(-?\w+))?"
+
+
+class ArmUnwinding(ByText):
+    return_column = 14
+    sp = 13
+    header = (".cfi_sections .debug_frame",)
+
+    def __init__(self, registers: Mapping[str, Register]) -> None:
+        super().__init__(registers)
+        whole = set(registers.values())
+        self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER and r.number < 15}
+        self.numbers |= {r: 256 + r.number for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR) and r.bits == 64}
+        self.by_text |= dict(registers)
+        self.pointer = next(r for r, n in self.numbers.items() if n == 13)
+        one = ((re.compile(rf"(ld|st)r {_R}, {_PLACE}"), self._single),)
+        two = ((re.compile(rf"(ld|st)rd {_R}, {_R}, {_PLACE}"), self._pair),)
+        float_ = ((re.compile(rf"v(ld|st)r (d\d+), {_PLACE}"), self._single),)
+        add = (
+            (re.compile(rf"(add|sub) {_R}, {_R}, #(\w+)"), self._add),
+            (re.compile(rf"(add|sub) {_R}, {_R}, {_R}"), self._index),
+        )
+        self.forms = {
+            "str": one,
+            "ldr": one,
+            "strd": two,
+            "ldrd": two,
+            "vstr": float_,
+            "vldr": float_,
+            "add": add,
+            "sub": add,
+            "mov": (
+                (re.compile(rf"mov {_R}, {_R}"), self._move),
+                (re.compile(rf"mov {_R}, #(-?\w+)"), self._constant),
+            ),
+            "movw": ((re.compile(rf"movw {_R}, #(\w+)"), self._constant),),
+            "movt": ((re.compile(rf"movt {_R}, #(\w+)"), self._upper),),
+            "orr": ((re.compile(rf"orr {_R}, {_R}, #(\w+)"), self._or),),
+            "push": ((re.compile(r"push \{(.*)\}"), self._push),),
+            "pop": ((re.compile(r"pop \{(.*)\}"), self._pop),),
+            "vpush": ((re.compile(r"vpush \{(.*)\}"), self._push),),
+            "vpop": ((re.compile(r"vpop \{(.*)\}"), self._pop),),
+            "stm": ((re.compile(rf"stm {_R}(), \{{(.*)\}}"), self._multiple),),
+            "stmib": ((re.compile(rf"stmib {_R}(), \{{(.*)\}}"), self._above),),
+            "ldm": ((re.compile(rf"ldm {_R}(), \{{(.*)\}}"), self._multiple),),
+        }
+
+    def _listed(self, text: str) -> list[Register]:
+        found: list[Register] = []
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            low, high = self.by_text[first], self.by_text[last or first]
+            bank = [r for r in self.by_text.values() if r.bank is low.bank and r.bits == low.bits]
+            found += sorted({r for r in bank if low.number <= r.number <= high.number}, key=lambda r: r.number)
+        return found
+
+    def _many(self, kind: str, registers: list[Register], base: Register, at: int) -> Iterable[Motion]:
+        for register in registers:
+            yield Motion("store" if kind == "st" else "load", register, base, at, register.bits // 8)
+            at += register.bits // 8
+
+    def _push(self, m: re.Match[str]) -> Iterable[Motion]:
+        registers = self._listed(m[1])
+        size = sum(r.bits // 8 for r in registers)
+        yield from self._many("st", registers, self.pointer, -size)
+        yield Motion("set", self.pointer, self.pointer, -size)
+
+    def _pop(self, m: re.Match[str]) -> Iterable[Motion]:
+        registers = self._listed(m[1])
+        yield from self._many("ld", [r for r in registers if r in self.numbers], self.pointer, 0)
+        yield Motion("set", self.pointer, self.pointer, sum(r.bits // 8 for r in registers))
+
+    def _multiple(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield from self._many(m[0][:2], self._listed(m[3]), self.by_text[m[1]], 0)
+
+    def _above(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield from self._many("st", self._listed(m[3]), self.by_text[m[1]], 4)
+
+    def _single(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield from self._transfer(m[1], [m[2]], m[3], m[4], m[5], m[6])
+
+    def _pair(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield from self._transfer(m[1], [m[2], m[3]], m[4], m[5], m[6], m[7])
+
+    def _transfer(
+        self, way: str, names: list[str], base: str, offset: str | None, before: str | None, after: str | None
+    ) -> Iterable[Motion]:
+        pointer = self.by_text[base]
+        yield from self._many(way, [self.by_text[name] for name in names], pointer, number(offset))
+        if before:
+            yield Motion("set", pointer, pointer, number(offset))
+        elif after:
+            yield Motion("set", pointer, pointer, number(after))
+
+    def _add(self, m: re.Match[str]) -> Iterable[Motion]:
+        size = number(m[4]) if m[1] == "add" else -number(m[4])
+        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], size)
+
+    def _index(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], index=self.by_text[m[4]], minus=m[1] == "sub")
+
+    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
+
+    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[1]], None, number(m[2]))
+
+    def _upper(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2]) << 16)
+
+    def _or(self, m: re.Match[str]) -> Iterable[Motion]:
+        """The bits were zero before: constants are made so."""
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]], number(m[3]))

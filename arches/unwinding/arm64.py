@@ -1,0 +1,80 @@
+"""arm64: DWARF for the Arm 64-bit Architecture (AADWARF64), 4.1."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from trampoline_dsl.target import Bank, Motion, Register
+
+from . import ByText, number
+
+_SIZES = {"x": 8, "d": 8, "q": 16}
+_ONE = r"([xdq]\d+|sp)"
+_PLACE = r"\[(x\d+|sp)(?:, #(-?\w+))?\](!)?(?:, #(-?\w+))?"
+
+
+class Arm64Unwinding(ByText):
+    return_column = 30
+    sp = 31
+
+    def __init__(self, registers: Mapping[str, Register]) -> None:
+        super().__init__(registers)
+        whole = set(registers.values())
+        self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER and r.number <= 31 and r.name != "xzr"}
+        floats = [r for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR)]
+        self.numbers |= {r: 64 + r.number for r in floats}
+        self.by_text |= {f"{letter}{r.number}": r for r in floats for letter in "dq"}
+        single = ((re.compile(rf"(ld|st)u?r {_ONE}, {_PLACE}"), self._single),)
+        pair = ((re.compile(rf"(ld|st)p {_ONE}, {_ONE}, {_PLACE}"), self._pair),)
+        add = (
+            (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), #(\w+)(, lsl #0xc)?"), self._add),
+            (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), (x\d+)"), self._index),
+        )
+        self.forms = {
+            **dict.fromkeys(("str", "ldr", "stur", "ldur"), single),
+            **dict.fromkeys(("stp", "ldp"), pair),
+            "add": add,
+            "sub": add,
+            "mov": (
+                (re.compile(r"mov (x\d+|sp), (x\d+|sp)"), self._move),
+                (re.compile(r"mov (x\d+), #(-?\w+)"), self._constant),
+            ),
+            "movk": ((re.compile(r"movk (x\d+), #(\w+), lsl #(\w+)"), self._keep),),
+        }
+
+    def _single(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield from self._transfer(m[1], [m[2]], m[3], m[4], m[5], m[6])
+
+    def _pair(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield from self._transfer(m[1], [m[2], m[3]], m[4], m[5], m[6], m[7])
+
+    def _transfer(
+        self, way: str, names: list[str], base: str, offset: str | None, before: str | None, after: str | None
+    ) -> Iterable[Motion]:
+        pointer, at = self.by_text[base], number(offset)
+        for name in names:
+            size = _SIZES[name[0]]
+            yield Motion("store" if way == "st" else "load", self.by_text[name], pointer, at, size)
+            at += size
+        if before:
+            yield Motion("set", pointer, pointer, number(offset))
+        elif after:
+            yield Motion("set", pointer, pointer, number(after))
+
+    def _add(self, m: re.Match[str]) -> Iterable[Motion]:
+        size = number(m[4]) << (12 if m[5] else 0)
+        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], size if m[1] == "add" else -size)
+
+    def _index(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], index=self.by_text[m[4]], minus=m[1] == "sub")
+
+    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
+
+    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("set", self.by_text[m[1]], None, number(m[2]))
+
+    def _keep(self, m: re.Match[str]) -> Iterable[Motion]:
+        """The halfword was zero before: constants are made so."""
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2]) << number(m[3]))

@@ -1,0 +1,558 @@
+"""Call frame information: what finds the caller from before each instruction of a function, as directives for GNU as.
+
+The code is followed with values of the form "symbol plus offset": where the caller's stack pointer, the return address
+and the registers to be kept are before an instruction is what its row says. Nothing is taken from the frame's layout,
+so that code which several passes have changed is described as it is.
+
+After DWARF 5, 6.4; the directives are those of GNU as and LLVM. `.cfi_escape` carries what they have no words for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from .target import Architecture, Convention, Insn, Motion, Register, Unwinding
+
+# DWARF 5, 7.10.. (operations of expressions) and 7.24 (call frame instructions).
+_DEREF, _CONSTANT, _MINUS, _PLUS, _PLUS_CONSTANT, _BASE_REGISTER, _BASE_REGISTER_WIDE = (
+    0x06,
+    0x11,
+    0x1C,
+    0x22,
+    0x23,
+    0x70,
+    0x92,
+)
+_DEFINE_CFA_EXPRESSION, _EXPRESSION = 0x0F, 0x10
+
+_DEEPEST = 4  # stacks that a way back leads over
+
+
+class Value(NamedTuple):
+    """`symbol` + `offset`, and `plus` another symbol if that is not None. A symbol is what some register held when the
+    function was entered, the CFA, the return address, or what one instruction made."""
+
+    symbol: Hashable
+    offset: int = 0
+    plus: Hashable = None
+
+    def moved(self, offset: int) -> Value:
+        return Value(self.symbol, self.offset + offset, self.plus)
+
+
+CFA = "CFA"
+RETURN_ADDRESS = "return address"
+CONSTANT = "constant"
+
+
+class Caller(NamedTuple):
+    """Whom a walk finds from a stack: the caller's stack pointer and where it goes on; and whether the registers that a
+    convention keeps are that caller's."""
+
+    cfa: Value
+    pc: Value
+    keeps: bool
+
+
+@dataclass(slots=True)
+class State:
+    """What is known before an instruction. Registers that are not named have what they were entered with."""
+
+    registers: dict[Register, Value]
+    memory: dict[tuple[Hashable, int], tuple[Value, int]]  # by symbol and offset: the value, and how many bytes of it
+    callers: dict[Hashable, Caller]  # by the symbol that the stack pointer is counted from
+
+    def get(self, register: Register) -> Value:
+        return self.registers.get(register) or Value(register)
+
+    def copy(self) -> State:
+        return State(dict(self.registers), dict(self.memory), dict(self.callers))
+
+
+class Expression(NamedTuple):
+    """A DWARF expression, and what people would write for it."""
+
+    code: bytes = b""
+    words: str = ""
+
+    def plus(self, distance: int) -> Expression:
+        if distance == 0:
+            return self
+        words = f"{self.words} {'+' if distance > 0 else '-'} {abs(distance)}"
+        if distance > 0:
+            return Expression(self.code + bytes((_PLUS_CONSTANT, *_unsigned(distance))), words)
+        return Expression(self.code + bytes((_CONSTANT, *_signed(distance), _PLUS)), words)
+
+    def loaded(self) -> Expression:
+        return Expression(self.code + bytes((_DEREF,)), f"*({self.words})")
+
+    def minus(self, other: Expression) -> Expression:
+        return Expression(self.code + other.code + bytes((_MINUS,)), f"{self.words} - {other.words}")
+
+
+NO_EXPRESSION = Expression()
+
+
+class Rule(NamedTuple):
+    """Where a register of the caller is: at the CFA plus `offset`; that sum itself; in another register; at the address
+    that an expression gives; as it is; or nowhere."""
+
+    kind: Literal["offset", "value", "register", "expression", "same", "undefined"]
+    offset: int = 0
+    register: int = 0
+    expression: Expression = NO_EXPRESSION
+
+
+class Row(NamedTuple):
+    """The CFA is `offset` above a register, or what `expression` gives; `rules` by DWARF's numbers, without those that
+    are as they were at the function's entry."""
+
+    register: int
+    offset: int
+    expression: Expression
+    rules: tuple[tuple[int, Rule], ...]
+
+
+@dataclass(frozen=True)
+class Described:
+    """A function as far as its directives need it: `frame` in bytes; `entered_by_call`: a table's entry has called it."""
+
+    code: Sequence[Insn]
+    convention: Convention
+    frame: int
+    entered_by_call: bool = False
+
+
+@lru_cache(maxsize=64)
+def _described(architecture: Architecture) -> Unwinding:
+    return architecture.unwinding()
+
+
+def header(architecture: Architecture) -> tuple[str, ...] | None:
+    """The directives that a file with call frame information begins with; None if there is none for the machine."""
+    try:
+        return _described(architecture).header
+    except ValueError:
+        return None
+
+
+def directives(function: Described, architecture: Architecture) -> tuple[tuple[str, ...], ...]:
+    """For each of a function's instructions the directives before it. Raises ValueError if there are none for the
+    machine."""
+    described = _described(architecture)
+    rows = list(_Rows(function, architecture, described).rows())
+    names = {number: register for register, number in described.numbers.items()}
+    made: list[list[str]] = [[] for _ in function.code]
+    places = [index for index, insn in enumerate(function.code) if insn.label is None]
+    before: Row | None = _at_start(architecture, function.convention)
+    remembered: list[int] = []
+    for position, index in enumerate(places):
+        row = rows[index]
+        if before is not None and row is not None and row != before:
+            start = _epilogue_before(function.code, places, rows, position)
+            if start is not None:
+                remembered.append(start)
+                made[index].append(".cfi_restore_state")
+            else:
+                made[index] += _difference(before, row, names, architecture.comment)
+        if row is not None:
+            before = row
+    for start in remembered:
+        made[start].insert(0, ".cfi_remember_state")
+    return tuple(map(tuple, made))
+
+
+def _at_start(architecture: Architecture, convention: Convention) -> Row:
+    """What assemblers take for granted where a function begins."""
+    described = _described(architecture)
+    pushed = architecture.word if convention.return_address is None else 0
+    return Row(described.sp, pushed + described.bias, NO_EXPRESSION, ())
+
+
+def _epilogue_before(
+    code: Sequence[Insn], places: Sequence[int], rows: Sequence[Row | None], position: int
+) -> int | None:
+    """Where a stretch begins that ends, directly before this place, with leaving the function, and before which all was
+    as it is here."""
+    end = position - 1
+    if end > 0 and code[places[end - 1]].delay_slot:
+        end -= 1
+    if end < 0 or code[places[end]].transfer not in ("return", "jump", "trap"):
+        return None
+    row = rows[places[position]]
+    for earlier in range(end, 0, -1):
+        if rows[places[earlier - 1]] == row:
+            return places[earlier]
+        if code[places[earlier - 1]].transfer not in ("none", "call"):
+            return None
+    return None
+
+
+def _difference(before: Row, after: Row, names: Mapping[int, Register], mark: str) -> Iterator[str]:
+    if after.expression.code:
+        if after.expression != before.expression:
+            code = after.expression.code
+            data = (_DEFINE_CFA_EXPRESSION, *_unsigned(len(code)), *code)
+            yield f".cfi_escape {_bytes(data)} {mark} CFA = {after.expression.words}"
+    elif before.expression.code or (before.register != after.register and before.offset != after.offset):
+        yield f".cfi_def_cfa {after.register}, {after.offset}"
+    elif before.register != after.register:
+        yield f".cfi_def_cfa_register {after.register}"
+    elif before.offset != after.offset:
+        yield f".cfi_def_cfa_offset {after.offset}"
+    old, new = dict(before.rules), dict(after.rules)
+    for number in sorted({*old, *new}):
+        rule = new.get(number)
+        if rule == old.get(number):
+            continue
+        name = names.get(number)
+        note = f" {mark} {name.name}" if name is not None and name.name != str(number) else ""
+        match rule:
+            case None:
+                yield f".cfi_restore {number}{note}"
+            case Rule(kind="offset"):
+                yield f".cfi_offset {number}, {rule.offset}{note}"
+            case Rule(kind="value"):
+                yield f".cfi_val_offset {number}, {rule.offset}{note}"
+            case Rule(kind="register"):
+                yield f".cfi_register {number}, {rule.register}{note}"
+            case Rule(kind="expression"):
+                code = rule.expression.code
+                data = (_EXPRESSION, *_unsigned(number), *_unsigned(len(code)), *code)
+                yield f".cfi_escape {_bytes(data)}{note} at {rule.expression.words}"
+            case Rule(kind="same"):
+                yield f".cfi_same_value {number}{note}"
+            case _:
+                yield f".cfi_undefined {number}{note}"
+
+
+def _bytes(data: Sequence[int]) -> str:
+    return ", ".join(f"{byte:#x}" for byte in data)
+
+
+def _unsigned(value: int) -> list[int]:
+    """ULEB128. DWARF 5, 7.6."""
+    made = []
+    while True:
+        value, low = value >> 7, value & 0x7F
+        made.append(low | (0x80 if value else 0))
+        if not value:
+            return made
+
+
+def _signed(value: int) -> list[int]:
+    """SLEB128. DWARF 5, 7.6."""
+    made = []
+    while True:
+        low = value & 0x7F
+        value >>= 7
+        done = value == (-1 if low & 0x40 else 0)
+        made.append(low if done else low | 0x80)
+        if done:
+            return made
+
+
+@dataclass
+class _Rows:
+    """Follows one function."""
+
+    function: Described
+    architecture: Architecture
+    described: Unwinding
+    motions: list[tuple[Motion, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.code = self.function.code
+        self.sp = self.architecture.sp
+        self.word = self.architecture.word
+        self.motions = [self.described.motions(insn) if insn.label is None else () for insn in self.code]
+        self.labels = {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
+        convention = self.function.convention
+        self.link = convention.return_address
+        self.kept = [
+            (number, register, -(-convention.kept[register].bit_length() // 8))
+            for register, number in self.described.numbers.items()
+            if register in convention.kept and register not in (self.sp, self.link, self.architecture.toc)
+        ]
+
+    def rows(self) -> Iterator[Row | None]:
+        """The row of each instruction; None where none comes by, and for labels."""
+        states: dict[int, State] = {}
+        waiting = [0]
+        self._reach(states, 0, self._entry())
+        while waiting:
+            index = waiting.pop()
+            state = states[index]
+            for following, after in self._after(index, state):
+                if following < len(self.code) and self._reach(states, following, after):
+                    waiting.append(following)
+        previous: Row | None = None
+        for index, insn in enumerate(self.code):
+            if index and self.code[index - 1].delay_slot and previous is not None:
+                yield previous  # it is executed before control has gone anywhere
+                continue
+            if insn.label is not None or index not in states:
+                yield None
+                continue
+            previous = self._row(states[index])
+            yield previous
+
+    def _entry(self) -> State:
+        pushed = self.word if self.link is None else 0
+        above = Value(CFA, -pushed)
+        memory: dict[tuple[Hashable, int], tuple[Value, int]] = {}
+        if self.link is None:
+            memory[CFA, -self.word] = (Value(RETURN_ADDRESS), self.word)
+        if self.function.entered_by_call:
+            above = above.moved(-self.word)
+        pc = Value(RETURN_ADDRESS) if self.link is None else Value(self.link)
+        return State({self.sp: above}, memory, {CFA: Caller(Value(CFA), pc, True)})
+
+    # ----------------------------------------------------------------------------------------------- following the code
+
+    def _after(self, index: int, state: State) -> Iterator[tuple[int, State]]:
+        insn = self.code[index]
+        if insn.label is not None:
+            yield index + 1, state
+            return
+        after = state.copy()
+        following = index + 1
+        if insn.delay_slot and following < len(self.code):
+            self._step(following, after)
+            following += 1
+        self._step(index, after)
+        if insn.target is not None and insn.target in self.labels and insn.transfer in ("branch", "jump"):
+            yield self.labels[insn.target], after
+        if insn.transfer in ("none", "branch", "call", "system"):
+            yield following, after
+
+    def _step(self, index: int, state: State) -> None:
+        insn = self.code[index]
+        sp = state.get(self.sp)
+        values: dict[Register, Value] = {}
+        stores: list[tuple[Value, Value, int]] = []
+        for motion in self.motions[index]:
+            place = self._sum(state, motion)
+            match motion.kind:
+                case "set":
+                    if place is not None:
+                        values[motion.register] = place
+                case "store":
+                    if place is not None and place.plus is None:
+                        stores.append((place, state.get(motion.register), motion.size))
+                case "load":
+                    cell = state.memory.get((place.symbol, place.offset)) if place is not None else None
+                    if cell is not None and place is not None and place.plus is None and cell[1] == motion.size:
+                        values[motion.register] = cell[0]
+        made = [r for r in insn.writes if r not in values]
+        if made:
+            self._forget(state, {(index, r) for r in made})
+        for register in made:
+            state.registers[register] = Value((index, register))
+        state.registers.update(values)
+        for place, value, size in stores:
+            self._overwrite(state, place, size)
+            state.memory[place.symbol, place.offset] = (value, size)
+        if insn.transfer == "call":
+            self._called(state)
+        if insn.popped:
+            state.registers[self.sp] = state.get(self.sp).moved(insn.popped)
+        now = state.get(self.sp)
+        if now != sp:
+            self._moved(index, state, sp, now)
+
+    def _sum(self, state: State, motion: Motion) -> Value | None:
+        value = state.get(motion.base) if motion.base is not None else Value(CONSTANT)
+        value = value.moved(motion.offset)
+        if motion.index is None:
+            return value
+        other = state.get(motion.index)
+        if other.symbol == CONSTANT:
+            return value.moved(-other.offset if motion.minus else other.offset)
+        if motion.minus:
+            return None
+        if value.symbol == CONSTANT:
+            return other.moved(value.offset)
+        if value.plus is None and other.offset == 0 and other.plus is None:
+            return Value(value.symbol, value.offset, other.symbol)
+        return None
+
+    def _forget(self, state: State, symbols: set[Hashable]) -> None:
+        """An instruction that runs again makes other values than the last time."""
+        for register, value in list(state.registers.items()):
+            if value.symbol in symbols or value.plus in symbols:
+                state.registers[register] = Value(("gone", register))
+        for key, (value, _) in list(state.memory.items()):
+            if key[0] in symbols or value.symbol in symbols or value.plus in symbols:
+                del state.memory[key]
+
+    def _called(self, state: State) -> None:
+        """A callee leaves a frame's own words alone, but not what it has been handed the address of."""
+        own = {CFA, RETURN_ADDRESS, *state.callers, *(caller.pc.symbol for caller in state.callers.values())}
+        for key, (value, _) in list(state.memory.items()):
+            if value.symbol not in own and not isinstance(value.symbol, Register):
+                del state.memory[key]
+
+    def _overwrite(self, state: State, place: Value, size: int) -> None:
+        for (symbol, offset), (_, bytes_) in list(state.memory.items()):
+            if symbol == place.symbol and offset < place.offset + size and place.offset < offset + bytes_:
+                del state.memory[symbol, offset]
+
+    def _moved(self, index: int, state: State, before: Value, now: Value) -> None:
+        """The stack pointer has moved: what is below it is gone."""
+        part = self.code[index].part
+        if now.symbol != before.symbol and part in ("switch", "push"):
+            around = state.callers.get(before.symbol)
+            if part == "push":
+                cfa = now.moved(self.function.frame)
+                state.callers[now.symbol] = Caller(cfa, self._pushed(index, state), False)
+            elif around is not None:
+                state.callers[now.symbol] = around
+            return
+        if now.symbol != before.symbol:
+            gone = [key for key in state.memory if key[0] == before.symbol]
+        else:
+            gone = [key for key in state.memory if key[0] == now.symbol and key[1] < now.offset]
+        for key in gone:
+            del state.memory[key]
+
+    def _pushed(self, index: int, state: State) -> Value:
+        """The program counter that the next instructions store where a walk looks for it."""
+        convention = self.function.convention
+        place = 0 if convention.return_slot == "bottom" else self.function.frame - self.word
+        changed: set[Register] = set()
+        for following in range(index + 1, len(self.code)):
+            for motion in self.motions[following]:
+                there = motion.kind == "store" and motion.base is self.sp and motion.offset == place
+                if there and motion.register not in changed:
+                    return state.get(motion.register)
+            insn = self.code[following]
+            changed |= insn.writes
+            if insn.transfer != "none" or self.sp in insn.writes:
+                break
+        return Value(("pushed", index))
+
+    def _reach(self, states: dict[int, State], index: int, state: State) -> bool:
+        """Note that a place is reached with what is known; whether that is news there."""
+        known = states.get(index)
+        if known is None:
+            states[index] = state
+            return True
+        news = False
+        for register in {*known.registers, *state.registers}:
+            value = known.get(register)
+            if value != state.get(register) and value != Value(("joined", index, register)):
+                known.registers[register] = Value(("joined", index, register))
+                news = True
+        for key, cell in list(known.memory.items()):
+            if state.memory.get(key) != cell:
+                del known.memory[key]
+                news = True
+        for symbol, caller in list(known.callers.items()):
+            if state.callers.get(symbol) not in (caller, None):
+                del known.callers[symbol]
+                news = True
+        return news
+
+    # ----------------------------------------------------------------------------------------------- what it amounts to
+
+    def _row(self, state: State) -> Row:
+        described = self.described
+        sp = state.get(self.sp)
+        caller = state.callers.get(sp.symbol)
+        if caller is None:
+            # The stack is another one, whose caller nobody knows: a walk ends here.
+            return Row(described.sp, 0, NO_EXPRESSION, ((described.return_column, Rule("undefined")),))
+        cfa, bias = caller.cfa, described.bias
+        register, offset, expression = self._way_to(state, cfa, sp)
+        rules: list[tuple[int, Rule]] = []
+        rule = self._place_of(state, caller.pc, cfa, self.word, self.link)
+        if rule != self._initial_pc():
+            rules.append((described.return_column, rule))
+        for number, register_, size in self.kept:
+            kept = described.kept_with.get(register_, register_)
+            if caller.keeps:
+                rule = self._place_of(state, Value(kept), cfa, size, kept)
+            else:
+                cells = [cell for cell, _ in state.memory.values() if cell == Value(kept)]
+                rule = Rule("undefined") if cells or state.get(kept) != Value(kept) else Rule("same")
+            if rule.kind != "same":
+                rules.append((number, rule))
+        if bias:
+            rule = self._place_of(state, cfa, cfa, self.word, self.sp)
+            if rule.kind not in ("offset", "same"):
+                rule = Rule("value", -bias)
+            if rule.kind != "same":
+                rules.append((described.sp, rule))
+        return Row(register, 0 if expression.code else offset + bias, expression, tuple(sorted(rules)))
+
+    def _initial_pc(self) -> Rule:
+        if self.link is not None:
+            return Rule("same")
+        return Rule("offset", -self.word - self.described.bias)
+
+    def _way_to(self, state: State, wanted: Value, sp: Value) -> tuple[int, int, Expression]:
+        """A value as register and offset, or as an expression."""
+        described = self.described
+        if sp.symbol == wanted.symbol and sp.plus == wanted.plus:
+            return described.sp, wanted.offset - sp.offset, NO_EXPRESSION
+        if sp.symbol == wanted.symbol and wanted.plus is None:
+            for register, number in described.numbers.items():
+                value = state.get(register)
+                if (value.symbol, value.plus) == (sp.plus, None):
+                    offset = wanted.offset - sp.offset + value.offset + described.bias
+                    way = self._based(self.sp, described.sp, offset).minus(self._based(register, number, 0))
+                    return 0, 0, way
+        for address, (value, size) in self._reachable(state, sp):
+            if value.symbol == wanted.symbol and value.plus is None and size >= self.word:
+                return 0, 0, address.loaded().plus(wanted.offset - value.offset + described.bias)
+        for register, number in described.numbers.items():
+            value = state.get(register)
+            if value.symbol == wanted.symbol and value.plus is None:
+                return number, wanted.offset - value.offset, NO_EXPRESSION
+        return described.sp, 0, NO_EXPRESSION
+
+    def _reachable(self, state: State, sp: Value) -> Iterator[tuple[Expression, tuple[Value, int]]]:
+        """What is kept on this stack, and on those that words on it lead to: how its address is found, and what it
+        is."""
+        ways: list[tuple[Value, Expression | None]] = [(sp, None)]
+        seen = {sp.symbol}
+        for base, way in ways:
+            for (symbol, offset), cell in state.memory.items():
+                if symbol != base.symbol or base.plus is not None:
+                    continue
+                distance = offset - base.offset
+                address = self._based(self.sp, self.described.sp, distance) if way is None else way.plus(distance)
+                yield address, cell
+                value = cell[0]
+                if value.symbol not in seen and len(ways) < _DEEPEST and value.symbol in state.callers:
+                    seen.add(value.symbol)
+                    ways.append((value, address.loaded()))
+
+    def _based(self, register: Register, number: int, offset: int) -> Expression:
+        words = f"{register.name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else register.name
+        if number < 32:
+            return Expression(bytes((_BASE_REGISTER + number, *_signed(offset))), words)
+        return Expression(bytes((_BASE_REGISTER_WIDE, *_unsigned(number), *_signed(offset))), words)
+
+    def _place_of(self, state: State, value: Value, cfa: Value, size: int, home: Register | None) -> Rule:
+        """Where a value is found: in memory first, since what is in a register may not outlive the next call."""
+        for (symbol, offset), (kept, bytes_) in state.memory.items():
+            if kept == value and bytes_ >= size and symbol == cfa.symbol:
+                return Rule("offset", offset - cfa.offset - self.described.bias)
+        sp = state.get(self.sp)
+        for address, (kept, bytes_) in self._reachable(state, sp):
+            if kept == value and bytes_ >= size:
+                return Rule("expression", expression=address)
+        if home is not None and state.get(home) == value:
+            return Rule("same")
+        for register, number in self.described.numbers.items():
+            if state.get(register) == value:
+                return Rule("register", register=number)
+        return Rule("undefined")
+
+
+__all__ = ["Described", "directives", "header"]

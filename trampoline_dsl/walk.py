@@ -1,0 +1,139 @@
+"""Whether a walk from before each instruction of a run finds the caller: the obligation `unwind`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from . import unwind
+from .emulate import MachineError
+from .judge import Activation, Code, Execute, Violation, Watcher
+from .target import Architecture, Convention, Unwinding
+
+MOST_FOUND = 4  # in one run; more of them say nothing new
+
+
+@lru_cache(maxsize=64)
+def described(architecture: Architecture) -> Unwinding:
+    return architecture.unwinding()
+
+
+def at_entry(architecture: Architecture, convention: Convention) -> unwind.Frame:
+    """What assemblers take for granted where a function begins."""
+    numbers = described(architecture)
+    if convention.return_address is not None:
+        return unwind.Frame(numbers.sp, numbers.bias)
+    pc = unwind.Place("offset", -architecture.word)
+    return unwind.Frame(numbers.sp, architecture.word, places={numbers.return_column: pc})
+
+
+class Walker(Watcher):
+    """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information."""
+
+    def __init__(self, run: Execute) -> None:
+        self.run = run
+        self.found: list[Violation] = []
+        self.walked = 0
+        architecture = run.architecture
+        self.tables: dict[str, unwind.Table] = {}
+        self.numbers = described(architecture)
+        self.registers = {number: register for register, number in self.numbers.numbers.items()}
+        self.machine = unwind.Machine(self._register, run.machine.read, architecture.word, architecture.order)
+
+    def _register(self, number: int) -> int:
+        if number == self.numbers.sp:
+            return self.run.machine.sp
+        register = self.registers.get(number)
+        if register is None:
+            raise unwind.UnwindError(f"there is no register {number}")
+        return self.run.machine.get(register)
+
+    def instruction(self, address: int) -> None:
+        place = self.run.bench.listing.get(address)
+        if place is None or not self.run.activations or len(self.found) >= MOST_FOUND:
+            return
+        code, index = place
+        if code.unwinding is None or self.run.in_delay_slot():
+            return
+        activation = self.run.activations[-1]
+        try:
+            self._walk(code, code.offsets[index], activation)
+        except (unwind.UnwindError, MachineError) as error:
+            self._violate(address, f"the walk to the caller fails: {error}")
+
+    def _table(self, code: Code, convention: Convention) -> unwind.Table:
+        if code.name not in self.tables:
+            assert code.unwinding is not None
+            self.tables[code.name] = unwind.read_directives(code.unwinding, at_entry(self.run.architecture, convention))
+        return self.tables[code.name]
+
+    def _walk(self, code: Code, offset: int, activation: Activation) -> None:
+        run, numbers, machine = self.run, self.numbers, self.machine
+        convention = activation.function.convention
+        frame = self._table(code, convention).at(offset)
+        address = run.executed[-1]
+        self.walked += 1
+        column = numbers.return_column
+        top = unwind.cfa(frame, machine)
+        pc = unwind.recovered(frame, column, top, machine.word, machine)
+        if run.leaves_for_good():
+            if pc is not None:
+                self._violate(address, "the walk goes on from a stack that nobody was called on", found=pc)
+            return
+        callers = run.callers(activation)
+        found = (top - numbers.bias & machine.mask, pc)
+        if found not in [(sp, place) for sp, place, _ in callers]:
+            sp, place, _ = callers[0]
+            if found[0] != sp:
+                name = run.architecture.sp.name
+                message = "the walk finds the caller's stack pointer at another place"
+                self._violate(address, message, register=name, expected=sp, found=found[0])
+            else:
+                message = "the walk finds another return address"
+                if pc is None:
+                    message = "the walk ends here"
+                self._violate(address, message, expected=place, found=pc)
+            return
+        if not any(keeps for sp, place, keeps in callers if (sp, place) == found):
+            return
+        if numbers.bias:
+            self._check_sp(frame, top, found[0], address)
+        for register, mask in convention.kept.items():
+            number = numbers.numbers.get(register)
+            if number is None or register not in activation.registers:
+                continue
+            if register in (run.architecture.sp, run.architecture.toc):
+                # Whoever walks finds the table of contents by what is at the return address. ELFv2 ABI, 2.3.
+                continue
+            size = numbers.saved_bytes(register, mask)
+            value = unwind.recovered(frame, number, top, size, machine)
+            if value is not None and frame.place(number).kind in ("offset", "expression"):
+                value = numbers.of_saved(register, value)
+            if value is None or (value ^ activation.registers[register]) & mask:
+                self._violate(
+                    address,
+                    f"the walk finds another {register.name} than the caller's",
+                    register=register.name,
+                    expected=activation.registers[register] & mask,
+                    found=None if value is None else value & mask,
+                )
+
+    def _check_sp(self, frame: unwind.Frame, top: int, sp: int, address: int) -> None:
+        """Where the CFA is not the caller's stack pointer, that one has a rule of its own."""
+        value = unwind.recovered(frame, self.numbers.sp, top, self.machine.word, self.machine)
+        if value != sp:
+            name = self.run.architecture.sp.name
+            message = f"the walk finds another {name} than the caller's"
+            self._violate(address, message, register=name, expected=sp, found=value)
+
+    def _violate(
+        self,
+        address: int,
+        message: str,
+        *,
+        register: str | None = None,
+        expected: int | None = None,
+        found: int | None = None,
+    ) -> None:
+        made = self.run.violation("unwind", message, pc=address, register=register, expected=expected, found=found)
+        if all((made.message, made.register) != (other.message, other.register) for other in self.found):
+            self.found.append(made)
