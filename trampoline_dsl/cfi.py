@@ -118,7 +118,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Described:
-    """A function as far as its directives need it: `frame` in bytes; `entered_by_call`: a table's entry has called it."""
+    """A function as far as its directives need it. `frame`: bytes; `entered_by_call`: a table's entry has called it."""
 
     code: Sequence[Insn]
     convention: Convention
