@@ -12,7 +12,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -133,6 +133,14 @@ class Code:
     file: str
     stride: int = 0
     unwinding: tuple[tuple[int, str], ...] | None = None  # its directives, and the offsets of what they stand before
+    sources: Mapping[int, str] = field(default_factory=dict, compare=False)  # by offset: where else a line is from
+
+    def source(self, index: int) -> str:
+        """The line that an instruction comes from."""
+        insn = self.instructions[index]
+        if insn.line:
+            return f"{self.file}:{insn.line}:{insn.column}"
+        return self.sources.get(self.offsets[index], self.file)
 
     @property
     def local_entry(self) -> int:
@@ -222,12 +230,42 @@ class Interruptions(ABC):
         """The machine is at rest before that instruction. Violations go to the run."""
 
 
+class Witness(Trace, ABC):
+    """A trace that is made as the code runs, where no source says what it does: what the code calls is taken for what
+    it should. `recorded`: it has been made, by a run of the same world, and others are compared with that one."""
+
+    recorded: bool = False
+
+    @abstractmethod
+    def start(self, run: Execute) -> None:
+        """A run begins."""
+
+    @abstractmethod
+    def begins(self, function: ir.Function, arguments: Sequence[int]) -> None:
+        """A trampoline is entered with these arguments."""
+
+    @abstractmethod
+    def event(self, run: Execute, kinds: tuple[str, ...], signature: ir.Signature | None) -> Event | None:
+        """What the code does at this moment, one of `kinds`: a call by a signature, of the kernel if there is none, or
+        a return. None where it cannot be."""
+
+    @abstractmethod
+    def answered(self, run: Execute) -> None:
+        """A callee that the judge plays is about to return; registers are as it leaves them."""
+
+    @abstractmethod
+    def permits(self, address: int, size: int) -> bool:
+        """Whether the code may store there, besides its stack."""
+
+
 class _End(Exception):
     """The run is over: it was wrong beyond repair, or it has ended as it should."""
 
 
 class Bench:
     """A machine with one program's code and its tables loaded, used for many runs."""
+
+    foreign = False  # the code was not made here, and its frames are as they are
 
     def __init__(self, build: Build, codes: Mapping[str, Code], tables: Mapping[str, Code]) -> None:
         self.build = build
@@ -334,12 +372,31 @@ class Bench:
         linked = link(self.architecture, code.code, to_code, base, {**self.build.symbols, **self.locals})
         linked = link(self.architecture, linked, to_data, base, {**self.build.pointers, **self.build.for_linker})
         self.machine.write(base, linked)
+        self._list(code, base)
+
+    def _list(self, code: Code, base: int) -> None:
         for index, (insn, offset) in enumerate(zip(code.instructions, code.offsets, strict=True)):
             if insn.label is None:
                 self.listing[base + offset] = (code, index)
                 if insn.transfer == "return":
                     last = index + 1 if insn.delay_slot else index
                     self.leaving.add(base + code.offsets[min(last, len(code.offsets) - 1)])
+
+    def is_code(self, address: int) -> bool:
+        """Whether a call may return there."""
+        return address in self.build.plan.code
+
+    def why(self, address: int | None) -> str:
+        """What is behind an access to this address that failed; empty where nothing is known."""
+        return ""
+
+    def enters_through_pointer(self, executed: Sequence[int]) -> bool:
+        """Whether what was entered just now was entered through a pointer, by the instructions executed so far."""
+        return False
+
+    def goes_on(self, before: int, address: int) -> bool:
+        """Whether what looked like a return has led to a place where the code goes on."""
+        return False
 
     def _garbage_mask(self, register: Register) -> int:
         """The bits that may hold anything. Of a floating point mode register only the modes are varied: a pending
@@ -471,6 +528,7 @@ class Execute:
         # What the source has written by now, and what is still as it was where it will write later.
         self.expected: dict[int, int] = {}
         self.executed: list[int] = []
+        self.witness = trace if isinstance(trace, Witness) else None
         self.events: Iterator[Event] = iter(trace.events)
         self.activations: list[Activation] = []
         self.calls = 0
@@ -492,6 +550,7 @@ class Execute:
         self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
         self.watcher: Watcher | None = None
         self.interruptions: Interruptions | None = None
+        self.last_call: Event | None = None
         self.interrupted: int | None = None  # the instruction that waits for what comes before it
         protection = bench.protection
         self.landings = Landings(self.architecture, protection, self.machine.read) if protection is not None else None
@@ -502,6 +561,8 @@ class Execute:
         """Run the world to its end."""
         machine = self.machine
         bench = self.bench
+        if self.witness is not None:
+            self.witness.start(self)
         machine.restore(bench.initial)
         for base, image in self.world.images.items():
             machine.write(base, image)
@@ -583,10 +644,10 @@ class Execute:
             self._violate("flow", f"does not end within {self.budget} instructions", pc=stop.pc)
         elif stop.reason == "fault" and stop.address in (None, stop.pc) and self._has_returned():
             link = self.activations[-1].function.convention.return_address
-            stays = link is not None and stop.pc in self.build.plan.code  # the jump itself failed
+            stays = link is not None and self.bench.is_code(stop.pc)  # the jump itself failed
             self._returns_astray(self.machine.get(link) if stays and link is not None else stop.pc)
         elif stop.reason == "fault":
-            self._violate("flow", stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
+            self._violate("flow", self.bench.why(stop.address) or stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
         elif not self.violations:
             self._violate("flow", f"stops at {stop.pc:#x} without returning", pc=stop.pc)
 
@@ -599,7 +660,7 @@ class Execute:
             return True
         activation = self.activations[-1]
         sp = self.machine.sp
-        if sp != event.sp:
+        if sp != event.sp and not self.bench.foreign:
             self._violate(
                 "sp",
                 f"traps with the stack pointer {_away(sp - event.sp)} where the source has it",
@@ -691,7 +752,7 @@ class Execute:
             code, index = place
             insn = code.instructions[index]
             instruction, address, name = insn.text, code.offsets[index], code.name
-            source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
+            source = code.source(index)
         return Violation(
             obligation,
             message,
@@ -773,6 +834,8 @@ class Execute:
         """Call a trampoline as its convention says, with garbage in all that the convention leaves open. Returns the
         address of its first instruction, or of the entry of a table that it is entered through."""
         machine, convention = self.machine, function.convention
+        if self.witness is not None:
+            self.witness.begins(function, arguments)
         entry = self.build.symbols[function.name]
         local = self.bench.locals[function.name]
         own_module = local == entry or (self.number + self.started) % 2 == 0
@@ -901,8 +964,9 @@ class Execute:
             self._leave(address)
             activation = self.activations[-1]
         elif executed and executed[-1] in self.bench.leaving and self._has_returned():
-            self._returns_astray(address)
-            self._end()
+            if not self.bench.goes_on(executed[-1], address):
+                self._returns_astray(address)
+                self._end()
         self.moved = False
         executed.append(address)
         if self.follow is not None:
@@ -1043,6 +1107,8 @@ class Execute:
                 break
         if all(address + i in self.trace.permitted for i in range(size)):
             return True
+        if self.witness is not None and self.witness.permits(address, size):
+            return True
         return all(self._given(address + i, activation) for i in range(size))
 
     def _given(self, address: int, activation: Activation) -> bool:
@@ -1069,16 +1135,19 @@ class Execute:
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
-    def _next(self, kinds: tuple[str, ...], what: str) -> Event:
-        event = self._take(kinds, what)
+    def _next(self, kinds: tuple[str, ...], what: str, signature: ir.Signature | None = None) -> Event:
+        event = self._take(kinds, what, signature)
         if event is None:
             self._end()
             raise _End
         return event
 
-    def _take(self, kinds: tuple[str, ...], what: str) -> Event | None:
+    def _take(self, kinds: tuple[str, ...], what: str, signature: ir.Signature | None = None) -> Event | None:
         """The next event of the source, if it is one of these; a violation if not."""
-        event = next(self.events, None)
+        if self.witness is not None and not self.witness.recorded:
+            event = self.witness.event(self, kinds, signature)
+        else:
+            event = next(self.events, None)
         if event is None or event.kind not in kinds:
             if event is None:
                 message = f"{what}, where the source is done"
@@ -1172,7 +1241,8 @@ class Execute:
     def _check_call(self, name: str, signature: ir.Signature, kinds: tuple[str, ...]) -> Arrival:
         """Everything that holds at the moment when a callee is entered."""
         convention = signature.convention
-        event = self._next(kinds, f"calls {name}")
+        event = self._next(kinds, f"calls {name}", signature)
+        self.last_call = event
         if event.callee != name:
             self._violate("effect", f"calls {name}, where the source calls {event.callee}")
             self._end()
@@ -1184,7 +1254,7 @@ class Execute:
         if jumped:
             self._check_left(activation, sp, convention)
         else:
-            if cfa != event.sp:
+            if cfa != event.sp and not self.bench.foreign:
                 self._violate(
                     "sp",
                     f"calls {name} with the stack pointer at {cfa:#x}, not at the bottom of its frame",
@@ -1241,7 +1311,7 @@ class Execute:
                     expected=activation.return_address,
                     found=found,
                 )
-        elif found not in self.build.plan.code:
+        elif not self.bench.is_code(found):
             self._violate("flow", f"calls {name} with a return address outside of its code", found=found)
 
     def _check_area(
@@ -1263,7 +1333,7 @@ class Execute:
             )
         if convention.back_chain or activation.function.convention.back_chain:
             chain = int.from_bytes(self.machine.read(cfa, self.word), self.order)
-            if chain != event.chain:
+            if chain != event.chain and not self.bench.foreign:
                 self._violate(
                     "area", f"calls {name} with a broken back chain", memory=cfa, expected=event.chain, found=chain
                 )
@@ -1292,23 +1362,30 @@ class Execute:
         """A traceback from here, by return PC and frame size, has to find the caller that the source says."""
         if event.caller_pc is None or event.caller_sp is None:
             return
-        found = self._caller_pc(activation, cfa)
+        found = self._caller_pc(activation, cfa, event.caller_sp)
         if found != event.caller_pc:
             self._violate(
                 "effect",
                 f"a walk of the frames from {name} finds another return PC one frame up",
-                memory=self._caller_place(activation, cfa),
+                memory=self._caller_place(activation, cfa, event.caller_sp),
                 expected=event.caller_pc,
                 found=found,
             )
 
-    def _caller_place(self, activation: Activation, cfa: int) -> int:
+    def _one_up(self, activation: Activation, cfa: int, told: int | None) -> int:
+        """The stack pointer one frame up from a call: by the size of the frame, as a traceback finds it; or, of code
+        from elsewhere, as it is `told`."""
+        if self.bench.foreign:
+            return activation.cfa if told is None else told
+        return cfa + self.bench.codes[activation.function.name].frame
+
+    def _caller_place(self, activation: Activation, cfa: int, told: int | None) -> int:
         if activation.function.convention.return_slot == "bottom":
             return cfa
-        return cfa + self.bench.codes[activation.function.name].frame - self.word
+        return self._one_up(activation, cfa, told) - self.word
 
-    def _caller_pc(self, activation: Activation, cfa: int) -> int:
-        place = self._caller_place(activation, cfa)
+    def _caller_pc(self, activation: Activation, cfa: int, told: int | None) -> int:
+        place = self._caller_place(activation, cfa, told)
         try:
             return int.from_bytes(self.machine.read(place, self.word), self.order)
         except MachineError:
@@ -1447,7 +1524,7 @@ class Execute:
             return
         signature = ir.kernel_signature(event.node)
         activation, sp = self.activations[-1], self.machine.sp
-        if sp != event.sp:
+        if sp != event.sp and not self.bench.foreign:
             self._violate(
                 "sp",
                 f"makes a system call with the stack pointer {_away(sp - event.sp)} where the source has it",
@@ -1517,9 +1594,10 @@ class Execute:
     def _special(self, what: str) -> int:
         activation = self.activations[-1]
         event_sp = self.machine.sp + (self.word if self._pushes(activation) else 0)
+        told = self.last_call.caller_sp if self.last_call is not None else None
         if what == "caller pc":
-            return self._caller_pc(activation, event_sp)
-        return event_sp + self.bench.codes[activation.function.name].frame
+            return self._caller_pc(activation, event_sp, told)
+        return self._one_up(activation, event_sp, told)
 
     def _pushes(self, activation: Activation) -> bool:
         return activation.function.convention.return_address is None
@@ -1596,6 +1674,8 @@ class Execute:
         machine.set_many(values)
         pop = assignment.stack_bytes - convention.first_stack_argument if convention.callee_pops else 0
         machine.sp = arrival.cfa + pop
+        if self.witness is not None:
+            self.witness.answered(self)
         if arrival.jumped:
             # The callee returns to the trampoline's own caller.
             if self.landings is not None:
@@ -1819,7 +1899,8 @@ class Execute:
     def _compare_everything(self) -> None:
         """All memory, byte by byte: write hooks do not see every store, and the source may have written elsewhere."""
         assert self.trace.memory is not None
-        last = next(self.events, None)
+        recording = self.witness is not None and not self.witness.recorded
+        last = None if recording else next(self.events, None)
         if last is not None and last.kind in ("call", "jump"):
             self._violate("effect", f"ends without the call of {last.callee} that the source makes")
         if self.scenario is not None and not self.violations:
@@ -1830,10 +1911,10 @@ class Execute:
         tops = (*self.world.stack_tops.values(), *self.trace.entered, *resumed)
         regions = {region.base: region for region in reversed(self.build.plan.regions)}
         for base, image in self.trace.memory.images.items():
-            region = regions[base]
-            start = self._compared_from(region, tops)
+            region = regions.get(base) or next(r for r in regions.values() if base in r)
+            start = max(self._compared_from(region, tops), base)
             want = bytes(image[start - base :])
-            found = self.machine.read(start, region.end - start)
+            found = self.machine.read(start, len(want))
             for offset in _differing(want, found):
                 address = start + offset
                 if not self._free(address):
@@ -1850,6 +1931,8 @@ class Execute:
 
     def _free(self, address: int) -> bool:
         """Bytes that the outermost call was given, or that were compared when it returned."""
+        if self.witness is not None and self.witness.permits(address, 1):
+            return True
         if not self.activations:
             return False
         outermost = self.activations[0]
@@ -1892,6 +1975,8 @@ class _MachineHost:
         if not any(r.base <= address and address + len(data) <= r.end for r in self.run.build.plan.regions):
             raise Trouble(f"the check writes to {address:#x}, where there is no memory", None)
         self.run.machine.write(address, data)
+        if self.run.witness is not None and self.run.trace.memory is not None:
+            self.run.trace.memory.store(address, data)
 
     def get_thread(self) -> int:
         if self.run.thread_register is not None:

@@ -365,7 +365,7 @@ def _with_last_writer(violation: Violation, run: Execute, bench: Bench) -> Viola
         if before != after and address in bench.listing:
             code, index = bench.listing[address]
             insn = code.instructions[index]
-            source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
+            source = code.source(index)
             message = f'{violation.message}; last written by "{insn.text}" at +{code.offsets[index]:#x}'
             return replace(
                 violation,

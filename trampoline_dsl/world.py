@@ -76,6 +76,7 @@ class Plan:
     stacks: tuple[Region, ...]
     edges: tuple[Region, Region]
     variables: Region  # that somebody else defines
+    image: tuple[Region, ...] = ()  # of code that was not made here
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -90,33 +91,97 @@ class Plan:
             *self.stacks,
             *self.edges,
             self.variables,
+            *self.image,
         )
 
 
-def plan(architecture: Architecture, code_size: int, deepest_frame: int, variables: int = 0, got: int = 0) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What code from elsewhere takes: pages, as (address, bytes) from low to high. `movable`: it need not be at these
+    addresses, as long as it stays together."""
+
+    spans: tuple[tuple[int, int], ...] = ()
+    movable: bool = False
+
+    def shifted(self, distance: int) -> tuple[Region, ...]:
+        return tuple(Region("the image", start + distance, size, True) for start, size in self.spans)
+
+    def takes(self, regions: Sequence[Region]) -> bool:
+        """Whether it leaves no place for them."""
+        return any(r.base < start + size and start < r.end for r in regions for start, size in self.spans)
+
+
+def plan(
+    architecture: Architecture,
+    code_size: int,
+    deepest_frame: int,
+    variables: int = 0,
+    got: int = 0,
+    room: Room = Room(),  # noqa: B008  # frozen
+) -> Plan:
+    """Where everything is. What is movable comes to lie behind the code; around the rest, everything moves."""
     wide = architecture.word == 8
     code_high = 1 << 32 if architecture.symbol_bits() > 32 else 0
     data_high = 5 << 32 if wide else 0
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
-    code = code_high + 0x1000_0000
-    data = data_high + 0x2000_0000
-    callers = code + (2 << 32) if wide else code + 0x30_0000
     gap = (stack_size + 0x1F_FFFF) // 0x10_0000 * 0x10_0000
+
+    def near(step: int) -> list[Region]:
+        code = code_high + 0x1000_0000 + step * 0x100_0000
+        callers = code + (2 << 32) if wide else code + 0x30_0000
+        return [
+            Region("code", code, (code_size + 0x1FFF) // 0x1000 * 0x1000, True),
+            Region("callees", code + 0x20_0000, 0x8000, True),
+            Region("callers", callers, 0x1000, True),
+            Region("TOC", code + 0x40_0000, max(0x1000, (got + 0xFFF) // 0x1000 * 0x1000)),
+            Region("descriptors", code + 0x50_0000, 0x2000),
+            # As near to the code as a linker puts them.
+            Region("extern variables", code + 0x60_8000, (variables + 0x1FFF) // 0x1000 * 0x1000),
+        ]
+
+    def far(step: int) -> list[Region]:
+        data = data_high + 0x2000_0000 + step * 0x100_0000
+        names = ["stack", *(f"stack {index}" for index in range(1, 5))]
+        return [
+            Region("data", data, 0x8000),
+            Region("thread-local storage", data + 0x100_0000, 0x1000),
+            *(Region(name, data + 0x200_0000 + i * gap, stack_size) for i, name in enumerate(names)),
+        ]
+
+    def round_(step: int) -> list[Region]:
+        base = 7 + step
+        return [Region("data at a round address", base << 32 if wide else base << 16, 0x1000)]
+
+    def low(step: int) -> list[Region]:
+        base = 6 + step
+        return [Region("data far down", base << 16 if wide else base << 12, 0x1000)]
+
+    image: tuple[Region, ...] = ()
+    if room.movable and room.spans:
+        start = near(0)[0].base + 0x80_0000
+        image = room.shifted(start - room.spans[0][0] // 0x1_0000 * 0x1_0000)
+    elif room.spans:
+        image = room.shifted(0)
+    taken = Room(tuple((region.base, region.size) for region in image))
+
+    def clear(group: Callable[[int], list[Region]]) -> list[Region]:
+        return next(regions for regions in map(group, range(1 << 12)) if not taken.takes(regions))
+
+    code, stubs, returns, toc, descriptors, extern_variables = clear(near)
+    data, thread, *stacks = clear(far)
+    edges = (*clear(round_), *clear(low))
     return Plan(
-        Region("code", code, (code_size + 0x1FFF) // 0x1000 * 0x1000, True),
-        Region("callees", code + 0x20_0000, 0x8000, True),
-        Region("callers", callers, 0x1000, True),
-        Region("TOC", code + 0x40_0000, max(0x1000, (got + 0xFFF) // 0x1000 * 0x1000)),
-        Region("descriptors", code + 0x50_0000, 0x2000),
-        Region("data", data, 0x8000),
-        Region("thread-local storage", data + 0x100_0000, 0x1000),
-        tuple(Region("stack" if i == 0 else f"stack {i}", data + 0x200_0000 + i * gap, stack_size) for i in range(5)),
-        (
-            Region("data at a round address", 7 << 32 if wide else 7 << 16, 0x1000),
-            Region("data far down", 6 << 16 if wide else 6 << 12, 0x1000),
-        ),
-        # As near to the code as a linker puts them.
-        Region("extern variables", code + 0x60_8000, (variables + 0x1FFF) // 0x1000 * 0x1000),
+        code,
+        stubs,
+        returns,
+        toc,
+        descriptors,
+        data,
+        thread,
+        tuple(stacks),
+        (edges[0], edges[1]),
+        extern_variables,
+        image,
     )
 
 
@@ -234,6 +299,8 @@ class Build:
     symbols: Mapping[str, int]
     pointers: Mapping[str, int]
     got: Mapping[str, int]  # for linkage "pic": where a symbol's entry in the global offset table is, by its name
+    images: Mapping[int, bytes] = field(default_factory=dict)  # what is in writable memory of code from elsewhere
+    words: Mapping[int, int] = field(default_factory=dict)  # of tables that its linker makes, by address
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     # where the structs in a trampoline's frame are: bytes above sp, by the trampoline's name and the slot's
 
@@ -257,17 +324,20 @@ def prepare(
     deepest_frame: int,
     anonymous: Mapping[str, ir.Signature],
     slots: Mapping[str, Mapping[str, int]],
+    room: Room = Room(),  # noqa: B008  # frozen
+    entries: int = 0,
 ) -> Build:
     """Give every callee an address. `code`: offsets of the compiled trampolines; `anonymous`: callees that are reached
-    through pointers only; `slots` is kept for `Build`."""
+    through pointers only; `slots` is kept for `Build`. `room`: what is taken already; `entries`: how many words of
+    the global offset table are wanted besides."""
     architecture = program.target.architecture
     places, variables_size = _variable_places(program)
     slot = _thread_slot(architecture)
     if slot is not None and slot.symbol and slot.symbol not in places:
         places[slot.symbol] = variables_size = _aligned(variables_size, architecture.word)
         variables_size += architecture.word
-    entries = len(code) + len(program.externs) + len(anonymous) + len(places) + 8
-    layout = plan(architecture, code_size, deepest_frame, variables_size, entries * architecture.word)
+    entries += len(code) + len(program.externs) + len(anonymous) + len(places) + 8
+    layout = plan(architecture, code_size, deepest_frame, variables_size, entries * architecture.word, room)
     symbols: dict[str, int] = {".TOC.": layout.toc.base + 0x800}
     symbols |= {name: layout.variables.base + place for name, place in places.items()}
     for name, offset in code.items():
@@ -283,7 +353,7 @@ def prepare(
             index += 1
     # The first entries are the linker's.
     got = {n: layout.toc.base + (2 + i) * architecture.word for i, n in enumerate(symbols) if n != TOC_SYMBOL}
-    return Build(program, layout, symbols, pointers, got if architecture.linkage == "pic" else {}, slots)
+    return Build(program, layout, symbols, pointers, got if architecture.linkage == "pic" else {}, slots=slots)
 
 
 def _aligned(value: int, multiple: int) -> int:
@@ -337,6 +407,7 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     }
     if any(symbol in layout.variables for symbol in build.symbols.values()):
         images[layout.variables.base] = garbage(random_, layout.variables.size, word, kind)
+    images |= build.images
     memory = Bytes(images)
     for name, pointer in build.pointers.items():
         if pointer != build.symbols[name]:
@@ -347,6 +418,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
             memory.store(pointer, b"".join(v.to_bytes(8, order) for v in record))
     for name, place in build.got.items():
         memory.store(place, build.pointers[name].to_bytes(word, order))
+    for place, value in build.words.items():
+        memory.store(place, value.to_bytes(word, order))
     alignment = max(function.convention.alignment, 1)
     top = layout.stacks[0].end - OUTSIDE
     sp = (top - alignment * random_.randrange(64)) // alignment * alignment

@@ -1,0 +1,193 @@
+"""What machine code does where no source says what it should: a trace that is made while the code runs.
+
+Conventions say where arguments and results are; what is there is taken for what is meant. A run of the same world with
+other garbage has to do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import ir
+from .extended import single_of_double
+from .judge import Activation, Execute, Witness
+from .oracle import Event
+from .target import Convention, InRegister, Location, OnStack, Register
+from .world import Build, Bytes, World
+
+
+class Free(Witness):
+    """The trace of a trampoline without a body."""
+
+    def __init__(self, build: Build, world: World, scenario: ir.Scenario | None, contract: ir.Contract) -> None:
+        super().__init__()
+        self.build = build
+        self.world = world
+        self.scenario = scenario
+        self.contract = contract
+        self.events = []
+        self.thread: int | None = None
+        self.owned: list[tuple[int, int]] = []
+        self.stops = [stack for name, stack in world.stack_tops.items() if name]
+        self.entered = list(self.stops) if contract.switches else []
+
+    # -- what the judge asks
+
+    def start(self, run: Execute) -> None:
+        self.memory = Bytes(self.world.images)
+        self.thread = None
+        self.owned = [
+            (self.world.symbols[name], self.build.program.variables[name].size) for name in self.contract.variables
+        ]
+        if not self.recorded:
+            self.events.clear()
+
+    def begins(self, function: ir.Function, arguments: Sequence[int]) -> None:
+        self._may_write(function, arguments)
+        if isinstance(function.convention.thread, Register) and not self.contract.switches:
+            self.thread = self.world.thread
+
+    def _may_write(self, function: ir.Function, arguments: Sequence[int]) -> None:
+        contract = function.contract
+        if contract is None:
+            return
+        for parameter, value in zip(function.parameters, arguments, strict=True):
+            if parameter in contract.parameters and parameter.type.struct and value:
+                self.owned.append((value, self.build.program.structs[parameter.type.struct].size))
+
+    def permits(self, address: int, size: int) -> bool:
+        return any(start <= address and address + size <= start + bytes_ for start, bytes_ in self.owned)
+
+    def answered(self, run: Execute) -> None:
+        if run.thread_register is not None and not self.contract.switches:
+            self.thread = run.machine.get(run.thread_register)
+
+    def event(self, run: Execute, kinds: tuple[str, ...], signature: ir.Signature | None) -> Event | None:
+        if not run.activations or not {"call", "return"} & set(kinds):
+            return None
+        if "return" in kinds:
+            made = self._returns(run, run.activations[-1])
+        elif signature is None:
+            made = self._calls_kernel(run)
+        else:
+            made = self._calls(run, signature)
+            function = self.build.program.functions.get(signature.name)
+            if function is not None and made is not None:
+                self._may_write(function, made.arguments)
+        if made is not None:
+            self.events.append(made)
+        return made
+
+    # -- what there is
+
+    def _calls(self, run: Execute, signature: ir.Signature) -> Event:
+        convention, activation = signature.convention, run.activations[-1]
+        sp = run.machine.sp
+        cfa = sp + (run.word if convention.return_address is None else 0)
+        assignment = convention.place(
+            [type_.value_type for _, type_ in signature.parameters],
+            signature.result.value_type if signature.result else None,
+        )
+        arguments = tuple(
+            value_in(run, location, type_, cfa)
+            for (_, type_), location in zip(signature.parameters, assignment.arguments, strict=True)
+        )
+        callee: str | ir.Expression = signature.name
+        if run.bench.enters_through_pointer(run.executed):
+            callee = ir.Constant(run.build.pointers[signature.name], _word(run), signature.span)
+        found = run._return_address(convention, sp)
+        jumped = found == activation.return_address and not run.bench.is_code(found)
+        node: ir.Call | ir.TailCall
+        if jumped:
+            node = ir.TailCall(callee, (), convention, signature.span)
+        else:
+            node = ir.Call(callee, (), convention, None, None, None, signature.span)
+        top, here = self._top(run, activation, cfa)
+        return Event(
+            "jump" if jumped else "call",
+            activation.function.name,
+            signature.name,
+            arguments,
+            node,
+            cfa,
+            {},
+            self._expected_thread(convention),
+            None,
+            activation.cfa if here else None,
+            chain=_word_at(run, cfa),
+            top=top,
+        )
+
+    def _calls_kernel(self, run: Execute) -> Event | None:
+        """The number, and as many arguments as the check's handler takes, or as travel in registers."""
+        kernel, activation = run.architecture.system_calls, run.activations[-1]
+        if kernel is None:
+            return None
+        handler = self.scenario.handlers.get(ir.SYSTEM_CALL) if self.scenario else None
+        registers = len(kernel.convention.integer_arguments)
+        count = len(handler.parameters) if handler is not None else registers
+        word = _word(run)
+        locations = kernel.convention.place([word.value_type] * max(count, 1), None).arguments
+        sp = run.machine.sp
+        arguments = tuple(value_in(run, location, word, sp) for location in locations)
+        span = activation.function.span
+        named = tuple(ir.Constant(value, word, span) for value in arguments)
+        node = ir.Call(ir.SYSTEM_CALL, named, kernel.convention, word, None, None, span)
+        top, _ = self._top(run, activation, sp)
+        name = activation.function.name
+        return Event("call", name, ir.SYSTEM_CALL, arguments, node, sp, {}, None, None, None, top=top)
+
+    def _returns(self, run: Execute, activation: Activation) -> Event:
+        function = activation.function
+        types = [p.type.value_type for p in function.parameters]
+        result = None
+        if function.result is not None:
+            location = function.convention.place(types, function.result.value_type).result
+            result = value_in(run, location, function.result, activation.cfa)
+        thread = self._expected_thread(function.convention)
+        return Event("return", function.name, "", (), None, activation.cfa, {}, thread, None, None, result)
+
+    def _expected_thread(self, convention: Convention) -> int | None:
+        return self.thread if isinstance(convention.thread, Register) else None
+
+    def _top(self, run: Execute, activation: Activation, cfa: int) -> tuple[int, bool]:
+        """Where the stack of a call ends, and whether it is the one that the trampoline was entered on."""
+        for region in run.stack_of:
+            if cfa in region:
+                if activation.cfa in region:
+                    return activation.cfa, True
+                return max((top for top in self.entered if top in region), default=region.end), False
+        return activation.cfa, True
+
+
+def value_in(run: Execute, location: Location, type_: ir.Type, cfa: int) -> int:
+    """The value of a type that is in a location now, as the interpreter has values."""
+    value = 0
+    for part in location:
+        value |= _piece(run, part.place, part.bits, part.extend_to, part.as_double, cfa) << part.low
+    if type_.signed and value >> (type_.bits - 1):
+        value -= 1 << type_.bits
+    return value
+
+
+def _piece(run: Execute, place: InRegister | OnStack, bits: int, extend_to: int, as_double: bool, cfa: int) -> int:
+    width = extend_to or (64 if as_double else bits)
+    match place:
+        case InRegister(register, left):
+            found = run.machine.get(register) >> run._left_shift(register, left, width)
+        case OnStack(offset):
+            found = int.from_bytes(run.machine.read(cfa + offset, width // 8), run.order)
+    if as_double:
+        found = single_of_double(found & ((1 << 64) - 1))
+    return found & ((1 << bits) - 1)
+
+
+def _word(run: Execute) -> ir.Type:
+    return ir.Type("uptr", "int", 8 * run.word)
+
+
+def _word_at(run: Execute, address: int) -> int:
+    """What is there; 0 outside of all memory."""
+    if not any(address in region for region in run.build.plan.regions):
+        return 0
+    return int.from_bytes(run.machine.read(address, run.word), run.order)
