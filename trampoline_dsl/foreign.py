@@ -154,9 +154,7 @@ class _Linker:
         data = self._filled(section.data, branches, base, to_code)
         return self._filled(data, others, base, to_data)
 
-    def _filled(
-        self, data: bytes, relocations: Sequence[Relocation], base: int, symbols: Mapping[str, int]
-    ) -> bytes:
+    def _filled(self, data: bytes, relocations: Sequence[Relocation], base: int, symbols: Mapping[str, int]) -> bytes:
         rest = list(relocations)
         while True:
             try:
@@ -171,7 +169,9 @@ class _Linker:
         word, order = self.architecture.word, self.architecture.order
         for relocation in relocations:
             start = relocation.offset - section.address
-            if _OWN_ADDRESS.fullmatch(relocation.type) or (not relocation.symbol and _ADDRESS.fullmatch(relocation.type)):
+            if _OWN_ADDRESS.fullmatch(relocation.type) or (
+                not relocation.symbol and _ADDRESS.fullmatch(relocation.type)
+            ):
                 value = relocation.addend + self.distance
             elif _ADDRESS.fullmatch(relocation.type):
                 code, pointer = self.place(relocation.symbol)
@@ -210,7 +210,9 @@ def place(
     for name, code in own.items():
         offsets[name] = end
         end = (end + len(code.code) + 0x3F) // 0x40 * 0x40
-    through_table = {r.symbol for r in image.relocations if _is_got(architecture, r.type)} if image.relocatable else set()
+    through_table = (
+        {r.symbol for r in image.relocations if _is_got(architecture, r.type)} if image.relocatable else set()
+    )
     deepest = max((code.frame for code in own.values()), default=0)
     wanted = [name for name in (*program.externs, *program.variables) if name not in own]
     thread = _thread_symbol(architecture)
@@ -293,7 +295,7 @@ class ForeignBench(Bench):
     foreign = True
 
     def __init__(self, placed: Placed, codes: Mapping[str, Code], own: Mapping[str, Code]) -> None:
-        self.placed = placed
+        self.inside = placed
         self.image_codes = {name for name in codes if name not in own}
         self.helpers: dict[str, None] = {}  # other code of the image that has run
         self.called: set[int] = set()  # places behind calls that have been executed
@@ -325,7 +327,7 @@ class ForeignBench(Bench):
             super()._place(code)
 
     def is_code(self, address: int) -> bool:
-        section = self.placed.section(address)
+        section = self.inside.section(address)
         return super().is_code(address) or (section is not None and section.executable)
 
     def goes_on(self, before: int, address: int) -> bool:
@@ -339,20 +341,22 @@ class ForeignBench(Bench):
         return False
 
     def why(self, address: int | None) -> str:
-        name = self.placed.missing.get(address - address % STUB_SPACING) if address is not None else None
+        name = self.inside.missing.get(address - address % STUB_SPACING) if address is not None else None
         if name is None:
             return ""
-        return f"reaches for `{name}`, which the source does not declare: `extern {name}(...) using CONVENTION`, or a type"
+        return (
+            f"reaches for `{name}`, which the source does not declare: `extern {name}(...) using CONVENTION`, or a type"
+        )
 
     def unfilled(self, executed: Iterable[int]) -> str:
         """A field that could not be filled, of code that has run or of data."""
         ran = set(executed)
-        for place, reason in self.placed.unlinked.items():
-            section = self.placed.section(place)
+        for place, reason in self.inside.unlinked.items():
+            section = self.inside.section(place)
             if section is None or _NOT_EXECUTED.match(section.name):
                 continue
             if not section.executable or any(place - back in ran for back in range(16)):
-                return f"a relocation of {self.placed.image.name} is not known here: {reason}"
+                return f"a relocation of {self.inside.image.name} is not known here: {reason}"
         return ""
 
     def control(self, address: int) -> Control | None:
@@ -363,7 +367,7 @@ class ForeignBench(Bench):
 
     def _decode(self, address: int) -> bool:
         """False where there is no code of the image."""
-        section = self.placed.section(address)
+        section = self.inside.section(address)
         if section is None or not section.executable:
             return False
         code = section.data[address - section.address :][:_LONGEST]
@@ -373,9 +377,9 @@ class ForeignBench(Bench):
         if address not in self.listing:
             insn = Insn(found.text, transfer=control.transfer, delay_slot=control.delay_slot)
             name, offset = self._place_name(address, section)
-            source = self.placed.source(address)
+            source = self.inside.source(address)
             sources = {offset: source} if source else {}
-            file = self.placed.image.name
+            file = self.inside.image.name
             self.listing[address] = Code(name, code[: found.size], (), (insn,), (offset,), 0, file, sources), 0
             if control.transfer == "return":
                 self.leaving.add(address + found.size if control.delay_slot else address)
@@ -383,9 +387,9 @@ class ForeignBench(Bench):
 
     def _place_name(self, address: int, section: Section) -> tuple[str, int]:
         """The function that an address is in, or else the section, and how far in."""
-        symbol = self.placed.image.function_at(address - self.placed.distance)
+        symbol = self.inside.image.function_at(address - self.inside.distance)
         if symbol is not None and symbol.code is not None:
-            return symbol.name, address - self.placed.distance - symbol.code
+            return symbol.name, address - self.inside.distance - symbol.code
         return section.name, address - section.address
 
     def _step_image(self, address: int, size: int) -> None:

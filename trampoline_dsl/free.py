@@ -7,13 +7,23 @@ other garbage has to do the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from . import ir
 from .extended import single_of_double
-from .judge import Activation, Execute, Witness
+from .judge import Activation, Execute, Watcher, Witness
 from .oracle import Event
 from .target import Convention, InRegister, Location, OnStack, Register
 from .world import Build, Bytes, World
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A call that a function has made. `cfa`: of the function."""
+
+    function: str
+    cfa: int
+    event: Event
 
 
 class Free(Witness):
@@ -26,6 +36,7 @@ class Free(Witness):
         self.scenario = scenario
         self.contract = contract
         self.events = []
+        self.calls: list[Seen] = []
         self.thread: int | None = None
         self.owned: list[tuple[int, int]] = []
         self.stops = [stack for name, stack in world.stack_tops.items() if name]
@@ -41,6 +52,7 @@ class Free(Witness):
         ]
         if not self.recorded:
             self.events.clear()
+            self.calls.clear()
 
     def begins(self, function: ir.Function, arguments: Sequence[int]) -> None:
         self._may_write(function, arguments)
@@ -65,6 +77,7 @@ class Free(Witness):
     def event(self, run: Execute, kinds: tuple[str, ...], signature: ir.Signature | None) -> Event | None:
         if not run.activations or not {"call", "return"} & set(kinds):
             return None
+        made: Event | None
         if "return" in kinds:
             made = self._returns(run, run.activations[-1])
         elif signature is None:
@@ -76,7 +89,17 @@ class Free(Witness):
                 self._may_write(function, made.arguments)
         if made is not None:
             self.events.append(made)
+            if made.kind == "call":
+                activation = run.activations[-1]
+                self.calls.append(Seen(activation.function.name, activation.cfa, made))
         return made
+
+    def frame(self, function: str) -> int:
+        """The size of a function's frame, from its CFA to the stack pointer at its first call."""
+        for call in self.calls:
+            if call.function == function and call.event.caller_sp is not None:
+                return call.cfa - call.event.sp
+        return 0
 
     # -- what there is
 
@@ -158,6 +181,84 @@ class Free(Witness):
                     return activation.cfa, True
                 return max((top for top in self.entered if top in region), default=region.end), False
         return activation.cfa, True
+
+
+class Observer(Free):
+    """Looks how a trampoline lays out its frame, and judges nothing: the source says later what is right."""
+
+    def __init__(self, build: Build, world: World, scenario: ir.Scenario | None) -> None:
+        super().__init__(build, world, scenario, ir.Contract(switches=True))
+        self.entered = [region.end - 1 for region in build.plan.stacks]
+        self.left_at: dict[str, int] = {}  # how deep a function's stack was when it left it for another one
+
+    def permits(self, address: int, size: int) -> bool:
+        return True
+
+    def frame(self, function: str) -> int:
+        """The size of a function's frame: at its first call that is not in an `on stack` block, or where it leaves its
+        stack for such a block."""
+        inside = _called_in_blocks(self.build.program.functions[function])
+        for call in self.calls:
+            if call.function == function and call.event.caller_sp is not None and call.event.callee not in inside:
+                return call.cfa - call.event.sp
+        return self.left_at.get(function, super().frame(function))
+
+    def switched_frame(self, function: str, tops: Sequence[int]) -> int | None:
+        """The size of its frame on another stack, of those that its blocks have entered at `tops`."""
+        for call in self.calls:
+            region = next((r for r in self.build.plan.stacks if call.event.sp in r), None)
+            if call.function == function and call.event.caller_sp is None and region is not None:
+                above = [top for top in tops if top in region and top >= call.event.sp]
+                if above:
+                    return min(above) - call.event.sp
+        return None
+
+    def slots(self, function: ir.Function) -> dict[str, int]:
+        """Where the structs of a function's frame are, as far as their addresses have been passed to callees: bytes
+        above the stack pointer."""
+        found: dict[str, int] = {}
+        frame = self.frame(function.name)
+        for node in ir.walk(function.body):
+            if not isinstance(node, (ir.Call, ir.TailCall)):
+                continue
+            for index, argument in enumerate(node.arguments):
+                if not isinstance(argument, ir.SlotAddress) or argument.variable.name in found:
+                    continue
+                call = next((c for c in self.calls if c.function == function.name and self._is(c, node)), None)
+                if call is not None:
+                    found[argument.variable.name] = call.event.arguments[index] - (call.cfa - frame)
+        return found
+
+    def _is(self, call: Seen, node: ir.Call | ir.TailCall) -> bool:
+        if isinstance(node.callee, str):
+            return call.event.callee == node.callee
+        return call.event.callee.startswith("*") and len(call.event.arguments) == len(node.arguments)
+
+
+class Depths(Watcher):
+    """Tells an observer how deep a stack is when it is left for another one."""
+
+    def __init__(self, run: Execute, observer: Observer) -> None:
+        self.run = run
+        self.observer = observer
+        self.last: dict[str, int] = {}
+
+    def instruction(self, address: int) -> None:
+        if not self.run.activations:
+            return
+        activation, sp = self.run.activations[-1], self.run.machine.sp
+        name = activation.function.name
+        if any(activation.cfa in region and sp in region for region in self.run.stack_of):
+            self.last[name] = activation.cfa - sp
+        elif name in self.last:
+            self.observer.left_at.setdefault(name, self.last[name])
+
+
+def _called_in_blocks(function: ir.Function) -> set[str]:
+    """The callees of `on stack` blocks; those that are called through pointers by the beginning of their names."""
+    blocks = [node for node in ir.walk(function.body) if isinstance(node, ir.OnStack)]
+    calls = [node for block in blocks for node in ir.walk(block.body) if isinstance(node, ir.Call)]
+    return {node.callee for node in calls if isinstance(node.callee, str)}
 
 
 def value_in(run: Execute, location: Location, type_: ir.Type, cfa: int) -> int:

@@ -128,6 +128,7 @@ class Execution:
     slots: Mapping[str, int] = field(default_factory=dict)
     given: Mapping[str, int] = field(default_factory=dict)  # `table index`, ...
     popped: int | None = None  # bytes of arguments, by the return
+    switched_frame: int | None = None  # the frame on other stacks, if it has another size there
 
     def run(self, body: Sequence[ir.Statement]) -> Run:
         """Run to the end; `result`, `resumed` or `trapped` tell how it ended."""
@@ -219,7 +220,7 @@ class Execution:
         pushed = None
         if node.pc is not None:
             pc = self.value(node.pc)
-            pushed = stack - self.frame if self.push_at_bottom else stack - self.host.word
+            pushed = stack - self._frame_there if self.push_at_bottom else stack - self.host.word
             self.host.store(pushed, pc.to_bytes(self.host.word, self.host.order))
         self.switches.append(StackSwitch(stack, pushed))
         if self.on_push is not None:
@@ -254,7 +255,11 @@ class Execution:
 
     @property
     def sp(self) -> int:
-        return (self.switches[-1].entry if self.switches else self.cfa) - self.frame
+        return self.switches[-1].entry - self._frame_there if self.switches else self.cfa - self.frame
+
+    @property
+    def _frame_there(self) -> int:
+        return self.frame if self.switched_frame is None else self.switched_frame
 
     def value(self, node: ir.Expression) -> int:
         match node:

@@ -647,7 +647,12 @@ class Execute:
             stays = link is not None and self.bench.is_code(stop.pc)  # the jump itself failed
             self._returns_astray(self.machine.get(link) if stays and link is not None else stop.pc)
         elif stop.reason == "fault":
-            self._violate("flow", self.bench.why(stop.address) or stop.detail, pc=self.executed[-1] if self.executed else stop.pc, memory=stop.address)
+            self._violate(
+                "flow",
+                self.bench.why(stop.address) or stop.detail,
+                pc=self.executed[-1] if self.executed else stop.pc,
+                memory=stop.address,
+            )
         elif not self.violations:
             self._violate("flow", f"stops at {stop.pc:#x} without returning", pc=stop.pc)
 
@@ -1321,7 +1326,7 @@ class Execute:
         types = [t.value_type for _, t in signature.parameters]
         result = signature.result.value_type if signature.result else None
         needed = max(convention.area, convention.place(types, result).stack_bytes)
-        top = self._frame_top(event, activation)
+        top = self._frame_top(event, activation, cfa)
         if cfa + needed > top:
             self._violate(
                 "area",
@@ -1353,7 +1358,9 @@ class Execute:
         message = f"calls {name} with a back chain that does not lead to the caller's frame"
         self._violate("area", message, memory=place, expected=activation.cfa, found=chain)
 
-    def _frame_top(self, event: Event, activation: Activation) -> int:
+    def _frame_top(self, event: Event, activation: Activation, cfa: int) -> int:
+        if self.bench.foreign and any(cfa in region and activation.cfa in region for region in self.stack_of):
+            return activation.cfa - (self.word if self._pushes(activation) else 0)
         # Where the call pushed the return address, that word is in the frame but not the body's to give away.
         pushed = event.top == activation.cfa and activation.function.convention.return_address is None
         return event.top - (self.word if pushed else 0)
@@ -1461,9 +1468,11 @@ class Execute:
             piece &= (1 << width) - 1
             if found != piece:
                 where = register or f"memory at sp + {memory - cfa if memory is not None else 0}"
+                recording = self.witness is not None and not self.witness.recorded
+                wrong = "not extended as its convention wants it" if recording else "not what the source says"
                 self._violate(
                     "args",
-                    f"{what} ({type_}) in {where} is not what the source says",
+                    f"{what} ({type_}) in {where} is {wrong}",
                     register=register,
                     memory=memory,
                     expected=piece,
@@ -1534,7 +1543,7 @@ class Execute:
             )
         types = [type_.value_type for _, type_ in signature.parameters]
         places = kernel.convention.place(types, None)
-        top = self._frame_top(event, activation)
+        top = self._frame_top(event, activation, sp)
         if places.stack_bytes and sp + places.stack_bytes > top:
             message = "makes a system call with arguments in memory that is not its own"
             self._violate("area", message, memory=sp, expected=places.stack_bytes, found=max(top - sp, 0))
@@ -1716,7 +1725,7 @@ class Execute:
         if convention.toc_slot is not None:
             keep.append(cfa + convention.toc_slot)
         saved = [(place, machine.read(place, self.word)) for place in keep]
-        top = self._frame_top(arrival.event, activation) if not arrival.jumped else cfa + stack_bytes
+        top = self._frame_top(arrival.event, activation, cfa) if not arrival.jumped else cfa + stack_bytes
         for start, end in owned:
             end = min(end, max(top, start))
             if end > start and self.spare != "area":

@@ -165,10 +165,12 @@ class Oracle:
         scenario: ir.Scenario | None,
         anonymous: Mapping[str, ir.Signature],
         asm: AsmRunner | None,
+        switched_frames: Mapping[str, int] | None = None,
     ) -> None:
         self.build = build
         self.world = world
         self.frames = frames
+        self.switched_frames = switched_frames or {}  # on other stacks, where they are of another size there
         self.scenario = scenario
         self.anonymous = anonymous
         self.asm = asm
@@ -263,6 +265,7 @@ class Oracle:
             on_push=self.switched,
             slots=self.build.slots.get(function.name, {}),
             given=given,
+            switched_frame=self.switched_frames.get(function.name),
         )
         self.unset |= self.structs(execution, function)
         if function.variadic:

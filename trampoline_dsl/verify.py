@@ -20,7 +20,7 @@ from .landing import marks_pairs, unpaired
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
-from .target import Register
+from .target import Insn, Register
 from .walk import Walker
 from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
@@ -56,6 +56,7 @@ class Verdict:
     bytes: int = 0
     instructions: int = 0
     deliveries: int = 0
+    helpers: tuple[str, ...] = ()  # other code that ran as a part of it: linkers' stubs, save and restore routines
 
     @property
     def good(self) -> bool:
@@ -72,6 +73,7 @@ class Verdict:
             "paths": {"total": self.paths_total, "run": self.paths_run},
             "runs": self.runs,
             **({"deliveries": self.deliveries} if self.deliveries else {}),
+            **({"helpers": list(self.helpers)} if self.helpers else {}),
             "violations": [v.as_json() for v in self.violations],
         }
 
@@ -150,6 +152,17 @@ def verify(
     )
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is judged, for those who read the verdict. `frame` in bytes."""
+
+    function: ir.Function
+    file: str
+    target: str
+    frame: int
+    instructions: tuple[Insn, ...]
+
+
 class Session:
     """One program's machine code loaded once, and judged as often as wanted. `room`: bytes behind each function, for
     code that `replace` puts there to be longer."""
@@ -174,6 +187,11 @@ class Session:
         self.asm = AsmMachine(self.build) if has_asm else None
         self.players = Players(self.frames, self.anonymous, self.asm)
 
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Other code that has run."""
+        return ()
+
     def loaded(self, name: str) -> Code:
         """The machine code that a function or a table has now."""
         return self.tables[name] if name in self.tables else self.codes[name]
@@ -185,13 +203,28 @@ class Session:
 
     def judge(self, artifact: Artifact, seed: int, runs: int) -> Verdict:
         """The verdict on one trampoline, from `runs` executions of each of its checks."""
-        function = artifact.function
-        program = self.compiled.program
-        scenarios: Sequence[ir.Scenario | None] = [s for s in program.scenarios if s.trampoline == function.name]
+        subject = Subject(
+            artifact.function,
+            artifact.source.name,
+            artifact.target.name,
+            artifact.frame.size,
+            artifact.instructions,
+        )
+        return self.judge_subject(subject, self.compiled.program.scenarios, seed, runs)
+
+    def judge_subject(self, subject: Subject, scenarios: Iterable[ir.Scenario], seed: int, runs: int) -> Verdict:
+        """The verdict on one trampoline, by those of the checks that are its own."""
+        function = subject.function
+        own: Sequence[ir.Scenario | None] = [s for s in scenarios if s.trampoline == function.name]
         record = _Record(self, function)
-        for scenario in scenarios or [None]:
+        for scenario in own or [None]:
             self._judge_scenario(record, function, scenario, seed, runs)
-        return record.verdict(artifact)
+        record.problem = record.problem or self.problem(record.visited)
+        return record.verdict(subject)
+
+    def problem(self, visited: Iterable[int]) -> str:
+        """Why runs that executed these instructions do not show what they should; empty if they do."""
+        return ""
 
     def _judge_scenario(
         self, record: _Record, function: ir.Function, scenario: ir.Scenario | None, seed: int, runs: int
@@ -434,7 +467,7 @@ class _Record:
             if key not in self.violations and len(self.violations) < MOST_VIOLATIONS:
                 self.violations[key] = violation
 
-    def verdict(self, artifact: Artifact) -> Verdict:
+    def verdict(self, subject: Subject) -> Verdict:
         code = self.session.codes[self.function.name]
         base = self.session.build.symbols[self.function.name]
         branches = self._branches
@@ -455,7 +488,7 @@ class _Record:
         violated = {v.obligation for v in self.violations.values()}
         findings = {}
         for name in OBLIGATIONS:
-            inapplicable = _why_not_applicable(name, self.function, artifact, code)
+            inapplicable = _why_not_applicable(name, self.function, subject.instructions)
             if name in violated:
                 findings[name] = Finding("violated")
             elif inapplicable:
@@ -469,17 +502,18 @@ class _Record:
                 findings[name] = Finding("not run", blind) if blind else Finding("held", self._remark(name))
         return Verdict(
             self.function.name,
-            artifact.source.name,
-            artifact.target.name,
+            subject.file,
+            subject.target,
             findings,
             total,
             run,
             self.runs,
             tuple(self.violations.values()),
-            artifact.frame.size,
+            subject.frame,
             len(code.code),
-            artifact.instruction_count,
+            sum(insn.label is None for insn in subject.instructions),
             self.deliveries,
+            self.session.helpers,
         )
 
     def _text_at(self, address: int) -> str:
@@ -505,7 +539,9 @@ class _Record:
         return "; ".join(f"{r.name}: {machine.why_not_observable(r)}" for r in unseen)
 
 
-def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact, code: Code) -> str:
+def _why_not_applicable(name: str, function: ir.Function, instructions: Iterable[Insn]) -> str:
+    if name == "effect" and function.contract is not None:
+        return "it has no body, and no check of it expects anything that fails"
     if name == "unwind" and code.unwinding is None:
         try:
             artifact.target.architecture.unwinding()
@@ -514,7 +550,7 @@ def _why_not_applicable(name: str, function: ir.Function, artifact: Artifact, co
         return "there is no unwind information"
     if name == "landing" and not artifact.target.architecture.protect:
         return "the target is not built with control-flow protection"
-    if name in ("align", "area") and not any(insn.transfer == "call" for insn in artifact.instructions):
+    if name in ("align", "area") and not any(insn.transfer == "call" for insn in instructions):
         return "it makes no call"
     if name == "preserve" and function.suspension is None:
         left_by = {type(node) for node in ir.walk(function.body)}

@@ -1,0 +1,191 @@
+"""Judges machine code from elsewhere by what a source says of it: a trampoline's body, or its declaration alone.
+
+Without a body nothing says what the code should do. Its convention says where arguments and results are, what it has to
+keep and what may be written; what it calls is what the source declares. With a body, what it does is compared as well;
+nothing of a frame's layout is demanded but what the body pins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePath
+
+from . import ir
+from .decode import code_of_function
+from .deliver import Players
+from .foreign import ForeignBench, Placed, place
+from .free import Depths, Free, Observer
+from .image import Image, Symbol
+from .interpret import Trouble
+from .judge import Code, Execute, Interruptions, Violation
+from .oracle import Oracle, Trace, return_place
+from .pipeline import Compiled
+from .run_asm import AsmMachine
+from .target import Register
+from .verify import DEFAULT_RUNS, Session, Subject, Verdict, code_of
+from .world import World, anonymous_callees, make_world
+
+
+def audit(
+    image: Image,
+    symbols: Mapping[str, Symbol],
+    compiled: Compiled,
+    *,
+    seed: int = 1,
+    runs: int = DEFAULT_RUNS,
+    codes: Mapping[str, Code] | None = None,
+) -> tuple[Verdict, ...]:
+    """The verdicts on the code of an image. `symbols`: where each trampoline of the source is, by its name; `codes`: its
+    instructions, where they are known. Raises ImageError if code cannot be decoded."""
+    session = ForeignSession(image, symbols, compiled, codes or {})
+    return tuple(session.verdict(name, seed, runs) for name in symbols)
+
+
+class ForeignSession(Session):
+    """An image loaded once, with the declarations of a source around it."""
+
+    bench: ForeignBench
+
+    def __init__(
+        self, image: Image, symbols: Mapping[str, Symbol], compiled: Compiled, codes: Mapping[str, Code]
+    ) -> None:
+        self.compiled = compiled
+        program = around(compiled.program, symbols)
+        own = {name: code_of(compiled.artifacts[name]) for name in program.functions if name not in symbols}
+        self.anonymous = anonymous_callees(program)
+        self.placed = placed = place(image, program, symbols, own, self.anonymous)
+        self.build = placed.build
+        target = program.target
+        self.foreign = {
+            name: _listed(codes.get(name) or code_of_function(image, symbol, target), name, symbol, placed)
+            for name, symbol in symbols.items()
+        }
+        self.codes = {**self.foreign, **own}
+        self.tables = {}
+        self.bench = ForeignBench(placed, self.foreign, own)
+        self.frames = {name: code.frame for name, code in self.codes.items()}
+        self.sizes: dict[str, int] = {}  # of frames, as they have been seen
+        has_asm = any(isinstance(n, ir.Asm) for f in program.functions.values() for n in ir.walk(f.body))
+        self.asm = AsmMachine(self.build) if has_asm else None
+        self.players = Players(self.frames, self.anonymous, self.asm)
+
+    def verdict(self, name: str, seed: int, runs: int) -> Verdict:
+        """The verdict on one trampoline."""
+        self.bench.helpers.clear()
+        program = self.build.program
+        function, code = program.functions[name], self.foreign[name]
+        subject = Subject(function, self.placed.image.name, program.target.name, 0, code.instructions)
+        verdict = self.judge_subject(subject, program.scenarios, seed, runs)
+        frame = self.sizes.get(name, 0)
+        words = function.contract is not None
+        found = tuple(_worded(v) if words else v for v in verdict.violations)
+        return replace(verdict, frame=frame, violations=found)
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        return tuple(self.bench.helpers)
+
+    def problem(self, visited: Iterable[int]) -> str:
+        return self.bench.unfilled(visited)
+
+    def expected(self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int) -> tuple[World, Trace]:
+        world = make_world(self.build, function, scenario, world_seed)
+        if function.contract is not None:
+            return world, Free(self.build, world, scenario, function.contract)
+        seen = Observer(self.build, world, scenario)
+        look = Execute(self.bench, world, seen, function, scenario, self.anonymous, 0, False)
+        look.watcher = Depths(look, seen)
+        look.run()
+        frames = self.frames | {name: seen.frame(name) for name in self.foreign}
+        slots = {name: seen.slots(self.build.program.functions[name]) for name in self.foreign}
+        self.sizes |= {name: frames[name] for name in self.foreign}
+        trace = self._meant(world, function, scenario, frames, slots, {})
+        other = {name: seen.switched_frame(name, trace.entered) for name in self.foreign}
+        there = {name: size for name, size in other.items() if size is not None and size != frames[name]}
+        return world, self._meant(world, function, scenario, frames, slots, there) if there else trace
+
+    def _meant(
+        self,
+        world: World,
+        function: ir.Function,
+        scenario: ir.Scenario | None,
+        frames: Mapping[str, int],
+        slots: Mapping[str, Mapping[str, int]],
+        switched: Mapping[str, int],
+    ) -> Trace:
+        """What the source does in a world, with frames as they have been seen. Raises Trouble."""
+        build = replace(self.build, slots=slots)
+        oracle = Oracle(build, world, frames, scenario, self.anonymous, self.asm, switched)
+        try:
+            return oracle.run(function, return_place(self.build, 0))
+        except KeyError as error:
+            message = f"where `{error.args[0]}` is in the frame cannot be seen: its address is passed to no callee"
+            raise Trouble(message, function.span) from None
+
+    def execute(
+        self,
+        function: ir.Function,
+        scenario: ir.Scenario | None,
+        world: World,
+        trace: Trace,
+        garbage: int,
+        *,
+        scramble: bool,
+        follow: Register | None = None,
+        spare: str = "",
+        interruptions: Interruptions | None = None,
+    ) -> Execute:
+        run = super().execute(
+            function,
+            scenario,
+            world,
+            trace,
+            garbage,
+            scramble=scramble,
+            follow=follow,
+            spare=spare,  # type: ignore[arg-type]  # as it was given
+            interruptions=interruptions,
+        )
+        if isinstance(trace, Free) and run.finished and not run.violations and not scramble and not spare:
+            trace.recorded = True
+            self.sizes[function.name] = max(self.sizes.get(function.name, 0), trace.frame(function.name))
+        return run
+
+
+def around(program: ir.Program, audited: Iterable[str]) -> ir.Program:
+    """The program as the code of an image has it around itself: the trampolines that are audited, and those that their
+    checks call; everything else is somebody else's."""
+    functions = {name: program.functions.get(name) or program.contracts[name] for name in audited}
+    scenarios = [replace(s, signals=()) for s in program.scenarios if s.trampoline in functions]
+    waiting = [node for s in scenarios for h in s.handlers.values() for node in ir.walk(h.body)]
+    called = {node.callee for node in waiting if isinstance(node, ir.Call) and isinstance(node.callee, str)}
+    rest = sorted(called - set(functions))
+    while rest:
+        name = rest.pop()
+        if name in program.functions and name not in functions:
+            function = functions[name] = program.functions[name]
+            rest += [
+                node.callee
+                for node in ir.walk(function.body)
+                if isinstance(node, (ir.Call, ir.TailCall)) and isinstance(node.callee, str)
+            ]
+    externs = {name: signature for name, signature in program.externs.items() if name not in functions}
+    externs |= {name: f.signature for name, f in program.functions.items() if name not in functions}
+    return replace(program, functions=functions, externs=externs, scenarios=tuple(scenarios), tables={})
+
+
+def _listed(code: Code, name: str, symbol: Symbol, placed: Placed) -> Code:
+    """The code under the name that the source has for it, with the lines that it comes from."""
+    start = placed.build.symbols[name]
+    lines = {offset: placed.source(start + offset) for offset in code.offsets}
+    sources = {offset: line for offset, line in lines.items() if line}
+    return replace(code, name=name, file=PurePath(placed.image.name).name, sources=sources)
+
+
+def _worded(violation: Violation) -> Violation:
+    """Without a body, what a run is compared with is another run."""
+    return replace(violation, message=violation.message.replace("the source", "another run of the same"))
+
+
+__all__ = ["ForeignSession", "Sequence", "audit"]
