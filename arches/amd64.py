@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from trampoline_dsl.target import (
+    GOT_SYMBOL,
     Assignment,
     Bank,
     Code,
@@ -328,6 +329,15 @@ class Amd64(X86):
             "R_X86_64_PC32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
             "R_X86_64_PLT32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
             "R_X86_64_REX_GOTPCRELX": Fixup(4, 0xFFFFFFFF, pc_relative=True, got=True),
+            # What is not of our own making.
+            "R_X86_64_32": Fixup(4, 0xFFFFFFFF),
+            "R_X86_64_32S": Fixup(4, 0xFFFFFFFF),
+            "R_X86_64_PC64": Fixup(8, 0xFFFFFFFFFFFFFFFF, pc_relative=True),
+            "R_X86_64_GOTPCREL": Fixup(4, 0xFFFFFFFF, pc_relative=True, got=True),
+            "R_X86_64_GOTPCRELX": Fixup(4, 0xFFFFFFFF, pc_relative=True, got=True),
+            "R_X86_64_GOTPC32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+            "R_X86_64_GOTPC64": Fixup(8, 0xFFFFFFFFFFFFFFFF, pc_relative=True),
+            "R_X86_64_GOTOFF64": Fixup(8, 0xFFFFFFFFFFFFFFFF, base=GOT_SYMBOL),
         }
     )
     branch_relocation = "R_X86_64_PLT32"
@@ -349,6 +359,11 @@ class Amd64(X86):
             {
                 "IMAGE_REL_AMD64_ADDR64": Fixup(8, 0xFFFFFFFFFFFFFFFF, in_place=True),
                 "IMAGE_REL_AMD64_REL32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True, ahead=4),
+                "IMAGE_REL_AMD64_ADDR32": Fixup(4, 0xFFFFFFFF, in_place=True),
+                **{
+                    f"IMAGE_REL_AMD64_REL32_{n}": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True, ahead=4 + n)
+                    for n in range(1, 6)
+                },
             }
         )
         self.branch_relocation = self.data_relocation = "IMAGE_REL_AMD64_REL32"

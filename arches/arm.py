@@ -39,6 +39,7 @@ from dataclasses import replace
 from typing import Literal
 
 from trampoline_dsl.target import (
+    GOT_SYMBOL,
     STRAIGHT_ON,
     Access,
     Architecture,
@@ -361,6 +362,16 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_ARM_ABS32": Fixup(4, WHOLE, in_place=True),
     "R_ARM_GOT_PREL": Fixup(4, WHOLE, pc_relative=True, in_place=True, got=True),
     "R_ARM_REL32": Fixup(4, WHOLE, pc_relative=True, in_place=True),
+    # What is not of our own making. On Linux, TARGET1 is ABS32 (ELF for the Arm Architecture, 4.6.1.8).
+    "R_ARM_PC24": _BRANCH,
+    "R_ARM_PLT32": _BRANCH,
+    "R_ARM_TARGET1": Fixup(4, WHOLE, in_place=True),
+    "R_ARM_PREL31": Fixup(4, 0x7FFFFFFF, pc_relative=True, in_place=True),
+    "R_ARM_MOVW_PREL_NC": Fixup(4, 0x000F0FFF, pc_relative=True, scatter=_HALFWORD, in_place=True),
+    "R_ARM_MOVT_PREL": Fixup(4, 0x000F0FFF, shift=16, pc_relative=True, scatter=_HALFWORD, in_place=True),
+    "R_ARM_BASE_PREL": Fixup(4, WHOLE, pc_relative=True, in_place=True),
+    "R_ARM_GOTOFF32": Fixup(4, WHOLE, in_place=True, base=GOT_SYMBOL),
+    "R_ARM_GOT_BREL": Fixup(4, WHOLE, in_place=True, base=GOT_SYMBOL, got=True),
 }
 
 _CONDITIONS: Mapping[Condition, str] = {

@@ -327,6 +327,19 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_AARCH64_ABS32": Fixup(4, 0xFFFFFFFF),
     "R_AARCH64_PREL64": Fixup(8, WHOLE, pc_relative=True),
     "R_AARCH64_PREL32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+    # What is not of our own making.
+    "R_AARCH64_TSTBR14": Fixup(4, 0x0007FFE0, shift=2, pc_relative=True),
+    "R_AARCH64_CONDBR19": Fixup(4, 0x00FFFFE0, shift=2, pc_relative=True),
+    "R_AARCH64_LD_PREL_LO19": Fixup(4, 0x00FFFFE0, shift=2, pc_relative=True),
+    "R_AARCH64_ADR_PREL_LO21": Fixup(4, 0x60FFFFE0, pc_relative=True, scatter=((0x60000000, 0), (0x00FFFFE0, 2))),
+    "R_AARCH64_ADR_PREL_PG_HI21_NC": Fixup(
+        4, 0x60FFFFE0, shift=12, pc_relative=True, scatter=((0x60000000, 0), (0x00FFFFE0, 2))
+    ),
+    "R_AARCH64_LDST128_ABS_LO12_NC": Fixup(4, 0x0003FC00, shift=4),
+    **{f"R_AARCH64_MOVW_UABS_G{n}": Fixup(4, 0x001FFFE0, shift=16 * n) for n in range(4)},
+    **{f"R_AARCH64_MOVW_UABS_G{n}_NC": Fixup(4, 0x001FFFE0, shift=16 * n) for n in range(3)},
+    "R_AARCH64_ABS16": Fixup(2, 0xFFFF),
+    "R_AARCH64_PREL16": Fixup(2, 0xFFFF, pc_relative=True),
 }
 
 # PE Format, "Type Indicators", ARM64 Processors.
@@ -338,6 +351,9 @@ _COFF_FIXUPS: Mapping[str, Fixup] = {
     "IMAGE_REL_ARM64_PAGEOFFSET_12A": Fixup(4, 0x003FFC00, in_place=True),
     "IMAGE_REL_ARM64_PAGEOFFSET_12L": Fixup(4, 0x003FFC00, in_place=True, scaled=True),
     "IMAGE_REL_ARM64_ADDR64": Fixup(8, WHOLE, in_place=True),
+    "IMAGE_REL_ARM64_ADDR32": Fixup(4, 0xFFFFFFFF, in_place=True),
+    "IMAGE_REL_ARM64_BRANCH19": Fixup(4, 0x00FFFFE0, shift=2, pc_relative=True, in_place=True),
+    "IMAGE_REL_ARM64_BRANCH14": Fixup(4, 0x0007FFE0, shift=2, pc_relative=True, in_place=True),
 }
 _COFF_NAMES: Mapping[str, str] = {
     "R_AARCH64_CALL26": "IMAGE_REL_ARM64_BRANCH26",

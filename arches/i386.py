@@ -350,6 +350,9 @@ class I386(X86):
             "R_386_PLT32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True),
             "R_386_GOTPC": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True),
             "R_386_GOT32X": Fixup(4, 0xFFFFFFFF, in_place=True, base=GOT_SYMBOL, got=True),
+            # What is not of our own making.
+            "R_386_GOT32": Fixup(4, 0xFFFFFFFF, in_place=True, base=GOT_SYMBOL, got=True),
+            "R_386_GOTOFF": Fixup(4, 0xFFFFFFFF, in_place=True, base=GOT_SYMBOL),
         }
     )
     branch_relocation = "R_386_PC32"

@@ -1232,6 +1232,11 @@ class O32(Mips):
         "R_MIPS_32": Fixup(4, 0xFFFF_FFFF, in_place=True),
         # MIPS psABI, table 4-11: G, the offset of the entry from gp, for a symbol that is not local.
         "R_MIPS_GOT16": Fixup(4, 0xFFFF, in_place=True, base=GP_SYMBOL, got=True),
+        # What is not of our own making.
+        "R_MIPS_CALL16": Fixup(4, 0xFFFF, in_place=True, base=GP_SYMBOL, got=True),
+        "R_MIPS_PC16": Fixup(4, 0xFFFF, shift=2, pc_relative=True, in_place=True),
+        "R_MIPS_GPREL16": Fixup(4, 0xFFFF, in_place=True, base=GP_SYMBOL),
+        "R_MIPS_GPREL32": Fixup(4, 0xFFFF_FFFF, in_place=True, base=GP_SYMBOL),
     }
 
     def _gp_from(self, start: Register) -> Code:
@@ -1309,6 +1314,12 @@ class N64(Mips):
         # 64-bit ELF Object File Specification (MIPS), section 2.9: the entry's offset from gp; and what three
         # relocations of one place make together, (S + A - GP), its negative, and a half of that.
         "R_MIPS_GOT_DISP": Fixup(4, 0xFFFF, base=GP_SYMBOL, got=True),
+        "R_MIPS_CALL16": Fixup(4, 0xFFFF, base=GP_SYMBOL, got=True),
+        "R_MIPS_GOT_PAGE": Fixup(4, 0xFFFF, base=GP_SYMBOL, got=True),
+        "R_MIPS_PC16": Fixup(4, 0xFFFF, shift=2, pc_relative=True),
+        "R_MIPS_GPREL16": Fixup(4, 0xFFFF, base=GP_SYMBOL),
+        "R_MIPS_GPREL32": Fixup(4, 0xFFFF_FFFF, base=GP_SYMBOL),
+        "R_MIPS_GPREL32/R_MIPS_64": Fixup(8, 0xFFFF_FFFF_FFFF_FFFF, base=GP_SYMBOL),
         "R_MIPS_GPREL16/R_MIPS_SUB/R_MIPS_HI16": Fixup(4, 0xFFFF, shift=16, bias=0x8000, base=GP_SYMBOL, negated=True),
         "R_MIPS_GPREL16/R_MIPS_SUB/R_MIPS_LO16": Fixup(4, 0xFFFF, base=GP_SYMBOL, negated=True),
     }

@@ -402,6 +402,25 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_PPC64_GOT16_LO_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC.", got=True),
     "R_PPC64_ADDR16_HA": Fixup(2, 0xFFFF, shift=16, bias=0x8000),
     "R_PPC64_ADDR16_LO": Fixup(2, 0xFFFF),
+    # What is not of our own making.
+    "R_PPC64_REL24_NOTOC": Fixup(4, 0x03FFFFFC, shift=2, pc_relative=True),
+    "R_PPC64_REL14": Fixup(4, 0x0000FFFC, shift=2, pc_relative=True),
+    "R_PPC64_REL32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+    "R_PPC64_REL64": Fixup(8, 0xFFFFFFFFFFFFFFFF, pc_relative=True),
+    "R_PPC64_ADDR32": Fixup(4, 0xFFFFFFFF),
+    "R_PPC64_ADDR64": Fixup(8, 0xFFFFFFFFFFFFFFFF),
+    "R_PPC64_TOC": Fixup(8, 0xFFFFFFFFFFFFFFFF),  # against TOC_SYMBOL
+    "R_PPC64_TOC16": Fixup(2, 0xFFFF, base=".TOC."),
+    "R_PPC64_TOC16_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC."),
+    "R_PPC64_TOC16_HI": Fixup(2, 0xFFFF, shift=16, base=".TOC."),
+    "R_PPC64_GOT16": Fixup(2, 0xFFFF, base=".TOC.", got=True),
+    "R_PPC64_GOT16_DS": Fixup(2, 0xFFFC, shift=2, base=".TOC.", got=True),
+    "R_PPC64_ADDR16_LO_DS": Fixup(2, 0xFFFC, shift=2),
+    "R_PPC64_ADDR16_HI": Fixup(2, 0xFFFF, shift=16),
+    "R_PPC64_ADDR16_HIGHER": Fixup(2, 0xFFFF, shift=32),
+    "R_PPC64_ADDR16_HIGHERA": Fixup(2, 0xFFFF, shift=32, bias=0x8000_8000),
+    "R_PPC64_ADDR16_HIGHEST": Fixup(2, 0xFFFF, shift=48),
+    "R_PPC64_ADDR16_HIGHESTA": Fixup(2, 0xFFFF, shift=48, bias=0x8000_8000_8000),
 }
 
 

@@ -34,6 +34,7 @@ from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
+    GOT_SYMBOL,
     STRAIGHT_ON,
     Access,
     Architecture,
@@ -255,6 +256,18 @@ _FIXUPS: Mapping[str, Fixup] = {
     "R_390_PC32DBL": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True),
     "R_390_PLT32DBL": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True),
     "R_390_GOTENT": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True, got=True),
+    # What is not of our own making.
+    "R_390_GOTPLTENT": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True, got=True),
+    "R_390_GOTPCDBL": Fixup(4, 0xFFFFFFFF, shift=1, pc_relative=True),
+    "R_390_PC16DBL": Fixup(2, 0xFFFF, shift=1, pc_relative=True),
+    "R_390_PLT16DBL": Fixup(2, 0xFFFF, shift=1, pc_relative=True),
+    "R_390_PC32": Fixup(4, 0xFFFFFFFF, pc_relative=True),
+    "R_390_PC64": Fixup(8, 0xFFFFFFFFFFFFFFFF, pc_relative=True),
+    "R_390_32": Fixup(4, 0xFFFFFFFF),
+    "R_390_64": Fixup(8, 0xFFFFFFFFFFFFFFFF),
+    "R_390_GOTOFF64": Fixup(8, 0xFFFFFFFFFFFFFFFF, base=GOT_SYMBOL),
+    "R_390_GOT12": Fixup(2, 0x0FFF, base=GOT_SYMBOL, got=True),
+    "R_390_GOT20": Fixup(4, 0x0FFFFF00, base=GOT_SYMBOL, got=True, scatter=((0x0FFF0000, 0), (0x0000FF00, 12))),
 }
 
 

@@ -24,7 +24,7 @@ from .pipeline import Compiled
 from .run_asm import AsmMachine
 from .target import Register
 from .verify import DEFAULT_RUNS, Session, Subject, Verdict, code_of
-from .world import World, anonymous_callees, make_world
+from .world import Bytes, World, anonymous_callees, make_world
 
 
 def audit(
@@ -36,8 +36,8 @@ def audit(
     runs: int = DEFAULT_RUNS,
     codes: Mapping[str, Code] | None = None,
 ) -> tuple[Verdict, ...]:
-    """The verdicts on the code of an image. `symbols`: where each trampoline of the source is, by its name; `codes`: its
-    instructions, where they are known. Raises ImageError if code cannot be decoded."""
+    """The verdicts on the code of an image. `symbols`: where each trampoline of the source is, by its name; `codes`:
+    their instructions, where those are known. Raises ImageError if code cannot be decoded."""
     session = ForeignSession(image, symbols, compiled, codes or {})
     return tuple(session.verdict(name, seed, runs) for name in symbols)
 
@@ -75,7 +75,9 @@ class ForeignSession(Session):
         self.bench.helpers.clear()
         program = self.build.program
         function, code = program.functions[name], self.foreign[name]
-        subject = Subject(function, self.placed.image.name, program.target.name, 0, code.instructions)
+        target, file = program.target, self.placed.image.name
+        unwinding = code.unwinding is not None
+        subject = Subject(function, file, target.name, 0, code.instructions, target.architecture, unwinding)
         verdict = self.judge_subject(subject, program.scenarios, seed, runs)
         frame = self.sizes.get(name, 0)
         words = function.contract is not None
@@ -91,6 +93,8 @@ class ForeignSession(Session):
 
     def expected(self, function: ir.Function, scenario: ir.Scenario | None, world_seed: int) -> tuple[World, Trace]:
         world = make_world(self.build, function, scenario, world_seed)
+        if function.suspension is not None:
+            return world, Trace(memory=Bytes(world.images))
         if function.contract is not None:
             return world, Free(self.build, world, scenario, function.contract)
         seen = Observer(self.build, world, scenario)

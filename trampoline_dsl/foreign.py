@@ -25,6 +25,10 @@ _TOGETHER = 0x1_0000  # bytes between sections that are mapped in one piece all 
 # What a loader writes into a whole word: the address of a symbol, or where a part of the image itself is.
 _ADDRESS = re.compile(r"R_\w+_(JUMP_SLOT|JMP_SLOT|GLOB_DAT|ADDR64|ABS64|ABS32|64|32)|R_MIPS_REL32(/R_MIPS_64)?|IAT")
 _OWN_ADDRESS = re.compile(r"R_\w+_RELATIVE(64)?|IMAGE_REL_BASED_\w+|rebase")
+# What only tells the linker how code may be made shorter, or which instruction set a machine may lack.
+_HINT = re.compile(
+    r"R_MIPS_JALR|R_ARM_V4BX|R_PPC64_(ENTRY|TOCSAVE|PLTSEQ\w*)|R_\w+_NONE|R_390_RELAX\w*|IMAGE_REL_\w+_ABSOLUTE"
+)
 _NOT_EXECUTED = re.compile(r"\.(eh_frame|debug|note|comment|pdata|xdata|ARM\.ex|gcc_except|MIPS|reginfo)")
 
 
@@ -52,7 +56,7 @@ class Placed:
         return next((s for s in self.sections if s.address <= address < s.end), None)
 
 
-def pages_of(image: Image) -> Room:
+def pages_of(image: Image, architecture: Architecture) -> Room:
     """The pages that an image takes."""
     spans: list[tuple[int, int]] = []
     for section in sorted(image.sections, key=lambda s: s.address):
@@ -62,7 +66,16 @@ def pages_of(image: Image) -> Room:
             spans[-1] = (spans[-1][0], max(end, sum(spans[-1])) - spans[-1][0])
         elif end > start:
             spans.append((start, end - start))
-    return Room(tuple(spans), image.relocatable or image.movable)
+    return Room(tuple(spans), image.relocatable or image.movable, _needs_low(image, architecture))
+
+
+def _needs_low(image: Image, architecture: Architecture) -> bool:
+    """Whether an object of a 64-bit machine has addresses in fields of 32 bits."""
+    if not image.relocatable or architecture.word == 4:
+        return False
+    kinds = {relocation.type for relocation in image.relocations}
+    short = (architecture.fixups.get(kind) for kind in kinds)
+    return any(f is not None and f.mask == 0xFFFFFFFF and not (f.pc_relative or f.base) for f in short)
 
 
 def definitions(image: Image, wanted: Iterable[str]) -> dict[str, Symbol]:
@@ -97,6 +110,9 @@ class _Linker:
         self.declared = {**self.build.program.externs, **self.build.program.functions, **self.build.program.variables}
         self.codes = {s.name: s.code for s in self.image.symbols if s.code is not None}
         self.places: dict[str, tuple[int, int]] = {}
+        self.pages: dict[str, tuple[int, int]] = {}
+        public = {s.name for s in self.image.symbols if not s.local}
+        self.local = {s.name for s in self.image.symbols if s.local} - public
         self.next_entry = self.build.plan.toc.base + 0x10 * self.architecture.word
 
     def place(self, name: str) -> tuple[int, int]:
@@ -133,6 +149,20 @@ class _Linker:
             self.next_entry += self.architecture.word
         return self.entries[name]
 
+    def page(self, relocation: Relocation, rest: Sequence[Relocation]) -> str:
+        """MIPS psABI, table 4-11, for local symbols: the entry has the upper half of an address, to which the signed
+        lower half is added; in o32 that is in the instruction with LO16 that follows."""
+        value = self.place(relocation.symbol)[1]
+        if relocation.type == "R_MIPS_GOT16":
+            low = next((r for r in rest if r.type == "R_MIPS_LO16" and r.symbol == relocation.symbol), None)
+            value += (relocation.addend << 16) + (low.addend if low is not None else 0)
+        else:
+            value += relocation.addend
+        page = value + 0x8000 & ~0xFFFF
+        name = f"the page at {page:#x}"
+        self.places[name] = self.pages[name] = page, page
+        return name
+
     def linked(self, section: Section, relocations: Sequence[Relocation]) -> bytes:
         """The bytes of an object's section with its relocated fields filled."""
         fixups = self.architecture.fixups
@@ -140,15 +170,24 @@ class _Linker:
         symbols: dict[str, int] = {**self.build.for_linker, TOC_SYMBOL: self.build.symbols[TOC_SYMBOL]}
         branches: list[Relocation] = []
         others: list[Relocation] = []
-        for relocation in relocations:
+        for index, relocation in enumerate(relocations):
             here = replace(relocation, offset=relocation.offset - section.address)
+            if relocation.type == "R_MIPS_GOT_PAGE" or (
+                relocation.type == "R_MIPS_GOT16" and relocation.symbol in self.local
+            ):
+                here = replace(here, symbol=self.page(relocation, relocations[index + 1 :]), addend=0)
+                relocation = here
+            elif relocation.type == "R_MIPS_GOT_OFST":
+                here = replace(here, type="R_MIPS_LO16")  # what lies beyond the page is the low half
+            if relocation.type == "R_PPC64_TOC":  # 64-bit PowerPC ELF ABI Supplement, 4.5.1: it names no symbol
+                here = replace(here, symbol=TOC_SYMBOL)
             fixup = fixups.get(relocation.type)
             if fixup is not None and fixup.got:
                 symbols[got_entry(relocation.symbol)] = self.entry(relocation.symbol)
             # A branch to a function goes to its code, whatever a pointer to it is.
             branch = fixup is not None and fixup.pc_relative and fixup.shift == 2
             (branches if branch else others).append(here)
-        names = {r.symbol for r in relocations}
+        names = {r.symbol for r in (*branches, *others)} - set(self.pages)
         to_code = symbols | {name: self.place(name)[0] for name in names if name not in symbols}
         to_data = symbols | {name: self.place(name)[1] for name in names if name not in symbols}
         data = self._filled(section.data, branches, base, to_code)
@@ -182,8 +221,8 @@ class _Linker:
             elif relocation.type.endswith("_NONE"):
                 continue
             else:
-                why = f"{relocation.type} against {relocation.symbol!r} at {relocation.offset:#x}: no loader fills it here"
-                self.unlinked[relocation.offset + self.distance] = why
+                where = f"{relocation.type} against {relocation.symbol!r} at {relocation.offset:#x}"
+                self.unlinked[relocation.offset + self.distance] = f"{where}: no loader fills it here"
                 continue
             data[start : start + word] = (value % (1 << 8 * word)).to_bytes(word, order)
         return bytes(data)
@@ -204,7 +243,7 @@ def place(
     """Put an image into a world of its own, with the declarations of a program around it. `audited`: where the
     trampolines are that are judged; `own`: trampolines that are compiled here, for checks to call."""
     architecture = program.target.architecture
-    room = pages_of(image)
+    room = pages_of(image, architecture)
     offsets: dict[str, int] = {}
     end = 0x100
     for name, code in own.items():
@@ -241,7 +280,7 @@ def place(
     ordered = sorted(image.sections, key=lambda s: s.address)
     for relocation in image.relocations:
         section = image.section(relocation.offset)
-        if section is not None:
+        if section is not None and not _HINT.fullmatch(relocation.type):
             by_section.setdefault(section.address, []).append(relocation)
     sections = []
     for section in ordered:
@@ -380,7 +419,8 @@ class ForeignBench(Bench):
             source = self.inside.source(address)
             sources = {offset: source} if source else {}
             file = self.inside.image.name
-            self.listing[address] = Code(name, code[: found.size], (), (insn,), (offset,), 0, file, sources), 0
+            listed = Code(name, code[: found.size], (), (insn,), (offset,), 0, file, sources=sources)
+            self.listing[address] = listed, 0
             if control.transfer == "return":
                 self.leaving.add(address + found.size if control.delay_slot else address)
         return True

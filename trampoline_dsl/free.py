@@ -153,6 +153,9 @@ class Free(Witness):
         locations = kernel.convention.place([word.value_type] * max(count, 1), None).arguments
         sp = run.machine.sp
         arguments = tuple(value_in(run, location, word, sp) for location in locations)
+        if kernel.number_at is not None and run.executed:
+            told = run.machine.read(run.executed[-1] + kernel.number_at, 1)[0]
+            arguments = (told or arguments[0], *arguments[1:])
         span = activation.function.span
         named = tuple(ir.Constant(value, word, span) for value in arguments)
         node = ir.Call(ir.SYSTEM_CALL, named, kernel.convention, word, None, None, span)

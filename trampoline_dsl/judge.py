@@ -968,10 +968,9 @@ class Execute:
         elif address == activation.return_address and len(self.activations) > 1 and activation.resume is None:
             self._leave(address)
             activation = self.activations[-1]
-        elif executed and executed[-1] in self.bench.leaving and self._has_returned():
-            if not self.bench.goes_on(executed[-1], address):
-                self._returns_astray(address)
-                self._end()
+        elif self._has_returned() and not self.bench.goes_on(executed[-1], address):
+            self._returns_astray(address)
+            self._end()
         self.moved = False
         executed.append(address)
         if self.follow is not None:

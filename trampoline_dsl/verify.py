@@ -20,7 +20,7 @@ from .landing import marks_pairs, unpaired
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
-from .target import Insn, Register
+from .target import Architecture, Insn, Register
 from .walk import Walker
 from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
@@ -154,13 +154,15 @@ def verify(
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged, for those who read the verdict. `frame` in bytes."""
+    """What is judged, for those who read the verdict. `frame` in bytes; `unwinding`: there is such information."""
 
     function: ir.Function
     file: str
     target: str
     frame: int
     instructions: tuple[Insn, ...]
+    architecture: Architecture
+    unwinding: bool
 
 
 class Session:
@@ -209,6 +211,8 @@ class Session:
             artifact.target.name,
             artifact.frame.size,
             artifact.instructions,
+            artifact.target.architecture,
+            self.codes[artifact.name].unwinding is not None,
         )
         return self.judge_subject(subject, self.compiled.program.scenarios, seed, runs)
 
@@ -488,7 +492,7 @@ class _Record:
         violated = {v.obligation for v in self.violations.values()}
         findings = {}
         for name in OBLIGATIONS:
-            inapplicable = _why_not_applicable(name, self.function, subject.instructions)
+            inapplicable = _why_not_applicable(name, subject)
             if name in violated:
                 findings[name] = Finding("violated")
             elif inapplicable:
@@ -539,18 +543,19 @@ class _Record:
         return "; ".join(f"{r.name}: {machine.why_not_observable(r)}" for r in unseen)
 
 
-def _why_not_applicable(name: str, function: ir.Function, instructions: Iterable[Insn]) -> str:
-    if name == "effect" and function.contract is not None:
+def _why_not_applicable(name: str, subject: Subject) -> str:
+    function = subject.function
+    if name == "effect" and function.contract is not None and function.suspension is None:
         return "it has no body, and no check of it expects anything that fails"
-    if name == "unwind" and code.unwinding is None:
+    if name == "unwind" and not subject.unwinding:
         try:
-            artifact.target.architecture.unwinding()
+            subject.architecture.unwinding()
         except ValueError as error:
             return str(error)
         return "there is no unwind information"
-    if name == "landing" and not artifact.target.architecture.protect:
+    if name == "landing" and not subject.architecture.protect:
         return "the target is not built with control-flow protection"
-    if name in ("align", "area") and not any(insn.transfer == "call" for insn in instructions):
+    if name in ("align", "area") and not any(insn.transfer == "call" for insn in subject.instructions):
         return "it makes no call"
     if name == "preserve" and function.suspension is None:
         left_by = {type(node) for node in ir.walk(function.body)}

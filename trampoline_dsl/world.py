@@ -6,7 +6,7 @@ The reference interpreter and the machine code start from the same world; each h
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import ir
@@ -98,10 +98,11 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Room:
     """What code from elsewhere takes: pages, as (address, bytes) from low to high. `movable`: it need not be at these
-    addresses, as long as it stays together."""
+    addresses, as long as it stays together. `low`: addresses of it, and of what it refers to, have to fit 31 bits."""
 
     spans: tuple[tuple[int, int], ...] = ()
     movable: bool = False
+    low: bool = False
 
     def shifted(self, distance: int) -> tuple[Region, ...]:
         return tuple(Region("the image", start + distance, size, True) for start, size in self.spans)
@@ -117,11 +118,11 @@ def plan(
     deepest_frame: int,
     variables: int = 0,
     got: int = 0,
-    room: Room = Room(),  # noqa: B008  # frozen
+    room: Room = Room(),
 ) -> Plan:
     """Where everything is. What is movable comes to lie behind the code; around the rest, everything moves."""
     wide = architecture.word == 8
-    code_high = 1 << 32 if architecture.symbol_bits() > 32 else 0
+    code_high = 1 << 32 if architecture.symbol_bits() > 32 and not room.low else 0
     data_high = 5 << 32 if wide else 0
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
     gap = (stack_size + 0x1F_FFFF) // 0x10_0000 * 0x10_0000
@@ -324,7 +325,7 @@ def prepare(
     deepest_frame: int,
     anonymous: Mapping[str, ir.Signature],
     slots: Mapping[str, Mapping[str, int]],
-    room: Room = Room(),  # noqa: B008  # frozen
+    room: Room = Room(),
     entries: int = 0,
 ) -> Build:
     """Give every callee an address. `code`: offsets of the compiled trampolines; `anonymous`: callees that are reached
