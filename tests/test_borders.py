@@ -31,6 +31,7 @@ OWNERS = {
     "unicorn": {"emulate"},
     "rich": {"render"},
     "elftools": {"elf"},
+    "lief": {"other_formats"},
     "pytest": {"pytest_plugin"},
 }
 BASES = {  # what families share

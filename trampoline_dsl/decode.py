@@ -94,11 +94,15 @@ class _Function:
 
     def _linked(self) -> bytes:
         """The code with what the image itself can fill in; the rest stays as it is."""
-        code = self.bytes
+        code, addresses = self.bytes, self.image.addresses
+        # Where function pointers point to descriptors, so does a function's symbol; a branch to it leads to the code.
+        branches = {**addresses, **{s.name: s.code for s in self.image.symbols if s.code not in (None, s.address)}}
         for relocation in self.relocations.values():
-            if relocation.symbol in self.image.addresses:
+            if relocation.symbol in addresses:
+                fixup = self.architecture.fixups.get(relocation.type)
+                places = branches if fixup is not None and fixup.pc_relative else addresses
                 try:
-                    code = link(self.architecture, code, [relocation], self.start, self.image.addresses)
+                    code = link(self.architecture, code, [relocation], self.start, places)
                 except LinkError:
                     continue  # it needs a table that a linker makes
                 self.filled.add(relocation.offset)

@@ -109,6 +109,7 @@ class _Reader:
         symbols = _once(entry.symbol for entry in entries)
         if self.machine == "EM_PPC64":
             symbols = list(self._through_descriptors(symbols, sections, relocations, addresses))
+            relocations = _of_functions(relocations, entries, symbols, addresses)
         return Image(
             name=self.name,
             format="elf",
@@ -409,6 +410,26 @@ class _Reader:
 
 def _debug_sections(data: bytes, name: str) -> dict[str, bytes]:
     return _Reader(data, name).debug_sections()
+
+
+def _of_functions(
+    relocations: Sequence[Relocation],
+    entries: Sequence[_Entry],
+    symbols: Sequence[Symbol],
+    addresses: Mapping[str, int],
+) -> list[Relocation]:
+    """The same with branches to a place in .opd, the section of descriptors, as branches to the function that the
+    descriptor there is of: so assemblers write calls of local functions."""
+    labels = {entry.symbol.address: entry.label for entry in entries if entry.symbol.name != ".opd"}
+    described = {s.address: labels[s.address] for s in symbols if s.code != s.address and s.kind == "function"}
+    result = []
+    for relocation in relocations:
+        if relocation.type.startswith(("R_PPC64_REL24", "R_PPC64_REL14")) and relocation.symbol in addresses:
+            place = addresses[relocation.symbol] + relocation.addend
+            if place in described:
+                relocation = replace(relocation, symbol=described[place], addend=0)
+        result.append(relocation)
+    return result
 
 
 def _rows(table: Any) -> Iterator[Any]:

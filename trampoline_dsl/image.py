@@ -176,7 +176,7 @@ def find_symbol(image: Image, name: str) -> Symbol:
     if name[:2] in ("0x", "0X"):
         return _symbol_at(image, name)
     defined = [symbol for symbol in image.symbols if symbol.address is not None and symbol.name]
-    for spelling in (_exact, _underscored, _decorated, _of_go):
+    for spelling in (_exact, _underscored, _decorated, _of_go, _without_underscore):
         found = [symbol for symbol in defined if spelling(symbol.name, name)]
         if found:
             return _only(image, name, found)
@@ -184,6 +184,7 @@ def find_symbol(image: Image, name: str) -> Symbol:
         raise ImageError(f"`{name}` is not defined in {image.name}: it is used there, and is elsewhere")
     functions = sorted({symbol.name for symbol in defined if symbol.kind == "function"})
     close = difflib.get_close_matches(name, functions, n=3) or [f for f in functions if name.lower() in f.lower()][:3]
+    notes: tuple[str, ...]
     if close:
         notes = (f"there is {_listed(close)}",)
     elif functions:
@@ -192,6 +193,8 @@ def find_symbol(image: Image, name: str) -> Symbol:
         notes = (f"its functions: {', '.join(shown)}{more}",)
     else:
         notes = ("it has no symbols of functions; an address can be given: `--symbol 0x...`",)
+    if not functions and any(section.name.endswith("gopclntab") for section in image.sections):
+        notes += ("the names in Go's own table, pclntab, are not read: link without -s",)
     raise ImageError(f"there is no symbol `{name}` in {image.name}", *notes)
 
 
@@ -218,6 +221,11 @@ def _decorated(symbol: str, name: str) -> bool:
     # stdcall, fastcall: _name@bytes, @name@bytes.
     stem, at, count = symbol.rpartition("@")
     return at == "@" and count.isdigit() and stem in (name, f"_{name}", f"@{name}")
+
+
+def _without_underscore(symbol: str, name: str) -> bool:
+    # As tools show C's names in Mach-O; images have them as in C.
+    return name == f"_{symbol}"
 
 
 def _of_go(symbol: str, name: str) -> bool:
