@@ -401,6 +401,11 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+def _control_bits(register: Register) -> int:
+    """How many bits of a control register there are to save: the upper half of FPCR and FPSR is 0 (DDI 0487)."""
+    return 64 if register == THREAD_POINTER else 32
+
+
 def narrow(register: Register, letter: str) -> str:
     """The register under the name that its use at this width has: w5, d8, q8, xzr."""
     return f"{letter}zr" if register is ZERO else f"{letter}{register.number}"
@@ -1013,7 +1018,7 @@ class Arm64(Architecture):
                 yield from self.store(register, SP, offset, 64)
             case Bank.CONTROL:
                 yield insn(f"mrs {IP0}, {register}", (register,), (IP0,))
-                yield from self.store(IP0, SP, offset, 64)
+                yield from self.store(IP0, SP, offset, _control_bits(register))
             case _:
                 yield from self.float_store(register, SP, offset, 8 * slot.size)
 
@@ -1023,7 +1028,7 @@ class Arm64(Architecture):
             case Bank.INTEGER:
                 yield from self.load(register, SP, offset, 64, signed=False)
             case Bank.CONTROL:
-                yield from self.load(IP0, SP, offset, 64, signed=False)
+                yield from self.load(IP0, SP, offset, _control_bits(register), signed=False)
                 yield insn(f"msr {register}, {IP0}", (IP0,), (register,))
             case _:
                 yield from self.float_load(register, SP, offset, 8 * slot.size)

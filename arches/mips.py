@@ -480,6 +480,7 @@ class Mips(Architecture):
         self.zero: Register = self.integers[0]
         self.at = self.integers[1]
         self.t9, self.gp, self.sp, self.ra = (self.integers[n] for n in (25, 28, 29, 31))
+        self.of_module = self.gp
         self.hi, self.lo = _HI[word], _LO[word]
         self.signals = _signals(word)
         # zero is no place for a value, so it is not among the registers.

@@ -1,4 +1,4 @@
-"""Context switches written by hand are judged: right ones hold, and each mistake is found where it is."""
+"""Context switches are judged, by hand and our own: right ones hold, mistakes are found where they are."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trampoline_dsl.diagnostics import Source
 from trampoline_dsl.pipeline import Compiled, compile_module
 from trampoline_dsl.resolve import load_module
 from trampoline_dsl.target import Insn
-from trampoline_dsl.targets import find_target
-from trampoline_dsl.verify import Session, Verdict
+from trampoline_dsl.targets import all_targets, find_target
+from trampoline_dsl.verify import Session, Verdict, verify
 
 RIGHT = [(target, name) for target, switches in SWITCHES.items() for name in switches]
 
@@ -109,3 +109,62 @@ WRONG: list[tuple[str, str, str, Change, str, str | None]] = [
 )
 def test_wrong_ones_are_found(target: str, name: str, changes: Change, obligation: str, register: str | None) -> None:
     found(judge(target, name, changes), obligation, register)
+
+
+VALUES = """
+struct fiber { context: ptr }
+
+trampoline narrow(from: ptr<fiber>, to: ptr, value: u8) -> u8 using c
+    suspends from.context resumes to giving value
+{
+    from.context = sp as ptr
+    switch stack to
+    return value
+}
+
+trampoline wide(from: ptr<fiber>, value: u64, to: ptr) -> u64 using c
+    suspends from.context resumes to giving value or 7
+{
+    from.context = sp as ptr
+    switch stack to
+    if value == 0 { return 7 }
+    return value
+}
+
+trampoline floating(from: ptr<fiber>, to: ptr, value: f64) -> f64 using c
+    suspends from.context resumes to giving value
+{
+    from.context = sp as ptr
+    switch stack to
+    return value
+}
+"""
+
+
+@pytest.mark.parametrize("target", [target.name for target in all_targets().values()])
+def test_values_of_every_kind_travel_along(target: str) -> None:
+    compiled = compile_module(load_module(Source("values.tramp", VALUES)), find_target(target))
+    for verdict in verify(compiled, runs=8):
+        assert verdict.good, (str(verdict), verdict.violations, verdict.obligations)
+
+
+def test_checks_set_the_other_parameters() -> None:
+    """Both ways of a condition run only if a check takes each of them."""
+    text = """
+    struct fiber { context: ptr }
+    trampoline jump(from: ptr<fiber>, to: ptr, value: uptr, twice: u32) -> uptr using c
+        suspends from.context resumes to giving value
+    {
+        from.context = sp as ptr
+        switch stack to
+        if twice == 12345 { return value + value }
+        return value
+    }
+    check jump { given { twice = 1 } }
+    """
+    [verdict] = verify(compile_module(load_module(Source("jump.tramp", text)), find_target("linux/amd64")))
+    assert not verdict.violations
+    assert "1 of 2 paths never ran" in verdict.obligations["effect"].reason
+    text = text.replace("twice = 1 }", "twice = 12345 }")
+    [verdict] = verify(compile_module(load_module(Source("jump.tramp", text)), find_target("linux/amd64")))
+    found(verdict, "effect", "rax")

@@ -53,6 +53,10 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         for o in operations
         if o.kind == "home_load" and o.home is not None and o.home.incoming is not None
     }
+    crossing = _live_across_switches(operations, live)
+    for value in crossing:
+        value.temporary = value.short = True  # there is no place for it: the frame is another one then
+        incoming.pop(value, None)
     if incoming:
         operations, live = _remove_dead(_spill(body, operations, incoming, architecture))
     while True:
@@ -70,6 +74,15 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
                 homes = {v: _home_of(v, body, operations, architecture, bits) for v in victims if v in some}
                 operations, live = _remove_dead(_spill(body, operations, homes, architecture, share=some is first))
                 break
+
+
+def _live_across_switches(operations: Sequence[Operation], live: _Liveness) -> list[VirtualRegister]:
+    """The values that are needed behind a switch to another frame."""
+    total = 0
+    for operation, after in zip(operations, live.after, strict=True):
+        if operation.kind == "switch_stack":
+            total |= after
+    return [value for value in live.values if total >> live.index[value] & 1]
 
 
 def _home_of(
@@ -543,7 +556,9 @@ def _home_store(
 # ----------------------------------------------------------------------------------------------------------- colouring
 
 
-_TIES = frozenset({"call", "asm", "enter", "tail_call", "resume"})  # operations that tie values to registers
+_TIES = frozenset(
+    {"call", "asm", "enter", "tail_call", "resume", "switch_stack"}
+)  # operations that tie values to registers
 
 
 class _Colouring:
@@ -565,6 +580,7 @@ class _Colouring:
         self.forbidden: list[set[Register]] = [set() for _ in range(count)]
         self.preferred: list[list[Register]] = [[] for _ in range(count)]
         self.partners: list[list[VirtualRegister]] = [[] for _ in range(count)]
+        self.crossing = frozenset(_live_across_switches(operations, live))
 
     def run(self) -> list[VirtualRegister]:
         self._constraints()
@@ -620,7 +636,7 @@ class _Colouring:
     def _constraints(self) -> None:
         for operation, defined, after in zip(self.operations, self.live.defs, self.live.after, strict=True):
             # Others set nothing, and take what they read from wherever it is.
-            if operation.defs or operation.places or operation.kind in ("call", "asm"):
+            if operation.defs or operation.places or operation.kind in ("call", "asm", "switch_stack"):
                 self._interfere(operation, defined, after)
                 self._attract(operation)
 
@@ -645,7 +661,7 @@ class _Colouring:
             self._connect(index, others)
         if kind not in _TIES:
             return
-        if operation.kind in ("call", "asm"):
+        if operation.kind in ("call", "asm", "switch_stack"):
             lost = set(operation.clobbers)
             lost |= {r for r in operation.places if r is not None} | set(operation.results)
             through = after & ~defined
@@ -731,6 +747,8 @@ class _Colouring:
         if not choices:
             message = f"there are not enough registers for `{value.name}`"
             notes = ("an `asm` block or a convention ties too many of them",)
+            if value in self.crossing:
+                notes = ("behind `switch stack` only registers that the convention does not keep are the same",)
             span = next((o.span for o in self.operations if value in o.defs or value in o.uses), self.body.span)
             raise InputError([Diagnostic("L001", message, span, notes=notes)])
         index_of = self.live.index

@@ -75,6 +75,8 @@ class BodyResolver:
         self.signature = signature
         self.slots: list[ir.Variable] = []
         self.save = True
+        self.switches = False  # whether it suspends its caller and resumes another
+        self.switched: s.SwitchStack | None = None
         self.handler_result: ir.Type | None = None
         self.trampoline = signature.name if signature is not None else ""  # which it is, or is checked
         self.depth_of: dict[ir.Variable, int] = {}
@@ -836,6 +838,8 @@ class BodyResolver:
                 yield from self._leave_loop(node, span)
             case s.OnStack():
                 yield from self._on_stack(node)
+            case s.SwitchStack():
+                yield from self._switch_stack(node)
             case s.When(targets=targets, then=then, otherwise=otherwise):
                 # A `when` is no scope of its own: what it declares is there for the statements behind it.
                 chosen = then if self.environment.holds(targets) else otherwise
@@ -1086,6 +1090,25 @@ class BodyResolver:
         self.scope = outer
         if stack is not None and (node.pc is None or pc is not None):
             yield ir.OnStack(stack, pc, body, node.span)
+
+    def _switch_stack(self, node: s.SwitchStack) -> Iterator[ir.Statement]:
+        stack = self.value(node.stack, self.word_type, "the stack pointer")
+        if self.scope.check:
+            self.report.error("R099", "`switch stack` belongs in a trampoline", node.span)
+        elif self.scope.stack:
+            message = "`switch stack` inside `on stack`: no other frame has got so far"
+            self.report.error("R099", message, node.span, notes=["end the block before"])
+        elif self.slots:
+            message = "behind `switch stack` the slots of `frame` are those of another call"
+            notes = ["keep what both sides need in what the context points to"]
+            self.report.error("R099", message, node.span, notes=notes, related=[(self.slots[0].span, "the first slot")])
+        elif self.switches is False:
+            message = "`switch stack` goes on in another call, and nothing says in which"
+            notes = ["behind the signature: `suspends PARAMETER resumes PARAMETER`"]
+            self.report.error("R099", message, node.span, notes=notes)
+        self.switched = node
+        if stack is not None:
+            yield ir.SwitchStack(stack, node.span)
 
     def _return(self, node: s.Return) -> Iterator[ir.Statement]:
         wanted = self.handler_result if self.scope.check else (self.signature.result if self.signature else None)
@@ -1411,6 +1434,7 @@ class BodyResolver:
                 self.untyped.add(variable)
             parameters.append(variable)
         before = len(self.report.diagnostics)
+        self.switches = {s.Suspends, s.Resumes} <= {type(clause) for clause in item.clauses}
         if item.variadic:
             self._takes_any_words(signature, item.name.span)
         assert item.body is not None
@@ -1419,6 +1443,9 @@ class BodyResolver:
                 message = "a body says itself what it does"
                 self.report.error("R097", message, clause.span, notes=["leave one of them out"])
         body = tuple(self._statements(item.body.statements))
+        if self.switched is not None and not self.save:
+            message = "`switch stack` gives back what another call has saved, and `save none` saves nothing"
+            self.report.error("R099", message, self.switched.span, notes=["leave `save none` out"])
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
         right = right and self.environment.entered.get(signature.name, ...) is not None

@@ -24,7 +24,7 @@ from .world import OUTSIDE, Region, World
 
 STACKS = 3  # on which callers are
 TURNS = 6  # calls that resume something, in a run
-SPREAD = 0x1000  # bytes of a stack in which the stack pointers of its caller's calls lie
+BAND = 0xC00  # bytes of each stack for the frame of one call: no two lie in the same place
 PIT = Region("what is resumed first", 0x2000, 0x4000)
 BOTTOM = 0x4000  # the word there: an address, and the value of a control register that raises no exception
 
@@ -82,11 +82,18 @@ def pair(program: ir.Program, function: ir.Function) -> tuple[ir.Function, ir.Fu
     return function, next(found, None)
 
 
+def kind_of_run(function: ir.Function) -> type[Execute]:
+    """How a trampoline is run: as its source says, or by callers that resume each other."""
+    return Execute if function.suspension is None else Continue
+
+
 class Continue(Execute):
     """One run of callers that suspend and resume each other."""
 
-    def __init__(self, bench: Bench, world: World, trace: Trace, function: ir.Function, *rest: Any) -> None:
-        super().__init__(bench, world, trace, function, *rest)
+    def __init__(
+        self, bench: Bench, world: World, trace: Trace, function: ir.Function, *rest: Any, **more: Any
+    ) -> None:
+        super().__init__(bench, world, trace, function, *rest, **more)
         program = self.build.program
         self.suspender, self.resumer = pair(program, function)
         where = place_of_contexts(program, function)
@@ -192,10 +199,10 @@ class Continue(Execute):
             machine.write(base, image)
         if self.world.thread_slot is not None:
             self._set_segment()
-        masks = bench.masks
-        self.constant = {
-            r: self.random.getrandbits(r.bits) & masks[r] for r in bench.reserved - bench.of_modules if r in masks
-        }
+        masks, c = bench.masks, self.architecture.conventions.get("c")
+        of_module = self.architecture.of_module
+        changing = {of_module} if of_module is not None and c is not None and c.keeps(of_module) else set()
+        self.constant = {r: self.random.getrandbits(r.bits) & masks[r] for r in bench.reserved - changing if r in masks}
         self.steps = self._plan()
         with bench.lent(PIT, self._in_pit):
             pit = BOTTOM.to_bytes(self.word, self.order)
@@ -251,13 +258,10 @@ class Continue(Execute):
         return entry
 
     def _cfa(self, step: Step) -> int:
-        """A stack pointer for a call: below everything that waits on that stack, aligned to no more than it has to."""
+        """A stack pointer for a call: below all calls before it, aligned to no more than it has to."""
         alignment = max(step.function.convention.alignment, 1)
-        top = step.region.end - OUTSIDE
-        for context in self.contexts:
-            if context.region is step.region and context.activation is not None and context is not step.suspends:
-                top = min(top, context.activation.cfa - OUTSIDE)
-        cfa = (top - self.random.randrange(SPREAD)) // alignment * alignment
+        top = step.region.end - OUTSIDE - self.started * BAND
+        cfa = (top - self.random.randrange(BAND // 4)) // alignment * alignment
         return cfa - alignment if alignment < 64 and cfa % (2 * alignment) == 0 else cfa
 
     def _bring_toc(self, activation: Activation, entry: int) -> None:
@@ -304,6 +308,20 @@ class Continue(Execute):
             context.handle = int.from_bytes(data, self.order)
         self._leave_below(context.region, context.floor)
 
+    def _check_chain_of(self, suspended: Activation) -> None:
+        """Where frames are chained, the word at the stack pointer that was left leads to the caller's frame."""
+        if not suspended.function.convention.back_chain or self.left == suspended.cfa:
+            return
+        chain = int.from_bytes(self.machine.read(self.left, self.word), self.order)
+        for _ in range(16):
+            if chain == suspended.cfa:
+                return
+            if not any(chain in region for region in self.stack_of):
+                break
+            chain = int.from_bytes(self.machine.read(chain, self.word), self.order)
+        message = "leaves a stack whose back chain does not lead to the caller's frame"
+        self._violate("area", message, memory=self.left, expected=suspended.cfa, found=chain)
+
     def _leave_below(self, region: Region, floor: int) -> None:
         if self.spare != "below":
             self.machine.write(region.base, self._garbage(floor - region.base))
@@ -330,6 +348,8 @@ class Continue(Execute):
             self._land(address)
         assert step.resumes is not None
         self._check_resumed(step, resumed)
+        if step.suspends is not None:
+            self._check_chain_of(running)
         if self.violations:
             self._end()
             return
@@ -338,7 +358,7 @@ class Continue(Execute):
         # The caller goes on: what was below its stack pointer, and what its call was given, is gone.
         self._leave_below(step.resumes.region, resumed.cfa)
         if self.watcher is not None:
-            self.watcher.left(running, step.result)
+            self.watcher.left(resumed, step.result)
         self._take_back(resumed)
         self._go(self._next_step())
 
@@ -481,4 +501,4 @@ class Continue(Execute):
         raise AssertionError("the run has ended")
 
 
-__all__ = ["Continue", "place_of_contexts"]
+__all__ = ["Continue", "kind_of_run"]

@@ -59,6 +59,7 @@ _LINES = frozenset(  # what has a line of its own
         *(
             "continue",
             "on_stack",
+            "switch_stack",
             "when",
             "asm",
             "expect",

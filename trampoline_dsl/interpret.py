@@ -185,6 +185,8 @@ class Execution:
                 raise _Continue
             case ir.OnStack():
                 yield from self.on_stack(node)
+            case ir.SwitchStack(span=span):
+                raise Trouble("what goes on behind `switch stack` is another call's affair", span)
             case ir.Asm():
                 self.run_asm(node)
             case ir.Expect(condition=condition):

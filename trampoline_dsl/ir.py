@@ -386,6 +386,15 @@ class OnStack:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchStack:
+    """The stack pointer changes to that of another frame of the same trampoline, which waits. What is done behind it is
+    done there."""
+
+    stack: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Asm:
     """Machine text of the user's. Registers are of this target."""
 
@@ -419,6 +428,7 @@ Statement = (
     | Break
     | Continue
     | OnStack
+    | SwitchStack
     | Asm
     | Expect
 )

@@ -319,15 +319,6 @@ class Bench:
         self.initial = self.machine.save()
         self.clean = self._executable()
 
-    @cached_property
-    def of_modules(self) -> frozenset[Register]:
-        """What functions have of the module that they are in, and find with it: each caller may have another one."""
-        target = self.build.program.target
-        linked = [target.linked(linkage).architecture for linkage in target.architecture.linkages]
-        found = {r for one in linked for r in (one.toc, one.got) if r is not None}
-        c = target.conventions.get("c")
-        return frozenset(r for r in found if c is not None and c.keeps(r))
-
     @contextmanager
     def lent(self, region: Region, entered: Callable[[int], None]) -> Iterator[None]:
         """Memory that is there for a while; `entered` is called before any instruction of it."""

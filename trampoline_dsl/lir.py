@@ -83,6 +83,7 @@ Kind = Literal[
     "trap",
     "enter_stack",
     "leave_stack",
+    "switch_stack",  # uses: the other frame's stack pointer
     "asm",
 ]
 

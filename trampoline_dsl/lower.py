@@ -540,6 +540,8 @@ class _Lowering:
                 self.add("jump", label=self.loops[-1][0])
             case ir.OnStack():
                 self._on_stack(node)
+            case ir.SwitchStack(stack=stack):
+                self._switch_stack(stack)
             case ir.Asm():
                 self._asm(node)
             case ir.Expect():
@@ -1223,6 +1225,19 @@ class _Lowering:
         for variable, values in results.items():
             for d, value in zip(outer[variable], values, strict=True):
                 self.add("move", (d,), (value,))
+
+    def _switch_stack(self, stack: ir.Expression) -> None:
+        """Another caller wants its registers back, all that the convention keeps: this frame has those of its own."""
+        value = self.evaluate(stack)[0]
+        nobodys = set.intersection(*(set(c.reserved) for c in self.architecture.conventions.values()))
+        nobodys.discard(self.architecture.of_module)
+        if self.convention.descriptors and self.architecture.toc is not None:
+            nobodys.add(self.architecture.toc)  # whoever calls brings the callee's own: it is the same for all
+        kept = {r: mask for r, mask in self.convention.kept.items() if r not in nobodys}
+        if self.convention.return_address is not None:
+            kept[self.convention.return_address] = (1 << self.convention.return_address.bits) - 1
+        self._lose(kept)
+        self.add("switch_stack", (), (value,), clobbers=clobbers_of(kept))
 
     def _asm(self, node: ir.Asm) -> None:
         uses = []

@@ -20,6 +20,7 @@ from typing import Any
 
 from . import ir
 from .assemble import AssemblyError, assemble
+from .continuations import kind_of_run
 from .emulate import MachineError
 from .interpret import Trouble
 from .judge import Activation, Arrival, Code, Execute, Violation, Watcher
@@ -257,7 +258,7 @@ class _Hunt:
         return None
 
     def _execute(self, world: _World, *, scramble: bool, watcher: Watcher | None = None) -> Execute:
-        run = Execute(
+        run = kind_of_run(self.artifact.function)(
             self.session.bench,
             world.world,
             world.trace,

@@ -35,7 +35,7 @@ MAXIMUM_ERRORS_OF_PIECE = 10
 _ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "table", "trampoline", "check", "when")
 _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
-    *("on", "when", "asm", "expect", "trap", "syscall"),
+    *("on", "when", "asm", "expect", "trap", "syscall", "switch"),
 )
 _CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
@@ -91,7 +91,7 @@ _FOREIGN = {
     **dict.fromkeys(("var", "auto", "mut"), "let"),
     **dict.fromkeys(("goto", "jmp", "tail"), "jump"),
     **dict.fromkeys(("unreachable", "abort", "panic", "ud2", "udf", "brk"), "trap"),
-    **dict.fromkeys(("switch", "case", "unless"), "if"),
+    **dict.fromkeys(("case", "unless"), "if"),
     **dict.fromkeys(("fn", "func", "function", "def", "proc", "sub"), "trampoline"),
     **dict.fromkeys(("include", "use", "require"), "import"),
     **dict.fromkeys(("assert", "require", "check"), "expect"),
@@ -1018,6 +1018,9 @@ class _Builder:
     def _on_stack(self, tree: Tree[Any]) -> s.OnStack:
         stack, pc, body = tree.children
         return s.OnStack(self.make(stack), self.maybe(pc), self.make(body), self.span(stack))
+
+    def _switch_stack(self, tree: Tree[Any]) -> s.SwitchStack:
+        return s.SwitchStack(self.make(tree.children[0]), self.span(tree))
 
     def _when(self, tree: Tree[Any]) -> s.When:
         targets, then, otherwise = tree.children

@@ -232,6 +232,8 @@ class _Selection:
                 return self.architecture.trap()
             case "enter_stack":
                 return self._enter_stack(operation, defs, uses)
+            case "switch_stack":
+                return make.move(sp, uses[0])
             case "leave_stack":
                 home = self.body.contexts[operation.context].saved_sp
                 assert home is not None

@@ -352,6 +352,14 @@ class OnStack:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchStack:
+    """`switch stack a`."""
+
+    stack: Expression
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class When:
     """`when arm, arm64 { ... } else { ... }`."""
 
@@ -414,6 +422,7 @@ Statement = (
     | Break
     | Continue
     | OnStack
+    | SwitchStack
     | When
     | Asm
     | Expect

@@ -717,6 +717,7 @@ class Architecture(ABC):
     comment: str  # what starts a comment in GNU syntax
     toc: Register | None = None  # holds the table of contents, where there is one; symbols are found through it
     got: Register | None = None  # like `toc` for linkage "pic", but every function finds it itself, by `call_through`
+    of_module: Register | None = None  # holds where something of the module is: each caller may have another value
     calls_through_got: bool = False  # with linkage "pic", what is called by its symbol is called through a pointer
     zero: Register | None = None  # what `store` takes to store zero, if that needs no register; nothing else takes it
     singles_left: bool = False  # a 32-bit float is in the upper half of its register, and not in the lower one

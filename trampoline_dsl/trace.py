@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from . import ir
+from .continuations import kind_of_run
 from .diagnostics import Diagnostic, InputError, Source, Span, suggestion
 from .interpret import Trouble
 from .judge import Activation, Arrival, Code, Execute, Violation, Watcher
@@ -247,7 +248,7 @@ def _follow(
     except Trouble as trouble:
         where = trouble.span if isinstance(trouble.span, Span) else function.span
         raise InputError([Diagnostic("J001", f"this cannot be run: {trouble.message}", where)]) from None
-    run = Execute(session.bench, world, expected, function, scenario, session.anonymous, garbage, hostile)
+    run = kind_of_run(function)(session.bench, world, expected, function, scenario, session.anonymous, garbage, hostile)
     tracer = _Tracer(run, session, world)
     run.watcher = tracer
     run.run()

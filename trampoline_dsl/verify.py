@@ -11,7 +11,7 @@ from typing import Any, Literal
 from . import ir
 from .body import ends
 from .cfi import header
-from .continuations import Continue
+from .continuations import kind_of_run
 from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
 from .interpret import Trouble
@@ -327,7 +327,7 @@ class Session:
         spare: Literal["", "below", "area"] = "",
         interruptions: Interruptions | None = None,
     ) -> Execute:
-        kind = Execute if function.suspension is None else Continue
+        kind = kind_of_run(function)
         run = kind(self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare)
         run.interruptions = interruptions
         run.run()
@@ -556,6 +556,8 @@ def _why_not_applicable(name: str, subject: Subject) -> str:
     if name == "landing" and not subject.architecture.protect:
         return "the target is not built with control-flow protection"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in subject.instructions):
+        if name == "area" and function.suspension is not None and function.convention.back_chain:
+            return ""  # the stack that is left has a chain too
         return "it makes no call"
     if name == "preserve" and function.suspension is None:
         left_by = {type(node) for node in ir.walk(function.body)}
