@@ -10,8 +10,8 @@ After DWARF 5, 6.4; the directives are those of GNU as and LLVM. `.cfi_escape` c
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from .target import Architecture, Convention, Insn, Motion, Register, Unwinding
@@ -62,14 +62,15 @@ class State:
     """What is known before an instruction. Registers that are not named have what they were entered with."""
 
     registers: dict[Register, Value]
-    memory: dict[tuple[Hashable, int], tuple[Value, int]]  # by symbol and offset: the value, and how many bytes of it
+    memory: dict[Hashable, dict[int, tuple[Value, int]]]  # by symbol and offset: the value, and how many bytes of it
     callers: dict[Hashable, Caller]  # by the symbol that the stack pointer is counted from
 
     def get(self, register: Register) -> Value:
         return self.registers.get(register) or Value(register)
 
     def copy(self) -> State:
-        return State(dict(self.registers), dict(self.memory), dict(self.callers))
+        memory = {symbol: dict(cells) for symbol, cells in self.memory.items()}
+        return State(dict(self.registers), memory, dict(self.callers))
 
 
 class Expression(NamedTuple):
@@ -143,7 +144,7 @@ def directives(function: Described, architecture: Architecture) -> tuple[tuple[s
     """For each of a function's instructions the directives before it. Raises ValueError if there are none for the
     machine."""
     described = _described(architecture)
-    rows = list(_Rows(function, architecture, described).rows())
+    rows = _Rows(function, architecture, described).rows()
     names = {number: register for register, number in described.numbers.items()}
     made: list[list[str]] = [[] for _ in function.code]
     places = [index for index, insn in enumerate(function.code) if insn.label is None]
@@ -255,57 +256,49 @@ def _signed(value: int) -> list[int]:
             return made
 
 
-@dataclass
 class _Rows:
     """Follows one function."""
 
-    function: Described
-    architecture: Architecture
-    described: Unwinding
-    motions: list[tuple[Motion, ...]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.code = self.function.code
-        self.sp = self.architecture.sp
-        self.word = self.architecture.word
-        self.motions = [self.described.motions(insn) if insn.label is None else () for insn in self.code]
+    def __init__(self, function: Described, architecture: Architecture, described: Unwinding) -> None:
+        self.function = function
+        self.described = described
+        self.code = function.code
+        self.sp = architecture.sp
+        self.word = architecture.word
+        motions = described.motions
+        self.motions = [motions(insn) if insn.label is None else () for insn in self.code]
         self.labels = {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
-        convention = self.function.convention
+        convention = function.convention
         self.link = convention.return_address
-        self.kept = [
-            (number, register, -(-convention.kept[register].bit_length() // 8))
-            for register, number in self.described.numbers.items()
-            if register in convention.kept and register not in (self.sp, self.link, self.architecture.toc)
-        ]
+        # Number, register, what it was entered with, and how many bytes of that are kept.
+        self.kept: list[tuple[int, Register, Value, int]] = []
+        for register, number in described.numbers.items():
+            if register in convention.kept and register not in (self.sp, self.link, architecture.toc):
+                leader = described.kept_with.get(register, register)
+                self.kept.append((number, leader, Value(leader), -(-convention.kept[register].bit_length() // 8)))
+        # What is worth knowing where it is. Whose callers are found on which stack adds to it.
+        self.wanted: set[Hashable] = {CFA, RETURN_ADDRESS, self.link, *(register for _, register, _, _ in self.kept)}
+        self.made: set[Hashable] = set()  # the symbols of what instructions have made
+        self.dirty = True  # something that is wanted has changed its place
+        self.found: list[Row | None] = [None] * len(self.code)
 
-    def rows(self) -> Iterator[Row | None]:
+    def rows(self) -> list[Row | None]:
         """The row of each instruction; None where none comes by, and for labels."""
-        states: dict[int, State] = {}
+        states = {0: self._entry()}
         waiting = [0]
-        self._reach(states, 0, self._entry())
         while waiting:
             index = waiting.pop()
-            state = states[index]
-            for following, after in self._after(index, state):
-                if following < len(self.code) and self._reach(states, following, after):
+            for following, after in self._follow(index, states[index].copy()):
+                if self._reach(states, following, after):
                     waiting.append(following)
-        previous: Row | None = None
-        for index, insn in enumerate(self.code):
-            if index and self.code[index - 1].delay_slot and previous is not None:
-                yield previous  # it is executed before control has gone anywhere
-                continue
-            if insn.label is not None or index not in states:
-                yield None
-                continue
-            previous = self._row(states[index])
-            yield previous
+        return self.found
 
     def _entry(self) -> State:
         pushed = self.word if self.link is None else 0
         above = Value(CFA, -pushed)
-        memory: dict[tuple[Hashable, int], tuple[Value, int]] = {}
+        memory: dict[Hashable, dict[int, tuple[Value, int]]] = {}
         if self.link is None:
-            memory[CFA, -self.word] = (Value(RETURN_ADDRESS), self.word)
+            memory[CFA] = {-self.word: (Value(RETURN_ADDRESS), self.word)}
         if self.function.entered_by_call:
             above = above.moved(-self.word)
         pc = Value(RETURN_ADDRESS) if self.link is None else Value(self.link)
@@ -313,60 +306,87 @@ class _Rows:
 
     # ----------------------------------------------------------------------------------------------- following the code
 
-    def _after(self, index: int, state: State) -> Iterator[tuple[int, State]]:
-        insn = self.code[index]
-        if insn.label is not None:
-            yield index + 1, state
-            return
-        after = state.copy()
-        following = index + 1
-        if insn.delay_slot and following < len(self.code):
-            self._step(following, after)
-            following += 1
-        self._step(index, after)
-        if insn.target is not None and insn.target in self.labels and insn.transfer in ("branch", "jump"):
-            yield self.labels[insn.target], after
-        if insn.transfer in ("none", "branch", "call", "system"):
-            yield following, after
+    def _follow(self, index: int, state: State) -> Iterator[tuple[int, State]]:
+        """Go on from a place to where the code leaves or joins others, and say which labels are reached with what."""
+        code, found = self.code, self.found
+        row: Row | None = None
+        self.dirty = True
+        if code[index].label is not None:
+            index += 1
+        while index < len(code):
+            insn = code[index]
+            if insn.label is not None:
+                yield index, state
+                return
+            if self.dirty or row is None:
+                row = self._row(state)
+                self.dirty = False
+            found[index] = row
+            following = index + 1
+            if insn.delay_slot and following < len(code):
+                found[following] = row  # it is executed before control has gone anywhere
+                self._step(following, state)
+                following += 1
+            self._step(index, state)
+            if insn.transfer != "none":
+                if insn.target is not None and insn.target in self.labels and insn.transfer in ("branch", "jump"):
+                    yield self.labels[insn.target], state.copy()
+                if insn.transfer in ("jump", "return", "trap"):
+                    return
+            index = following
 
     def _step(self, index: int, state: State) -> None:
         insn = self.code[index]
-        sp = state.get(self.sp)
+        motions = self.motions[index]
+        if not motions and not insn.writes and not insn.popped:
+            return
+        registers = state.registers
+        sp = registers[self.sp]
         values: dict[Register, Value] = {}
         stores: list[tuple[Value, Value, int]] = []
-        for motion in self.motions[index]:
+        for motion in motions:
             place = self._sum(state, motion)
-            match motion.kind:
-                case "set":
-                    if place is not None:
-                        values[motion.register] = place
-                case "store":
-                    if place is not None and place.plus is None:
-                        stores.append((place, state.get(motion.register), motion.size))
-                case "load":
-                    cell = state.memory.get((place.symbol, place.offset)) if place is not None else None
-                    if cell is not None and place is not None and place.plus is None and cell[1] == motion.size:
+            if place is None:
+                continue
+            if motion.kind == "set":
+                values[motion.register] = place
+            elif place.plus is None:
+                if motion.kind == "store":
+                    stores.append((place, state.get(motion.register), motion.size))
+                else:
+                    cell = state.memory.get(place.symbol, {}).get(place.offset)
+                    if cell is not None and cell[1] == motion.size:
                         values[motion.register] = cell[0]
-        made = [r for r in insn.writes if r not in values]
-        if made:
-            self._forget(state, {(index, r) for r in made})
-        for register in made:
-            state.registers[register] = Value((index, register))
-        state.registers.update(values)
+        for register in insn.writes:
+            if register not in values:
+                symbol = (index, register)
+                if symbol in self.made:
+                    self._forget(state, symbol)
+                self.made.add(symbol)
+                values[register] = Value(symbol)
+        wanted = self.wanted
+        for register, value in values.items():
+            if state.get(register).symbol in wanted or value.symbol in wanted:
+                self.dirty = True
+            registers[register] = value
         for place, value, size in stores:
             self._overwrite(state, place, size)
-            state.memory[place.symbol, place.offset] = (value, size)
-        if insn.transfer == "call":
-            self._called(state)
+            if value.symbol in wanted:
+                state.memory.setdefault(place.symbol, {})[place.offset] = (value, size)
+                self.dirty = True
         if insn.popped:
-            state.registers[self.sp] = state.get(self.sp).moved(insn.popped)
-        now = state.get(self.sp)
-        if now != sp:
-            self._moved(index, state, sp, now)
+            registers[self.sp] = registers[self.sp].moved(insn.popped)
+            self.dirty = True
+        if registers[self.sp] != sp:
+            self._moved(index, state, sp, registers[self.sp])
 
     def _sum(self, state: State, motion: Motion) -> Value | None:
-        value = state.get(motion.base) if motion.base is not None else Value(CONSTANT)
-        value = value.moved(motion.offset)
+        if motion.base is None:
+            value = Value(CONSTANT, motion.offset)
+        else:
+            value = state.get(motion.base)
+            if motion.offset:
+                value = value.moved(motion.offset)
         if motion.index is None:
             return value
         other = state.get(motion.index)
@@ -380,44 +400,44 @@ class _Rows:
             return Value(value.symbol, value.offset, other.symbol)
         return None
 
-    def _forget(self, state: State, symbols: set[Hashable]) -> None:
-        """An instruction that runs again makes other values than the last time."""
+    def _forget(self, state: State, symbol: Hashable) -> None:
+        """An instruction that runs again makes another value than the last time."""
         for register, value in list(state.registers.items()):
-            if value.symbol in symbols or value.plus in symbols:
+            if symbol in (value.symbol, value.plus):
                 state.registers[register] = Value(("gone", register))
-        for key, (value, _) in list(state.memory.items()):
-            if key[0] in symbols or value.symbol in symbols or value.plus in symbols:
-                del state.memory[key]
-
-    def _called(self, state: State) -> None:
-        """A callee leaves a frame's own words alone, but not what it has been handed the address of."""
-        own = {CFA, RETURN_ADDRESS, *state.callers, *(caller.pc.symbol for caller in state.callers.values())}
-        for key, (value, _) in list(state.memory.items()):
-            if value.symbol not in own and not isinstance(value.symbol, Register):
-                del state.memory[key]
+        state.memory.pop(symbol, None)
+        for cells in state.memory.values():
+            for offset in [offset for offset, (value, _) in cells.items() if value.symbol == symbol]:
+                del cells[offset]
+        self.dirty = True
 
     def _overwrite(self, state: State, place: Value, size: int) -> None:
-        for (symbol, offset), (_, bytes_) in list(state.memory.items()):
-            if symbol == place.symbol and offset < place.offset + size and place.offset < offset + bytes_:
-                del state.memory[symbol, offset]
+        cells = state.memory.get(place.symbol)
+        if cells:
+            for offset in range(place.offset - _WIDEST + 1, place.offset + size):
+                if offset in cells and place.offset < offset + cells[offset][1]:
+                    del cells[offset]
+                    self.dirty = True
 
     def _moved(self, index: int, state: State, before: Value, now: Value) -> None:
         """The stack pointer has moved: what is below it is gone."""
+        self.dirty = True
         part = self.code[index].part
-        if now.symbol != before.symbol and part in ("switch", "push"):
+        if now.symbol == before.symbol:
+            cells = state.memory.get(now.symbol, {})
+            for offset in [offset for offset in cells if offset < now.offset]:
+                del cells[offset]
+        elif part in ("switch", "push"):
             around = state.callers.get(before.symbol)
             if part == "push":
-                cfa = now.moved(self.function.frame)
-                state.callers[now.symbol] = Caller(cfa, self._pushed(index, state), False)
-            elif around is not None:
+                pc = self._pushed(index, state)
+                around = Caller(now.moved(self.function.frame), pc, False)
+                self.wanted.add(pc.symbol)
+            if around is not None:
                 state.callers[now.symbol] = around
-            return
-        if now.symbol != before.symbol:
-            gone = [key for key in state.memory if key[0] == before.symbol]
+                self.wanted.add(now.symbol)
         else:
-            gone = [key for key in state.memory if key[0] == now.symbol and key[1] < now.offset]
-        for key in gone:
-            del state.memory[key]
+            state.memory.pop(before.symbol, None)
 
     def _pushed(self, index: int, state: State) -> Value:
         """The program counter that the next instructions store where a walk looks for it."""
@@ -435,21 +455,22 @@ class _Rows:
                 break
         return Value(("pushed", index))
 
-    def _reach(self, states: dict[int, State], index: int, state: State) -> bool:
-        """Note that a place is reached with what is known; whether that is news there."""
-        known = states.get(index)
+    def _reach(self, states: dict[int, State], label: int, state: State) -> bool:
+        """Note that a label is reached with what is known; whether what holds behind it is to be found anew."""
+        known = states.get(label)
         if known is None:
-            states[index] = state
+            states[label] = state
             return True
         news = False
         for register in {*known.registers, *state.registers}:
             value = known.get(register)
-            if value != state.get(register) and value != Value(("joined", index, register)):
-                known.registers[register] = Value(("joined", index, register))
+            if value != state.get(register) and value != Value(("joined", label, register)):
+                known.registers[register] = Value(("joined", label, register))
                 news = True
-        for key, cell in list(known.memory.items()):
-            if state.memory.get(key) != cell:
-                del known.memory[key]
+        for symbol, cells in known.memory.items():
+            others = state.memory.get(symbol, {})
+            for offset in [offset for offset, cell in cells.items() if others.get(offset) != cell]:
+                del cells[offset]
                 news = True
         for symbol, caller in list(known.callers.items()):
             if state.callers.get(symbol) not in (caller, None):
@@ -461,38 +482,41 @@ class _Rows:
 
     def _row(self, state: State) -> Row:
         described = self.described
-        sp = state.get(self.sp)
+        sp = state.registers[self.sp]
         caller = state.callers.get(sp.symbol)
         if caller is None:
             # The stack is another one, whose caller nobody knows: a walk ends here.
             return Row(described.sp, 0, NO_EXPRESSION, ((described.return_column, Rule("undefined")),))
         cfa, bias = caller.cfa, described.bias
         register, offset, expression = self._way_to(state, cfa, sp)
+        places = _Places(state, cfa, sp, self)
         rules: list[tuple[int, Rule]] = []
-        rule = self._place_of(state, caller.pc, cfa, self.word, self.link)
+        rule = places.rule(caller.pc, self.word, self.link)
         if rule != self._initial_pc():
             rules.append((described.return_column, rule))
-        for number, register_, size in self.kept:
-            kept = described.kept_with.get(register_, register_)
+        registers, here = state.registers, places.here
+        for number, kept, value, size in self.kept:
+            if kept not in registers and value not in here and not places.elsewhere:
+                continue  # as it was
             if caller.keeps:
-                rule = self._place_of(state, Value(kept), cfa, size, kept)
+                rule = places.rule(value, size, kept)
             else:
-                cells = [cell for cell, _ in state.memory.values() if cell == Value(kept)]
-                rule = Rule("undefined") if cells or state.get(kept) != Value(kept) else Rule("same")
+                rule = _SAME if state.get(kept) == value and value not in places.saved else Rule("undefined")
             if rule.kind != "same":
                 rules.append((number, rule))
         if bias:
-            rule = self._place_of(state, cfa, cfa, self.word, self.sp)
+            rule = places.rule(cfa, self.word, self.sp)
             if rule.kind not in ("offset", "same"):
                 rule = Rule("value", -bias)
             if rule.kind != "same":
                 rules.append((described.sp, rule))
-        return Row(register, 0 if expression.code else offset + bias, expression, tuple(sorted(rules)))
+        rules.sort()
+        return Row(register, 0 if expression.code else offset + bias, expression, tuple(rules))
 
     def _initial_pc(self) -> Rule:
         if self.link is not None:
-            return Rule("same")
-        return Rule("offset", -self.word - self.described.bias)
+            return _SAME
+        return _offset(-self.word - self.described.bias)
 
     def _way_to(self, state: State, wanted: Value, sp: Value) -> tuple[int, int, Expression]:
         """A value as register and offset, or as an expression."""
@@ -504,9 +528,9 @@ class _Rows:
                 value = state.get(register)
                 if (value.symbol, value.plus) == (sp.plus, None):
                     offset = wanted.offset - sp.offset + value.offset + described.bias
-                    way = self._based(self.sp, described.sp, offset).minus(self._based(register, number, 0))
+                    way = self.based(self.sp, described.sp, offset).minus(self.based(register, number, 0))
                     return 0, 0, way
-        for address, (value, size) in self._reachable(state, sp):
+        for address, (value, size) in self.reachable(state, sp):
             if value.symbol == wanted.symbol and value.plus is None and size >= self.word:
                 return 0, 0, address.loaded().plus(wanted.offset - value.offset + described.bias)
         for register, number in described.numbers.items():
@@ -515,44 +539,75 @@ class _Rows:
                 return number, wanted.offset - value.offset, NO_EXPRESSION
         return described.sp, 0, NO_EXPRESSION
 
-    def _reachable(self, state: State, sp: Value) -> Iterator[tuple[Expression, tuple[Value, int]]]:
+    def reachable(self, state: State, sp: Value) -> Iterator[tuple[Expression, tuple[Value, int]]]:
         """What is kept on this stack, and on those that words on it lead to: how its address is found, and what it
         is."""
         ways: list[tuple[Value, Expression | None]] = [(sp, None)]
         seen = {sp.symbol}
         for base, way in ways:
-            for (symbol, offset), cell in state.memory.items():
-                if symbol != base.symbol or base.plus is not None:
-                    continue
+            if base.plus is not None:
+                continue
+            for offset, cell in state.memory.get(base.symbol, {}).items():
                 distance = offset - base.offset
-                address = self._based(self.sp, self.described.sp, distance) if way is None else way.plus(distance)
+                address = self.based(self.sp, self.described.sp, distance) if way is None else way.plus(distance)
                 yield address, cell
                 value = cell[0]
                 if value.symbol not in seen and len(ways) < _DEEPEST and value.symbol in state.callers:
                     seen.add(value.symbol)
                     ways.append((value, address.loaded()))
 
-    def _based(self, register: Register, number: int, offset: int) -> Expression:
+    def based(self, register: Register, number: int, offset: int) -> Expression:
         words = f"{register.name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else register.name
         if number < 32:
             return Expression(bytes((_BASE_REGISTER + number, *_signed(offset))), words)
         return Expression(bytes((_BASE_REGISTER_WIDE, *_unsigned(number), *_signed(offset))), words)
 
-    def _place_of(self, state: State, value: Value, cfa: Value, size: int, home: Register | None) -> Rule:
-        """Where a value is found: in memory first, since what is in a register may not outlive the next call."""
-        for (symbol, offset), (kept, bytes_) in state.memory.items():
-            if kept == value and bytes_ >= size and symbol == cfa.symbol:
-                return Rule("offset", offset - cfa.offset - self.described.bias)
-        sp = state.get(self.sp)
-        for address, (kept, bytes_) in self._reachable(state, sp):
-            if kept == value and bytes_ >= size:
-                return Rule("expression", expression=address)
+
+class _Places:
+    """Where values are, before one instruction."""
+
+    def __init__(self, state: State, cfa: Value, sp: Value, rows: _Rows) -> None:
+        self.state, self.sp, self.rows = state, sp, rows
+        self.here: dict[Value, tuple[int, int]] = {}  # on the stack that the CFA is of
+        self.shift = -cfa.offset - rows.described.bias
+        for offset, (value, size) in state.memory.get(cfa.symbol, {}).items():
+            self.here.setdefault(value, (offset, size))
+        self.elsewhere = len(state.memory) > 1 or cfa.symbol != sp.symbol
+
+    @cached_property
+    def reachable(self) -> list[tuple[Expression, tuple[Value, int]]]:
+        return list(self.rows.reachable(self.state, self.sp))
+
+    @cached_property
+    def saved(self) -> set[Value]:
+        """What is in memory anywhere."""
+        return {value for cells in self.state.memory.values() for value, _ in cells.values()}
+
+    def rule(self, value: Value, size: int, home: Register | None) -> Rule:
+        """In memory first, since what is in a register may not outlive the next call."""
+        place = self.here.get(value)
+        if place is not None and place[1] >= size:
+            return _offset(place[0] + self.shift)
+        state, rows = self.state, self.rows
+        if self.elsewhere:
+            for address, (kept, bytes_) in self.reachable:
+                if kept == value and bytes_ >= size:
+                    return Rule("expression", expression=address)
         if home is not None and state.get(home) == value:
-            return Rule("same")
-        for register, number in self.described.numbers.items():
+            return _SAME
+        for register, number in rows.described.numbers.items():
             if state.get(register) == value:
                 return Rule("register", register=number)
         return Rule("undefined")
+
+
+@lru_cache(maxsize=4096)
+def _offset(offset: int) -> Rule:
+    return Rule("offset", offset)
+
+
+_SAME = Rule("same")
+_WIDEST = 16  # bytes that one instruction stores of one register
 
 
 __all__ = ["Described", "directives", "header"]
