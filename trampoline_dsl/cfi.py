@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from .target import Architecture, Convention, Insn, Motion, Register, Unwinding
+from .target import Architecture, Convention, Insn, Motion, Register, Unwinding, of_thread
 
 # DWARF 5, 7.10.. (operations of expressions) and 7.24 (call frame instructions).
 _DEREF, _CONSTANT, _MINUS, _PLUS, _PLUS_CONSTANT, _BASE_REGISTER, _BASE_REGISTER_WIDE = (
@@ -265,6 +265,7 @@ class _Rows:
         self.code = function.code
         self.sp = architecture.sp
         self.word = architecture.word
+        self.of_thread = of_thread(architecture)
         motions = described.motions
         self.motions = [motions(insn) if insn.label is None else () for insn in self.code]
         self.labels = {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
@@ -423,7 +424,9 @@ class _Rows:
         """The stack pointer has moved: what is below it is gone."""
         self.dirty = True
         part = self.code[index].part
-        if now.symbol == before.symbol:
+        if part == "resume":
+            self._resumed(index, state, before)
+        elif now.symbol == before.symbol:
             cells = state.memory.get(now.symbol, {})
             for offset in [offset for offset in cells if offset < now.offset]:
                 del cells[offset]
@@ -438,6 +441,17 @@ class _Rows:
                 self.wanted.add(now.symbol)
         else:
             state.memory.pop(before.symbol, None)
+
+    def _resumed(self, index: int, state: State, sp: Value) -> None:
+        """The frame is that of another call, which has got as far: the same is at the same places in it. What registers
+        hold is of the call that was left."""
+        for register in {*state.registers, *(r for _, r, _, _ in self.kept)} - self.of_thread:
+            state.registers[register] = Value((index, register))
+        if self.link is not None:
+            state.registers[self.link] = Value((index, self.link))
+        state.registers[self.sp] = sp
+        for symbol in [symbol for symbol in state.memory if symbol != sp.symbol]:
+            del state.memory[symbol]
 
     def _pushed(self, index: int, state: State) -> Value:
         """The program counter that the next instructions store where a walk looks for it."""

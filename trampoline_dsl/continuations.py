@@ -19,7 +19,7 @@ from . import ir
 from .emulate import Stop
 from .judge import Activation, Arrival, Bench, Execute
 from .oracle import Trace
-from .target import Register
+from .target import Register, of_thread
 from .world import OUTSIDE, Region, World
 
 STACKS = 3  # on which callers are
@@ -199,10 +199,8 @@ class Continue(Execute):
             machine.write(base, image)
         if self.world.thread_slot is not None:
             self._set_segment()
-        masks, c = bench.masks, self.architecture.conventions.get("c")
-        of_module = self.architecture.of_module
-        changing = {of_module} if of_module is not None and c is not None and c.keeps(of_module) else set()
-        self.constant = {r: self.random.getrandbits(r.bits) & masks[r] for r in bench.reserved - changing if r in masks}
+        thread, masks = of_thread(self.architecture), bench.masks
+        self.constant = {r: self.random.getrandbits(r.bits) & masks[r] for r in bench.reserved & thread if r in masks}
         self.steps = self._plan()
         with bench.lent(PIT, self._in_pit):
             pit = BOTTOM.to_bytes(self.word, self.order)
@@ -471,6 +469,15 @@ class Continue(Execute):
         if region.base <= sp <= region.end and sp <= resumed.cfa + self._popped(resumed):
             return region
         return None
+
+    def innermost(self) -> Activation | None:
+        step, sp = self.current, self.machine.sp
+        running = super().innermost()
+        if step is None or running is None:
+            return None
+        if sp in step.region and sp <= running.cfa:
+            return running
+        return step.resumes.activation if step.resumes is not None and sp in step.resumes.region else None
 
     def _scramble_below(self, region: Region, floor: int) -> None:
         if region is not PIT:

@@ -766,6 +766,10 @@ class Execute:
 
     # ------------------------------------------------------------------------------------------------- whom walks find
 
+    def innermost(self) -> Activation | None:
+        """Whose frame the stack pointer is in; None if in nobody's."""
+        return self.activations[-1] if self.activations else None
+
     def callers(self, activation: Activation) -> list[tuple[int, int, bool]]:
         """Whom a walk from here may find: the caller's stack pointer, where it goes on, and whether it wants registers
         back. On the stack of a block that has pushed a PC that is whoever this seems to have called."""

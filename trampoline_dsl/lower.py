@@ -26,6 +26,7 @@ from .target import (
     Register,
     ThreadSlot,
     float_allocatable,
+    of_thread,
 )
 
 _NEGATED: dict[Condition, Condition] = {
@@ -1229,11 +1230,10 @@ class _Lowering:
     def _switch_stack(self, stack: ir.Expression) -> None:
         """Another caller wants its registers back, all that the convention keeps: this frame has those of its own."""
         value = self.evaluate(stack)[0]
-        nobodys = set.intersection(*(set(c.reserved) for c in self.architecture.conventions.values()))
-        nobodys.discard(self.architecture.of_module)
+        spared = set(of_thread(self.architecture))
         if self.convention.descriptors and self.architecture.toc is not None:
-            nobodys.add(self.architecture.toc)  # whoever calls brings the callee's own: it is the same for all
-        kept = {r: mask for r, mask in self.convention.kept.items() if r not in nobodys}
+            spared.add(self.architecture.toc)  # whoever calls brings the callee's own: it is the same for all
+        kept = {r: mask for r, mask in self.convention.kept.items() if r not in spared}
         if self.convention.return_address is not None:
             kept[self.convention.return_address] = (1 << self.convention.return_address.bits) - 1
         self._lose(kept)

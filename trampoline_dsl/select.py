@@ -233,7 +233,8 @@ class _Selection:
             case "enter_stack":
                 return self._enter_stack(operation, defs, uses)
             case "switch_stack":
-                return make.move(sp, uses[0])
+                moves = make.move(sp, uses[0])
+                return (replace(insn, part="resume") if sp in insn.writes else insn for insn in moves)
             case "leave_stack":
                 home = self.body.contexts[operation.context].saved_sp
                 assert home is not None

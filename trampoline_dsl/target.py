@@ -24,8 +24,9 @@ from typing import Literal
 from .records import dataclass
 
 ByteOrder = Literal["little", "big"]
-# "switch": what moves to the stack of an `on stack` block; "push": what does so for one that pushes a PC.
-FramePart = Literal["prologue", "body", "epilogue", "switch", "push"]
+# "switch": what moves to the stack of an `on stack` block; "push": what does so for one that pushes a PC;
+# "resume": what moves to the frame of another call of the same function.
+FramePart = Literal["prologue", "body", "epilogue", "switch", "push", "resume"]
 Transfer = Literal["none", "branch", "jump", "call", "return", "trap", "system"]  # "branch" is conditional
 
 
@@ -1006,6 +1007,18 @@ class Architecture(ABC):
     def trailer(self) -> Iterable[str]:
         """Lines after the last function: in ELF, the note that the stack need not be executable."""
         return ('.section .note.GNU-stack,"",%progbits',) if self.object_format == "elf" else ()
+
+
+@lru_cache(maxsize=64)
+def of_thread(architecture: Architecture) -> frozenset[Register]:
+    """What belongs to the thread, or to the system: no convention lets anybody use it, and all callers on a thread have
+    the same there. What each module has its own of, and callees keep, is not among them."""
+    conventions = architecture.conventions.values()
+    common = set.intersection(*(set(convention.reserved) for convention in conventions)) if conventions else set()
+    module = architecture.of_module
+    if module is not None and any(convention.keeps(module) for convention in conventions):
+        common.discard(module)
+    return frozenset(common - {architecture.sp})
 
 
 @lru_cache(maxsize=1024)

@@ -270,7 +270,8 @@ class Session:
         self, function: ir.Function, scenario: ir.Scenario | None, world: World, trace: Trace, garbage: int
     ) -> list[Violation]:
         """A run that is right, once more, with a walk to the caller from before every instruction."""
-        run = Execute(self.bench, world, trace, function, scenario, self.anonymous, garbage, False)
+        kind = kind_of_run(function)
+        run = kind(self.bench, world, trace, function, scenario, self.anonymous, garbage, False)
         run.watcher = walker = Walker(run)
         run.run()
         return walker.found

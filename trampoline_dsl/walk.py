@@ -49,12 +49,12 @@ class Walker(Watcher):
 
     def instruction(self, address: int) -> None:
         place = self.run.bench.listing.get(address)
-        if place is None or not self.run.activations or len(self.found) >= MOST_FOUND:
+        activation = self.run.innermost()
+        if place is None or activation is None or len(self.found) >= MOST_FOUND:
             return
         code, index = place
         if code.unwinding is None or self.run.in_delay_slot():
             return
-        activation = self.run.activations[-1]
         try:
             self._walk(code, code.offsets[index], activation)
         except (unwind.UnwindError, MachineError) as error:
