@@ -99,7 +99,7 @@ def test_what_waits_below_the_stack_pointer_is_lost(target: str) -> None:
     code = edited(program, "leaf", edit)
     run, _ = delivered(program, "leaf", [code])
     assert [v.obligation for v in run.violations] == ["args"], texts(run)
-    verdict = next(v for v in verify(program, codes={"leaf": code}, only=["leaf"], runs=2))
+    verdict = next(v for v in verify(program, codes={"leaf": code}, only=["leaf"], runs=8))
     assert verdict.obligations["below"].state == "violated"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 
 from . import ir
 from .interpret import Execution, Trouble
@@ -28,21 +30,35 @@ GARBAGE = ("random", "zeros", "mixed")  # in turn: what is random is never null 
 
 
 def garbage(random_: random.Random, size: int, word: int, kind: str) -> bytes:
-    """What undefined memory may hold: nothing but what is random, zeros, or words of both and of ones."""
-    if kind == "random":
-        return random_.randbytes(size)
+    """What undefined memory may hold: nothing but what is random, zeros, or words of both and of ones. What is drawn is
+    where it begins in noise that is always the same: to make so much of it in each run takes a fifth of the time."""
     if kind == "zeros":
         return bytes(size)
-    noise = random_.randbytes(199 * word)
-    turns = random_.randbytes(199)
-    # A word of each third turn: zeros, ones, noise.
-    ones = b"".join(map((bytes(word), b"\xff" * word, bytes(word)).__getitem__, turns.translate(_THIRD)))
-    mask = b"".join(map((bytes(word), bytes(word), b"\xff" * word).__getitem__, turns.translate(_THIRD)))
-    words = int.from_bytes(noise, "big") & int.from_bytes(mask, "big") | int.from_bytes(ones, "big")
-    return (words.to_bytes(199 * word, "big") * (size // (199 * word) + 1))[:size]
+    noise = _noise(word, kind)
+    start = word * random_.randrange(_NOISE // word)
+    if size <= _NOISE:
+        return noise[start : start + size]
+    return (noise[start : start + _NOISE] * (size // _NOISE + 1))[:size]
 
 
+_NOISE = 1 << 18  # bytes: more than the memory of a world has, unless frames are large
 _THIRD = bytes(turn % 3 for turn in range(256))
+
+
+@lru_cache(maxsize=4)
+def _noise(word: int, kind: str) -> bytes:
+    """Twice the same bytes, to begin anywhere in the first half."""
+    random_ = random.Random(f"noise {kind}")
+    noise = random_.randbytes(_NOISE)
+    if kind == "mixed":
+        # A word of each third turn: zeros, ones, noise.
+        turns = random_.randbytes(_NOISE // word).translate(_THIRD)
+        zeros, ones = bytes(word), b"\xff" * word
+        ored = b"".join(map((zeros, ones, zeros).__getitem__, turns))
+        mask = b"".join(map((zeros, zeros, ones).__getitem__, turns))
+        words = int.from_bytes(noise, "big") & int.from_bytes(mask, "big") | int.from_bytes(ored, "big")
+        noise = words.to_bytes(_NOISE, "big")
+    return noise + noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,14 +418,13 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     random_ = random.Random(f"{seed} {build.program.target.name} {function.name} {scenario.title if scenario else ''}")
     order, word = architecture.order, architecture.word
     kind = GARBAGE[seed % SEED_STEP % len(GARBAGE)]
-    images = {
-        region.base: garbage(random_, region.size, word, kind)
-        for region in (layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks, *layout.edges)
-    }
+    regions = [layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks, *layout.edges]
     if any(symbol in layout.variables for symbol in build.symbols.values()):
-        images[layout.variables.base] = garbage(random_, layout.variables.size, word, kind)
-    images |= build.images
-    memory = Bytes(images)
+        regions.append(layout.variables)
+    ends = list(accumulate(region.size for region in regions))
+    undefined = garbage(random_, ends[-1], word, kind)
+    images = {r.base: undefined[end - r.size : end] for r, end in zip(regions, ends, strict=True)}
+    memory = Bytes(images | build.images)
     for name, pointer in build.pointers.items():
         if pointer != build.symbols[name]:
             # Foreign code is of another module, with a table of contents of its own.
