@@ -924,3 +924,23 @@ def test_decoded_accesses_are_those_that_happen(name: str) -> None:
             start = address - data - 0xF0
             wanted[start : start + count] = value.to_bytes(count, architecture.order)
         assert machine.read(data + 0xF0, 32) == bytes(wanted), text
+
+
+def test_code_that_code_has_changed_is_decoded_anew() -> None:
+    architecture = find_target("linux/mips64").architecture
+    code, data = 0x1000_0000, 0x2000_0000
+    machine = Machine(architecture)
+    machine.map(code, 0x1000)
+    machine.map(data, 0x1000)
+    heard: list[int] = []
+    machine.on_write(lambda address, size, value, pc: heard.append(address))
+    changing = assemble(architecture, "sw $a3, 0x100($a2)")
+    machine.write(code, changing)
+    a2, a3 = architecture.registers["a2"], architecture.registers["a3"]
+    for store, wanted in ((False, []), (True, [data + 8])):
+        machine.set_many({a2: code, a3: int.from_bytes(changing[:2] + b"\0\x08", "big") if store else 0})
+        assert machine.run(code, 10, code + 4).reason == "reached"
+        assert heard.pop() == code + 0x100
+        machine.set(a2, data)
+        assert machine.run(code + 0x100, 10, code + 0x104).reason == "reached"
+        assert heard == wanted

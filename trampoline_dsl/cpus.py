@@ -118,6 +118,10 @@ class Family:
     def survey(self, machine: Bare) -> None:
         """Learn, once for an architecture and before the first `place`, what only a running machine shows."""
 
+    def touching(self, machine: Bare, address: int) -> Literal["read", "write", ""]:
+        """Whether the instruction at `address` loads or stores. Asked only if `decodes`."""
+        raise MachineError(f"loads and stores of {machine.architecture.name} are found by Unicorn, and not decoded")
+
     def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
         """What the instruction at `address`, which is next, loads and stores. Asked only if `decodes`."""
         raise MachineError(f"loads and stores of {machine.architecture.name} are found by Unicorn, and not decoded")
@@ -392,6 +396,10 @@ class _Mips(Family):
         for register in values:
             machine.put(register, 0)
         self._reached.append(block)
+
+    def touching(self, machine: Bare, address: int) -> Literal["read", "write", ""]:
+        opcode = int.from_bytes(machine.read(address, 4), machine.architecture.order) >> 26
+        return "read" if opcode in _MIPS_LOADS else "write" if opcode in _MIPS_STORES else ""
 
     def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
         """MIPS64 Architecture, volume II: loads and stores have base, register and a signed offset in one place, and

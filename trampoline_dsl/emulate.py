@@ -253,6 +253,7 @@ class Machine:
         self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere`
         self._translated: set[int] = set()  # numbers of pages that may have been, and the ends of their range
         self._lowest, self._highest = 1 << 64, -1
+        self._touching: dict[int, str] = {}  # by address: "read", "write" or "", where instructions are decoded
         self._buffers: dict[int, Any] = {}
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
@@ -309,17 +310,22 @@ class Machine:
             self._uc.mem_unmap(base, size)
         except UcError as error:
             raise MachineError(f"cannot unmap {size:#x} bytes at {base:#x}: {error}") from None
+        self._touching = {}
 
     def read(self, address: int, size: int) -> bytes:
         data = self._buffers.get(size)
         if data is None:
-            data = ctypes.create_string_buffer(size)
-            if size <= _PAGE:
-                self._buffers[size] = data
+            data = ctypes.create_string_buffer(size) if size <= _PAGE else self._large(size)
+            self._buffers[min(size, _PAGE + 1)] = data
         if _mem_read(self.handle, address, data, size):
             raise MachineError(f"cannot read {size} bytes at {address:#x}: not all of them are mapped")
-        found: bytes = data.raw
+        found: bytes = data.raw if size <= _PAGE else ctypes.string_at(data, size)
         return found
+
+    def _large(self, size: int) -> Any:
+        """A buffer for more than a page: one for all sizes."""
+        data = self._buffers.get(_PAGE + 1)
+        return data if data is not None and len(data) >= size else ctypes.create_string_buffer(size)
 
     def write(self, address: int, data: bytes) -> None:
         """Store `data`, whatever the protection. Code that was there is forgotten, but a callback that changes the
@@ -331,6 +337,7 @@ class Machine:
         first, last = address // _PAGE, (address + len(data) - 1) // _PAGE
         if last < self._lowest or first > self._highest or self._translated.isdisjoint(range(first, last + 1)):
             return
+        self._touching = {}
         begin, end = ctypes.c_uint64(address), ctypes.c_uint64(address + len(data))
         # What `ctl_remove_cache` does, in half the time.
         _check(uclib.uc_ctl(self.handle, _FORGET_TRANSLATION, begin, end))
@@ -790,16 +797,23 @@ class Machine:
         self._translated |= {page - 1, page, page + 1}
         self._lowest, self._highest = min(self._lowest, page - 1), max(self._highest, page + 1)
         if len(self._ranges) >= _MOST_ADDRESSES:
-            self._ranges = {}
+            self._ranges, self._touching = {}, {}
         found = self._ranges[address] = tuple([c for begin, end, c in self._everywhere if begin <= address <= end])
         return found
 
     def _tell(self, address: int) -> None:
         """Call those who watch memory, for the instruction that comes next."""
+        kind = self._touching.get(address)
+        if kind is None:
+            kind = self._touching[address] = self._family.touching(self, address)
+        if not (self._writes if kind == "write" else self._reads if kind else kind):
+            return
         for touch in self._family.accesses(self, address):
             if touch.kind == "write":
                 for write_callback in self._writes:
                     write_callback(touch.address, touch.size, touch.value, address)
+                if touch.address // _PAGE in self._translated:
+                    self._touching = {}  # the code may change itself
             else:
                 for read_callback in self._reads:
                     read_callback(touch.address, touch.size, address)

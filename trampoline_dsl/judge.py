@@ -555,13 +555,14 @@ class Execute:
         if self.witness is not None:
             self.witness.start(self)
         machine.restore(bench.initial)
+        stacks = {region.base: region for region in self.build.plan.stacks}
         for base, image in self.world.images.items():
+            if base in stacks:
+                machine.write(base, self._littered(stacks[base], image))
+                continue
             machine.write(base, image)
-            size = len(image)
-            if not any(base == stack.base for stack in self.stack_of):
-                self.expected |= {a: image[a - base] for a in self.trace.permitted if base <= a < base + size}
-        for region in self.build.plan.stacks:
-            self._litter(region)
+            end = base + len(image)
+            self.expected |= {a: image[a - base] for a in self.trace.permitted if base <= a < end}
         if self.world.thread_slot is not None:
             self._set_segment()
         thread: int | None = self.world.thread
@@ -606,14 +607,13 @@ class Execute:
             if segment is not None:
                 self.machine.set_segment_base(segment, thread_base(self.build.plan))
 
-    def _litter(self, region: Region) -> None:
+    def _littered(self, region: Region, image: bytes) -> bytes:
         """Whatever lies below the callers' part of a stack differs from run to run."""
         top = self.world.sp - self.push if self.world.sp in region else None
         for name, stack in self.world.stack_tops.items():
             if stack in region and name:
                 top = stack
-        if top is not None:
-            self.machine.write(region.base, self._garbage(top - region.base))
+        return image if top is None else self._garbage(top - region.base) + image[top - region.base :]
 
     def _garbage(self, size: int) -> bytes:
         return garbage(self.random, size, self.word, self.kind)
@@ -1916,7 +1916,7 @@ class Execute:
         for base, image in self.trace.memory.images.items():
             region = regions.get(base) or next(r for r in regions.values() if base in r)
             start = max(self._compared_from(region, tops), base)
-            want = bytes(image[start - base :])
+            want = image[start - base :]
             found = self.machine.read(start, len(want))
             for offset in _differing(want, found):
                 address = start + offset
@@ -1950,7 +1950,7 @@ class Execute:
         return max([top for top in tops if top in region], default=region.base) if tops else region.base
 
 
-def _differing(want: bytes, found: bytes) -> Iterator[int]:
+def _differing(want: bytearray, found: bytes) -> Iterator[int]:
     """Where two pieces of memory of one size differ. Most of it does not, and is passed over whole or in blocks."""
     if want == found:
         return

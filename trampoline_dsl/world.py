@@ -424,7 +424,7 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     ends = list(accumulate(region.size for region in regions))
     undefined = garbage(random_, ends[-1], word, kind)
     images = {r.base: undefined[end - r.size : end] for r, end in zip(regions, ends, strict=True)}
-    memory = Bytes(images | build.images)
+    memory = Bytes({**images, **build.images})
     for name, pointer in build.pointers.items():
         if pointer != build.symbols[name]:
             # Foreign code is of another module, with a table of contents of its own.
