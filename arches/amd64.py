@@ -42,6 +42,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.x86 import AMD64
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 from .x86 import (
     CONTROL_BITS,
@@ -296,6 +297,7 @@ CONTEXT = ContextRecord(
 
 class Amd64(X86):
     name = "amd64"
+    extensions = AMD64
     machines: Mapping[str, int] = {"elf": 62, "macho": 0x01000007}
     linkages: tuple[Linkage, ...] = ("static", "pic", "go")
     word = 8

@@ -76,6 +76,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.arm import ARM5, ARM7
 from .go import NO_REGISTERS
 
 WORD = 4
@@ -530,6 +531,7 @@ class Arm(Architecture):
         vfp = variant != "soft"
         # ARMv7 has 16-bit immediates, extensions, and pairs that need no more alignment than words.
         self.v7 = vfp
+        self.extensions = ARM7 if vfp else ARM5
         self.vfp = vfp
         if system == "windows":
             self.machines = {"elf": 40, "pe": 0x1C4}

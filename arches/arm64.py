@@ -72,6 +72,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.arm64 import ARM64
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 
 WORD = 8
@@ -490,6 +491,7 @@ class Arm64(Architecture):
     """AArch64 state, little-endian."""
 
     name = "arm64"
+    extensions = ARM64
     family = "arm64"
     machines: Mapping[str, int] = {"elf": 183, "macho": 0x0100000C}
     linkages: tuple[Linkage, ...] = ("static", "pic", "go")

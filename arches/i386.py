@@ -44,6 +44,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.x86 import SSE2
 from .go import NO_REGISTERS
 from .x86 import (
     CONTROL_BITS,
@@ -318,6 +319,7 @@ BASE = "dword ptr gs:[0]"  # a thread's words are counted from the address that 
 
 class I386(X86):
     name = "386"
+    extensions = SSE2
     machines: Mapping[str, int] = {"elf": 3, "macho": 7}
     word = 4
     engines = Engines(

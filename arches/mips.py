@@ -72,6 +72,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.mips import MIPS3, MIPS3_SOFT, MIPS32, MIPS32_SOFT
 from .go import NO_REGISTERS
 
 # --------------------------------------------------------------------------------------------------------- registers
@@ -468,6 +469,7 @@ class Mips(Architecture):
         self.word = word
         self.order = order
         self.soft = soft
+        self.extensions = {4: (MIPS32, MIPS32_SOFT), 8: (MIPS3, MIPS3_SOFT)}[word][soft]
         self.engines = engines
         self.gnu_as = gnu_as
         self.clang = (f"--target={gnu_as[0].removesuffix('-as')}", gnu_as[1], *(("-mfp32",) if word == 4 else ()))

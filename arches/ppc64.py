@@ -80,6 +80,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.ppc64 import POWER8
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 
 WORD = 8
@@ -449,6 +450,7 @@ class Ppc64(Architecture):
     """Power ISA, 64-bit mode, in one byte order and under one version of the ELF ABI."""
 
     family = "ppc64"
+    extensions = POWER8
     machines: Mapping[str, int] = {"elf": 21}
     word = WORD
     registers = _REGISTERS

@@ -68,6 +68,7 @@ from trampoline_dsl.target import (
     system_calls,
 )
 
+from .baselines.s390x import Z13
 from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
 
 WORD = 8
@@ -350,6 +351,7 @@ class S390x(Architecture):
     """z/Architecture, 64-bit mode."""
 
     name = "s390x"
+    extensions = Z13
     family = "s390x"
     machines: Mapping[str, int] = {"elf": 22}
     linkages = ("static", "pic", "go")

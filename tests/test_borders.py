@@ -125,7 +125,10 @@ def test_an_architecture_knows_the_records_and_its_family_alone(module: str) -> 
         top = name.split(".")[0]
         if name.startswith("."):
             families = (module, *BASES.get(module, ()))
-            known = {*families[1:], *(f"{folder}.{family}" for folder in ("plan9", "unwinding") for family in families)}
+            known = {
+                *families[1:],
+                *(f"{folder}.{family}" for folder in ("plan9", "unwinding", "baselines") for family in families),
+            }
             assert name[1:] in known, f"{module}.py:{line} imports {name}"
         else:
             assert top in sys.stdlib_module_names or name == "trampoline_dsl.target", f"{module}.py:{line}: {name}"

@@ -16,6 +16,7 @@ SOURCES = {
     "trampoline_dsl": "trampoline_dsl",
     "arches": "trampoline_dsl/arches",
     "arches/plan9": "trampoline_dsl/arches/plan9",
+    "arches/baselines": "trampoline_dsl/arches/baselines",
     "arches/unwinding": "trampoline_dsl/arches/unwinding",
     "grammars": "trampoline_dsl/grammars",
 }

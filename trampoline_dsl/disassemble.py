@@ -61,6 +61,20 @@ def disassemble_one(architecture: Architecture, code: bytes, address: int) -> Di
     return Disassembled(address, size, data_text(code[:size], architecture.order))
 
 
+def grouped(engines: Engines, code: bytes) -> tuple[str, tuple[str, ...]] | None:
+    """The text of one instruction and Capstone's names of the groups that it is in; None where it knows none of just so
+    many bytes."""
+    decoder = _decoder(engines)
+    decoder.detail = True
+    try:
+        found = next(decoder.disasm(code, 0, 1), None)
+        if found is None or found.size != len(code):
+            return None
+        return f"{found.mnemonic} {found.op_str}".rstrip(), tuple(found.group_name(group) for group in found.groups)
+    finally:
+        decoder.detail = False
+
+
 def _decoder(engines: Engines) -> capstone.Cs:
     decoders: dict[Engines, capstone.Cs] = _local.__dict__.setdefault("decoders", {})
     if engines not in decoders:

@@ -676,6 +676,20 @@ class Engines:
     capstone_mode: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Extensions:
+    """Which instructions are beyond a baseline, as far as a disassembler tells; compared by identity. The extension
+    that they are of: by the disassembler's `groups` of instructions; by patterns that their text begins with, with a
+    blank behind it; by bits of their word, (mask, value, extension). `within` and `within_words`: those, by such a
+    pattern or such bits, that are not beyond it, whatever else is said."""
+
+    groups: Mapping[str, str] = field(default_factory=dict)
+    texts: tuple[tuple[str, str], ...] = ()
+    words: tuple[tuple[int, int, str], ...] = ()
+    within: str = ""
+    within_words: tuple[tuple[int, int], ...] = ()
+
+
 TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is, or what stands for one in `got`
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"  # the linkers' name for where the global offset table is
 GP_SYMBOL = "_gp"  # the linker's name for what gp holds on MIPS
@@ -733,6 +747,7 @@ class Architecture(ABC):
     context_record: ContextRecord | None = None  # what Windows saves a thread's registers in
     linkage: Linkage = "static"
     linkages: tuple[Linkage, ...] = ("static",)  # those that there is code for
+    extensions: Extensions = Extensions()  # of the baseline
     protect: bool = False  # functions begin with landing pads, and files say so
     why_no_protection: str = "its instruction set has none"  # empty where it has
 

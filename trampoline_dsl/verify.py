@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal
 
 from . import ir
+from .baseline import beyond_baseline
 from .body import ends
 from .cfi import header
 from .continuations import kind_of_run
@@ -20,7 +21,7 @@ from .landing import marks_pairs, unpaired
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
-from .target import Architecture, Insn, Register
+from .target import Architecture, Insn, Register, Target
 from .walk import Walker
 from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
@@ -221,6 +222,9 @@ class Session:
         function = subject.function
         own: Sequence[ir.Scenario | None] = [s for s in scenarios if s.trampoline == function.name]
         record = _Record(self, function)
+        # Code of our own that no user wrote keeps to the baseline: tests see to it.
+        code, target = self.codes[function.name], self.compiled.target
+        record.violate(baseline_violations(target, code, user_text=not self.bench.foreign))
         for scenario in own or [None]:
             self._judge_scenario(record, function, scenario, seed, runs)
         record.problem = record.problem or self.problem(record.visited)
@@ -379,6 +383,22 @@ class Session:
             again = self.execute(function, scenario, world, trace, garbage, scramble=scramble, follow=register)
             explained.append(_with_last_writer(violation, again, self.bench))
         return explained
+
+
+def baseline_violations(target: Target, code: Code, *, user_text: bool = False) -> Iterator[Violation]:
+    """What machine code (or what a user wrote of it) has that is beyond its target's baseline, run or not."""
+    lines = dict(zip(code.offsets, code.instructions, strict=True))
+    for beyond in beyond_baseline(target, code, user_text=user_text):
+        insn = lines[beyond.offset]
+        source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
+        yield Violation(
+            "flow",
+            str(beyond),
+            address=beyond.offset,
+            instruction=beyond.instruction,
+            source=source,
+            function=code.name,
+        )
 
 
 _OTHER_GARBAGE = 6 << 20  # no run of a campaign has this number; of the same kind as the first (see GARBAGE)
