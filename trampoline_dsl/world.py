@@ -136,15 +136,20 @@ def plan(
     got: int = 0,
     room: Room = Room(),
 ) -> Plan:
-    """Where everything is. What is movable comes to lie behind the code; around the rest, everything moves."""
+    """Where everything is. What is movable comes to lie behind the code; where the rest is, everything moves around it,
+    and code comes to lie behind it, so that each can call the other."""
     wide = architecture.word == 8
     code_high = 1 << 32 if architecture.symbol_bits() > 32 and not room.low else 0
     data_high = 5 << 32 if wide else 0
     stack_size = (STACK_ROOM + 8 * deepest_frame + 0xFFF) // 0x1000 * 0x1000
     gap = (stack_size + 0x1F_FFFF) // 0x10_0000 * 0x10_0000
 
+    first = code_high + 0x1000_0000
+    if room.spans and not room.movable:
+        first = -(-sum(room.spans[-1]) // 0x10_0000) * 0x10_0000
+
     def near(step: int) -> list[Region]:
-        code = code_high + 0x1000_0000 + step * 0x100_0000
+        code = first + step * 0x100_0000
         callers = code + (2 << 32) if wide else code + 0x30_0000
         return [
             Region("code", code, (code_size + 0x1FFF) // 0x1000 * 0x1000, True),
