@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from broken import Change, both, change, code_from, drop, found, written
+from broken import Change, both, change, code_from, drop, found, insert, written
 from switches import SOURCE, SWITCHES
 
 from trampoline_dsl.diagnostics import Source
@@ -45,6 +45,56 @@ def test_right_ones_hold(target: str, name: str) -> None:
 
 # target, which, what is wrong, how, the obligation, the register
 WRONG: list[tuple[str, str, str, Change, str, str | None]] = [
+    ("linux/386", "jump", "ebx is left out", change("p(ush|op) ebx", r"p\1 ecx"), "preserve", "ebx"),
+    ("linux/386", "jump", "mxcsr is not restored", drop("ldmxcsr"), "preserve", "mxcsr"),
+    ("linux/386", "swap", "the x87 control word is not restored", drop("fldcw"), "preserve", "fpcw"),
+    (
+        "linux/386",
+        "swap",
+        "the stack pointer is a word too low",
+        change(r"lea ecx, \[esp\+4\]", "mov ecx, esp"),
+        "sp",
+        "esp",
+    ),
+    ("linux/386", "long", "0 stays 0", drop("cmove"), "effect", "eax"),
+    ("linux/arm", "jump", "half of d8", change(r"(vstr|vldr) d8", r"\1 s16"), "preserve", "d8"),
+    ("linux/arm", "jump", "d15 is left out", drop("d15"), "preserve", "d15"),
+    ("linux/arm", "jump", "lr is not restored", drop("ldr lr"), "effect", None),
+    ("linux/arm", "swap", "fpscr is not restored", drop("vmsr"), "preserve", "fpscr"),
+    ("linux/arm", "swap", "r9 is left out", change("r4-r11", "r4-r8, r10, r11"), "preserve", "r9"),
+    ("linux/arm", "set", "the stack pointer is a word too low", insert("str sp", "sub sp, sp, #4"), "sp", "sp"),
+    ("linux/mips", "jump", "s3 is left out", drop(r"\$s3"), "preserve", "s3"),
+    ("linux/mips", "jump", "the odd half of f22", change("(s|l)dc1 [$]f22", r"\1wc1 $f22"), "preserve", "f23"),
+    ("linux/mips", "swap", "ra is not restored", drop(r"lw \$ra"), "effect", None),
+    ("linux/mips", "swap", "fcsr is not restored", drop("ctc1"), "preserve", "fcsr"),
+    ("linux/mips", "long", "0 stays 0", change(r"or \$v0, \$a1, \$t1", "move $v0, $a1"), "effect", "v0"),
+    ("linux/mips64le", "jump", "gp is left out", drop(r"\$gp"), "preserve", "gp"),
+    ("linux/mips64le", "swap", "f24 is left out", drop(r"\$f24"), "preserve", "f24"),
+    ("linux/ppc64le", "jump", "f14 is left out", drop("%f14"), "preserve", "f14"),
+    ("linux/ppc64le", "jump", "v31 is left out", drop("%v31"), "preserve", "v31"),
+    ("linux/ppc64le", "jump", "the condition register is not restored", drop("mtcrf"), "preserve", "cr2"),
+    ("linux/ppc64le", "swap", "cr4 is not restored", change("mtcrf 0x38", "mtcrf 0x30"), "preserve", "cr4"),
+    ("linux/ppc64le", "swap", "the table of contents is left out", drop("%r2, 0x18"), "preserve", "r2"),
+    ("linux/ppc64le", "jump", "there is no back chain", change("stdu .*", "addi %r1, %r1, -0x230"), "area", None),
+    ("linux/ppc64le", "set", "lr is not saved", drop("mflr"), "sp", None),
+    ("linux/ppc64le", "long", "fpscr is not restored", drop("mtfsf"), "preserve", "fpscr"),
+    ("linux/ppc64le", "long", "vscr is not restored", drop("mtvscr"), "preserve", "vscr"),
+    ("linux/s390x", "jump", "f8 is left out", drop("%f8"), "preserve", "f8"),
+    ("linux/s390x", "jump", "fpc is not restored", drop("0x9d"), "preserve", "fpc"),
+    (
+        "linux/mips",
+        "jump",
+        "saves below the stack pointer",
+        both(
+            change("addiu .*0x68", "nop"),
+            change(r"0x([0-9a-f]+)\(\$sp", lambda m: f"{int(m[1], 16) - 0x68}($sp"),
+        ),
+        "below",
+        None,
+    ),
+    ("linux/s390x", "swap", "the program mask is not restored", drop("0x04, 0x10"), "preserve", "pm"),
+    ("linux/s390x", "swap", "r6 is left out", change("lmg %r6, %r15, 0x0", "lmg %r7, %r15, 0x8"), "preserve", "r6"),
+    ("linux/s390x", "long", "restored from a word higher", change("ld %f9, 0x58", "ld %f9, 0x60"), "preserve", "f9"),
     ("linux/amd64", "jump", "r15 is left out", change("p(ush|op) r15", r"p\1 r11"), "preserve", "r15"),
     ("linux/amd64", "jump", "mxcsr is not restored", drop("ldmxcsr"), "preserve", "mxcsr"),
     ("linux/amd64", "jump", "the x87 control word is not saved", drop("fnstcw"), "preserve", "fpcw"),
@@ -108,7 +158,7 @@ WRONG: list[tuple[str, str, str, Change, str, str | None]] = [
     ids=["-".join(case[:3]).replace(" ", "_") for case in WRONG],
 )
 def test_wrong_ones_are_found(target: str, name: str, changes: Change, obligation: str, register: str | None) -> None:
-    found(judge(target, name, changes), obligation, register)
+    found(judge(target, name, changes, runs=2), obligation, register)
 
 
 VALUES = """
