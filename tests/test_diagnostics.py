@@ -34,6 +34,26 @@ WRONG = ROOT / "tests" / "cases" / "wrong"
 DOCUMENT = ROOT / "docs" / "diagnostics.md"
 FILES = sorted(path.stem for path in WRONG.glob("*.tramp"))
 GOOD = 'trampoline good(a: uptr) using c {\n    return\n}\ncheck good "a check" { }\n'
+# The header of a COFF object for ARMNT, whose code is in another instruction set, with nothing in it.
+THUMB = bytes.fromhex("c401000000000000140000000000000000000000") + (4).to_bytes(4, "little")
+MANIFEST = """\
+[[audit]]
+object = "code.bin"
+symbl = "code"
+source = "good.tramp"
+
+[[audit]]
+object = 3
+symbol = "code"
+base = "0x1000"
+
+[[audit]]
+object = "*.so"
+symbol = "code"
+source = "good.tramp:good"
+
+[other]
+"""
 
 # Wrong command lines, in a folder with good.tramp, other/good.tramp, a big, a binary and an empty file.
 COMMANDS = {
@@ -65,6 +85,17 @@ COMMANDS = {
     "U002_objects": "build good.tramp --emit obj --target linux/386 --target linux/amd64",
     "U006_targets": "trace good.tramp --target linux/386 --target linux/arm",
     "U007_library": "build good.tramp --emit obj -o lib.a --target linux/386 --target linux/amd64",
+    "O001_no_object": "audit good.tramp --symbol good --source good.tramp",
+    "O001_no_file": "audit no_such.o --symbol good --source good.tramp",
+    "O002_symbol": "audit code.bin --base 0x1000 --target linux/amd64 --symbol cod --symbol 0x2000 --source good.tramp",
+    "O003_no_target": "audit code.bin --base 0x1000 --symbol code --source good.tramp",
+    "O003_target": "audit thumb.o --target linux/arm --symbol f --source good.tramp",
+    "O004_trampoline": "audit code.bin --base 0 --target linux/amd64 --source good.tramp:god",
+    "O005_keys": "audit --manifest wrong.toml",
+    "O005_syntax": "audit --manifest syntax.toml",
+    "O005_nothing": "audit --manifest good.tramp",
+    "U009_symbol": "audit good.tramp --source good.tramp",
+    "U009_manifest": "audit thumb.o --manifest wrong.toml",
     "U008_syntax": "build good.tramp --emit obj --syntax plan9 -o out",
 }
 
@@ -99,6 +130,10 @@ def in_folder(arguments: list[str]) -> tuple[int, str, str]:
         )
         (folder / "binary.tramp").write_bytes(bytes(range(256)))
         (folder / "latin1.tramp").write_bytes("# Größe\n".encode("latin-1"))
+        (folder / "code.bin").write_bytes(b"\xc3")
+        (folder / "thumb.o").write_bytes(THUMB)
+        (folder / "wrong.toml").write_text(MANIFEST)
+        (folder / "syntax.toml").write_text('[[audit]]\nobject = "f.o\n')
         (folder / "zero.tramp").write_bytes(b"trampoline\0f() using c { }\n")
         return run(arguments, folder)
 

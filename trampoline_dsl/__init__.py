@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import compile_file, compile_text, verify_file, verify_text
+    from .api import audit_file, audit_manifest, compile_file, compile_text, verify_file, verify_text
     from .diagnostics import Diagnostic, InputError
     from .judge import Violation
     from .load import CallError, Loaded, LoadedFile, LoadError, host_target
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .verify import Report, Verdict
 
 _HOMES = {
+    "audit_file": "api",
+    "audit_manifest": "api",
     "compile_file": "api",
     "compile_text": "api",
     "verify_file": "api",
@@ -56,6 +58,8 @@ __all__ = [
     "Verdict",
     "Violation",
     "all_targets",
+    "audit_file",
+    "audit_manifest",
     "compile_file",
     "compile_text",
     "default_targets",

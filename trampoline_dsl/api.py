@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from .audits import Request, read_manifest, run_audits, split_source
 from .campaign import run_campaign
 from .diagnostics import Source, read_source
 from .pipeline import Compiled, compile_source
@@ -55,3 +56,29 @@ def verify_file(
 ) -> Report:
     """Judge every trampoline of a file, on all targets if none is named, in `jobs` processes. Raises InputError."""
     return run_campaign([read_source(path)], _targets(targets), seed, runs, jobs, quiet=True)
+
+
+def audit_file(
+    object: str | Path,
+    symbols: str | Iterable[str],
+    source: str | Path,
+    target: str = "",
+    *,
+    member: str = "",
+    base: int | None = None,
+    seed: int = 1,
+    runs: int = DEFAULT_RUNS,
+    jobs: int = 1,
+) -> Report:
+    """Judge functions of an object, executable, library or archive by what a source says: FILE, or FILE:TRAMPOLINE.
+    `target`: by default what the object is for. `member`: of an archive. `base`: the file is bytes alone, which lie at
+    this address. Raises InputError."""
+    path, trampoline = split_source(str(source), Path())
+    names = (symbols,) if isinstance(symbols, str) else tuple(symbols)
+    request = Request(Path(object), names, path, trampoline, target, member, base)
+    return run_audits([request], seed=seed, runs=runs, jobs=jobs)
+
+
+def audit_manifest(path: str | Path, *, seed: int = 1, runs: int = DEFAULT_RUNS, jobs: int = 1) -> Report:
+    """Judge everything that a manifest lists. Raises InputError."""
+    return run_audits(read_manifest(Path(path)), seed=seed, runs=runs, jobs=jobs)

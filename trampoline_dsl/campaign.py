@@ -19,6 +19,8 @@ from .targets import find_target
 from .verify import Report, Verdict, verify
 
 Found = TypeVar("Found", Verdict, Mutation)
+_Asked = TypeVar("_Asked")
+_Made = TypeVar("_Made")
 # What is done with each file on each target: with a seed and a number of runs, one result for each trampoline.
 Work = Callable[[Compiled, int, int], tuple[Found, ...]]
 
@@ -137,7 +139,7 @@ def _everywhere(
         for target in targets
         for a in (target.architecture,)
     ]
-    outcomes = dict(_outcomes(tasks, verb, jobs or os.cpu_count() or 1, quiet))
+    outcomes = dict(in_processes(_one, tasks, lambda task: f"{verb} {task.target}", jobs, quiet))
     wrong: dict[str, list[Diagnostic]] = {target.name: [] for target in targets}
     for index, task in enumerate(tasks):
         wrong[task.target] += outcomes[index].diagnostics
@@ -154,12 +156,15 @@ def _in_order(found: Sequence[tuple[Found, ...]], targets: int) -> Iterator[Foun
             yield from (one for one in of_file if one.trampoline == name)
 
 
-def _outcomes(
-    tasks: Sequence[_Task[Found]], verb: str, jobs: int, quiet: bool
-) -> Iterator[tuple[int, _Outcome[Found]]]:
-    if jobs == 1 or len(tasks) == 1:
+def in_processes(
+    one: Callable[[_Asked], _Made], tasks: Sequence[_Asked], told: Callable[[_Asked], str], jobs: int, quiet: bool
+) -> Iterator[tuple[int, _Made]]:
+    """What comes of each task, with its number, as they are done: in so many processes, 0 for one a core. `told`: what
+    is said of a task while it is worked on."""
+    jobs = jobs or os.cpu_count() or 1
+    if jobs == 1 or len(tasks) <= 1:
         for index, task in enumerate(tasks):
-            yield index, _one(task)
+            yield index, one(task)
         return
     from .render import progress
 
@@ -167,10 +172,10 @@ def _outcomes(
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
     with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
-        futures: dict[Future[_Outcome[Found]], int] = {pool.submit(_one, task): i for i, task in enumerate(tasks)}
+        futures: dict[Future[_Made], int] = {pool.submit(one, task): i for i, task in enumerate(tasks)}
         with progress(len(tasks)) as bar:
-            line = bar.add_task(verb, total=len(tasks), visible=not quiet)
+            line = bar.add_task("", total=len(tasks), visible=not quiet)
             for future in as_completed(futures):
                 index = futures[future]
-                bar.update(line, advance=1, description=f"{verb} {tasks[index].target}")
+                bar.update(line, advance=1, description=told(tasks[index]))
                 yield index, future.result()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
+    from .audits import Request
     from .diagnostics import Diagnostic, Source
     from .target import Linkage, Target
 
@@ -103,6 +104,26 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--runs", type=_runs, default=16, metavar="N", help="executions of each check (default: 16)")
     verify.add_argument("--jobs", type=_runs, default=0, metavar="N", help="processes (default: one a core)")
     verify.set_defaults(run=_verify)
+
+    audit = commands.add_parser(
+        "audit", help="judge machine code that was made elsewhere by a trampoline's declaration"
+    )
+    audit.add_argument(
+        "object", nargs="?", metavar="OBJECT", help="an object, executable, library or archive; or bytes"
+    )
+    audit.add_argument("--symbol", action="append", default=[], metavar="NAME", help="a function of it, or an address")
+    audit.add_argument("--source", metavar="FILE[:TRAMPOLINE]", help="what says what the code is to keep to")
+    audit.add_argument("--target", metavar="T", help="linux/s390x, ... (default: what the object is for)")
+    audit.add_argument("--member", default="", metavar="M", help="of an archive, or the machine of a universal file")
+    audit.add_argument("--base", type=_number, metavar="ADDRESS", help="OBJECT is bytes alone, which lie there")
+    audit.add_argument("--manifest", metavar="FILE", help="a list of audits, in TOML")
+    _include_option(audit)
+    _protect_option(audit)
+    audit.add_argument("--json", action="store_true", help="print one JSON document")
+    audit.add_argument("--seed", type=_number, default=1, metavar="N", help="repeat a run (default: 1)")
+    audit.add_argument("--runs", type=_runs, default=16, metavar="N", help="executions of each check (default: 16)")
+    audit.add_argument("--jobs", type=_runs, default=0, metavar="N", help="processes (default: one a core)")
+    audit.set_defaults(run=_audit)
 
     mutate = commands.add_parser("mutate", help="make every small mistake in the code, and see that the judge finds it")
     mutate.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
@@ -518,6 +539,63 @@ def _verify(options: argparse.Namespace) -> int:
         print_report(report, sys.stdout)
 
     return _reported(run_campaign, options.runs, show, options)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from .audits import run_audits
+
+    requests = _requests(options)
+    report = run_audits(requests, seed=options.seed, runs=options.runs, jobs=options.jobs, quiet=options.json)
+    options.outcome.status = status = _OK if report.good else _VIOLATED
+    if options.json:
+        import json
+
+        print(json.dumps(report.as_json(), indent=2))
+    else:
+        from .render import print_report
+
+        print_report(report, sys.stdout)
+    return status
+
+
+def _requests(options: argparse.Namespace) -> Sequence[Request]:
+    """What is to be audited. Raises InputError where the command line does not say."""
+    from .audits import Request, read_manifest, split_source
+    from .diagnostics import Diagnostic, InputError
+    from .targets import find_target
+
+    def wrong(message: str) -> InputError:
+        usage = "trampoline audit OBJECT --symbol NAME --source FILE[:TRAMPOLINE], or audit --manifest FILE"
+        return InputError([Diagnostic("U009", message, None, notes=(usage,), file="audit")])
+
+    alone = ("object", "symbol", "source", "target", "member", "base", "include", "protect")
+    if options.manifest is not None:
+        said = [name for name in alone if getattr(options, name) not in (None, "", [], False)]
+        if said:
+            raise wrong(f"what a manifest says is not said beside it: {', '.join(said)}")
+        return read_manifest(Path(options.manifest))
+    if options.object is None:
+        raise wrong("it is not said what to audit")
+    if options.source is None:
+        raise wrong("it is not said by what source: --source FILE[:TRAMPOLINE]")
+    if not options.symbol and options.base is None:
+        raise wrong(f"it is not said what of {options.object}: --symbol NAME")
+    if options.target is not None:
+        find_target(options.target)
+    source, trampoline = split_source(options.source, Path())
+    return [
+        Request(
+            Path(options.object),
+            tuple(dict.fromkeys(options.symbol)),
+            source,
+            trampoline,
+            options.target or "",
+            options.member,
+            options.base,
+            _include(options),
+            options.protect,
+        )
+    ]
 
 
 def _mutate(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import TextIO
 
 from rich.console import Console
@@ -23,6 +24,7 @@ _MARKS = {
     "not applicable": ("–", "dim"),
 }
 _ASCII = {"✓": "+", "✗": "X", "?": "?", "–": "-"}
+_CONTEXT = 3  # instructions shown before and behind one
 _PLAIN_WIDTH = 144  # where there is no terminal
 
 
@@ -51,7 +53,10 @@ def print_report(report: Report, stream: TextIO) -> None:
     out = console(stream)
     shown = [name for name in OBLIGATIONS if any(_state(v, name) != "not applicable" for v in report.verdicts)]
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("trampoline")
+    audited = any(v.object for v in report.verdicts)
+    table.add_column("object" if audited else "trampoline")
+    if audited:
+        table.add_column("symbol")
     table.add_column("target")
     for name in shown:
         table.add_column(name, justify="center")
@@ -64,8 +69,11 @@ def print_report(report: Report, stream: TextIO) -> None:
     ascii_only = "utf" not in encoding
     before = ""
     for verdict in report.verdicts:
-        cells: list[Text | str] = [verdict.trampoline if verdict.trampoline != before else "", verdict.target]
-        before = verdict.trampoline
+        of = PurePath(verdict.object).name if audited else verdict.trampoline
+        cells: list[Text | str] = [of if of != before else "", verdict.target]
+        before = of
+        if audited:
+            cells.insert(1, verdict.symbol)
         for name in shown:
             mark, style = _MARKS[_state(verdict, name)]
             cells.append(Text(_ASCII[mark] if ascii_only else mark, style=style))
@@ -77,6 +85,9 @@ def print_report(report: Report, stream: TextIO) -> None:
     out.print()
     for line in _legend(report, shown, ascii_only):
         out.print(Text(line))
+    for verdict in report.verdicts:
+        if verdict.helpers:
+            out.print(Text(f"{_called(verdict)} ran with it: {', '.join(verdict.helpers)}"), soft_wrap=True)
     for verdict in report.verdicts:
         for violation in verdict.violations:
             out.print()
@@ -100,7 +111,7 @@ def _legend(report: Report, shown: Sequence[str], ascii_only: bool) -> Iterable[
     for verdict in report.verdicts:
         for finding in verdict.obligations.values():
             if finding.state == "not run":
-                reasons.setdefault(finding.reason, []).append(f"{verdict.trampoline} on {verdict.target}")
+                reasons.setdefault(finding.reason, []).append(_called(verdict))
     for reason, places in reasons.items():
         yield f"not run: {reason}"
         yield "    " + ", ".join(dict.fromkeys(places))
@@ -114,18 +125,19 @@ def summary(report: Report) -> str:
     runs = sum(v.runs for v in report.verdicts)
     deliveries = sum(v.deliveries for v in report.verdicts)
     counted = f"{runs} runs, {deliveries} deliveries" if deliveries else f"{runs} runs"
-    trampolines = len({(v.file, v.trampoline) for v in report.verdicts})
+    trampolines = len({(v.object or v.file, v.symbol or v.trampoline) for v in report.verdicts})
+    what = "function" if any(v.object for v in report.verdicts) else "trampoline"
     targets = len({v.target for v in report.verdicts})
     return (
-        f"{good} of {len(report.verdicts)} hold: {trampolines} trampoline{'s' * (trampolines != 1)} on {targets}"
+        f"{good} of {len(report.verdicts)} hold: {trampolines} {what}{'s' * (trampolines != 1)} on {targets}"
         f" target{'s' * (targets != 1)}, {counted}, seed {report.seed}"
     )
 
 
 def violation_lines(violation: Violation, verdict: Verdict) -> Iterable[str]:
     """A violation as the command and the pytest plugin show it."""
-    where = violation.source or verdict.file
-    yield f"{where}: violated[{violation.obligation}]: {verdict.trampoline} on {verdict.target}: {violation.message}"
+    where = violation.source or verdict.object or verdict.file
+    yield f"{where}: violated[{violation.obligation}]: {_called(verdict)}: {violation.message}"
     place = violation.register or (f"memory {violation.memory:#x}" if violation.memory is not None else "")
     values = []
     if violation.expected is not None:
@@ -136,8 +148,25 @@ def violation_lines(violation: Violation, verdict: Verdict) -> Iterable[str]:
         yield f"  = {place}{': ' if place and values else ''}{', '.join(values)}"
     if violation.instruction is not None and violation.address is not None:
         yield f"  = at {violation.function}+{violation.address:#x}: {violation.instruction}"
+        if violation.function == verdict.trampoline:
+            yield from _around(verdict, violation.address)
     if violation.check:
         yield f'  = in the check "{violation.check}"'
+
+
+def _called(verdict: Verdict) -> str:
+    name = verdict.symbol or verdict.trampoline
+    return f"{name} on {verdict.target}"
+
+
+def _around(verdict: Verdict, address: int) -> Iterable[str]:
+    """The disassembly around an instruction of code that was not made here."""
+    index = next((i for i, (offset, _) in enumerate(verdict.listing) if offset == address), None)
+    if index is None:
+        return
+    first = max(0, index - _CONTEXT)
+    for offset, text in verdict.listing[first : index + _CONTEXT + 1]:
+        yield f"  {'>' if offset == address else ' '} {offset:#6x}  {text}"
 
 
 def print_mutations(report: MutationReport, stream: TextIO) -> None:

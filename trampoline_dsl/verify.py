@@ -58,6 +58,9 @@ class Verdict:
     instructions: int = 0
     deliveries: int = 0
     helpers: tuple[str, ...] = ()  # other code that ran as a part of it: linkers' stubs, save and restore routines
+    object: str = ""  # the file that the code comes from, where it was not made here
+    symbol: str = ""  # and what it is called there
+    listing: tuple[tuple[int, str], ...] = field(default=(), compare=False, repr=False)  # of such code, by offset
 
     @property
     def good(self) -> bool:
@@ -68,6 +71,7 @@ class Verdict:
         return {
             "trampoline": self.trampoline,
             "file": self.file,
+            **({"object": self.object, "symbol": self.symbol} if self.object else {}),
             "target": self.target,
             "obligations": {name: finding.state for name, finding in self.obligations.items()},
             "reasons": {name: finding.reason for name, finding in self.obligations.items() if finding.reason},
