@@ -477,6 +477,7 @@ SIGNALS = SignalFrame(
 )
 
 
+_FEATURES = 0xC0000000  # GNU_PROPERTY_AARCH64_FEATURE_1_AND
 # DDI 0487, "BTI", "PACIASP", "PACIBSP": what lands each way in. (Linux has SCTLR_EL1.BT0 set: no PACIASP for a jump.)
 _BTI_C, _BTI_J, _BTI_JC, _PACIASP, _PACIBSP = 0xD503245F, 0xD503249F, 0xD50324DF, 0xD503233F, 0xD503237F
 _CALLED = frozenset((_BTI_C, _BTI_JC, _PACIASP, _PACIBSP))
@@ -883,8 +884,13 @@ class Arm64(Architecture):
         return int.from_bytes(code[:4], "little") in _PADS[arrival]
 
     def property_note(self, paired: bool) -> Iterable[str]:
-        """AAELF64, "Program Property": GNU_PROPERTY_AARCH64_FEATURE_1_AND, bit 0 is BTI. COFF has no such note."""
-        return property_note(0xC0000000, 1, WORD) if self.object_format == "elf" else ()
+        """AAELF64, "Program Property": bit 0 is BTI. COFF has no such note."""
+        return property_note(_FEATURES, 1, WORD) if self.object_format == "elf" else ()
+
+    def promises(self, properties: Mapping[int, int]) -> tuple[bool, bool]:
+        """Bit 2 is GCS, shadow stacks."""
+        value = properties.get(_FEATURES, 0)
+        return bool(value & 1), bool(value & 4)
 
     def far_jump(self, symbol: str) -> Code:
         # Through the doubleword behind it, by way of IP0. DDI 0487, "LDR (literal)", 64 bits: imm19 is 2 words.

@@ -182,6 +182,7 @@ def raw(code: bytes) -> str:
     return ".byte " + ", ".join(f"{byte:#x}" for byte in code)
 
 
+_FEATURES = 0xC0000002  # GNU_PROPERTY_X86_FEATURE_1_AND
 # SDM volume 2A, "ENDBR64", "ENDBR32".
 _PADS = {64: bytes.fromhex("f30f1efa"), 32: bytes.fromhex("f30f1efb")}
 # A call or a jump through a register or memory, as it is written here and by disassemblers: `call rax`,
@@ -233,8 +234,12 @@ class X86(Architecture):
         return code.startswith(_PADS[self.bits])
 
     def property_note(self, paired: bool) -> Iterable[str]:
-        """x86-64 psABI, "Program Property": GNU_PROPERTY_X86_FEATURE_1_AND, bit 0 is IBT and bit 1 is SHSTK."""
-        return property_note(0xC0000002, 3 if paired else 1, self.word)
+        """x86-64 psABI, "Program Property": bit 0 is IBT and bit 1 is SHSTK."""
+        return property_note(_FEATURES, 3 if paired else 1, self.word)
+
+    def promises(self, properties: Mapping[int, int]) -> tuple[bool, bool]:
+        value = properties.get(_FEATURES, 0)
+        return bool(value & 1), bool(value & 2)
 
     # -- the pieces of an instruction
 

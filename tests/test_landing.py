@@ -16,9 +16,12 @@ import pytest
 import switches
 from tools import need
 
+from trampoline_dsl.audit import audit
+from trampoline_dsl.binary import read_image
 from trampoline_dsl.cli import main
 from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.disassemble import disassemble
+from trampoline_dsl.foreign import definitions
 from trampoline_dsl.landing import bare
 from trampoline_dsl.mutate import mutate
 from trampoline_dsl.objects import make_object
@@ -26,7 +29,7 @@ from trampoline_dsl.pipeline import Compiled, compile_module, compile_source
 from trampoline_dsl.resolve import load_module
 from trampoline_dsl.target import Insn
 from trampoline_dsl.targets import all_targets, find_target
-from trampoline_dsl.verify import Session, verify
+from trampoline_dsl.verify import Session, Verdict, verify
 
 EXAMPLES = broken.ROOT / "examples"
 PADS = {
@@ -140,9 +143,9 @@ def test_what_returns_out_of_turn_is_not_marked_for_shadow_stacks(target: str, t
     Path(tmp_path, "t.o").write_bytes(make_object(program.target, program.text))
     assert re.search(r"Properties: x86 feature: IBT$", notes(target, tmp_path / "t.o"), re.MULTILINE)
     assert "# Not for shadow stacks: leave leaves by `resume` for calls that were made before.\n" in program.text
-    reasons = {v.trampoline: v.obligations["landing"].reason for v in verify(program)}
-    assert reasons["leave"] == "not for shadow stacks: leave leaves by `resume` for calls that were made before"
-    assert reasons["calls"] == ""
+    reasons = {verdict.obligations["landing"].reason for verdict in verify(program)}
+    assert reasons == {"not for shadow stacks: leave leaves by `resume` for calls that were made before"}
+    assert {verdict.obligations["landing"].reason for verdict in verify(of_text(target, CALLS))} == {""}
 
 
 # ------------------------------------------------------------------------------- a machine that sees to landing pads
@@ -316,3 +319,67 @@ def test_what_goes_on_behind_another_call(target: str, name: str, state: str) ->
     verdict = Session(program, codes).judge(program[name], 1, 4)
     assert verdict.obligations["landing"].state == state
     assert {v.obligation for v in verdict.violations} == ({"landing"} if state == "violated" else set())
+
+
+# --------------------------------------------------------------------------------------------------------------- audits
+
+BOTH = """
+extern f(x: uptr) -> uptr using c
+trampoline calls(x: uptr) -> uptr using c { return call f(x) }
+"""
+
+
+def audited(program: Compiled, data: bytes) -> Verdict:
+    image = read_image(data, "t")
+    [verdict] = audit(image, definitions(image, ["calls"]), program, runs=4)
+    return verdict
+
+
+def shared(target: str, folder: Path, text: str, *options: str) -> bytes:
+    """A shared library of assembly, by gcc."""
+    compiler = need(f"{LINKERS[target][0]}gcc")
+    Path(folder, "t.s").write_text(text)
+    command = [compiler, *options, "-shared", "-nostdlib", "-o", "t.so", "t.s"]
+    subprocess.run(command, cwd=folder, check=True)
+    return Path(folder, "t.so").read_bytes()
+
+
+@pytest.mark.parametrize("target", LINKERS)
+def test_what_a_file_says_of_itself_is_audited(target: str, tmp_path: Path) -> None:
+    program = of_text(target, BOTH)
+    text = program.text
+    pad = f"\t{PADS[target][0]}\n"
+    paired = "arm64" not in target
+    assert read_image(make_object(program.target, text), "t").properties == {
+        0xC0000002 if paired else 0xC0000000: 3 if paired else 1
+    }
+    verdict = audited(program, make_object(program.target, text))
+    assert verdict.good
+    assert verdict.obligations["landing"].state == "held"
+    verdict = audited(program, make_object(program.target, text.replace(pad, "", 1)))
+    assert {(v.obligation, v.message) for v in verdict.violations} == {
+        ("landing", "calls is called by its address, and does not begin with a landing pad")
+    }
+    plain = compile_source(Source("t.tramp", BOTH), [find_target(target)])[target]
+    verdict = audited(plain, make_object(plain.target, plain.text))
+    assert verdict.obligations["landing"].reason == "the file does not say that it has landing pads"
+
+
+@pytest.mark.parametrize("target", LINKERS)
+def test_calls_through_a_linkers_tables_pair_with_returns(target: str, tmp_path: Path) -> None:
+    chosen = find_target(target).linked("pic").protected()
+    program = compile_source(Source("t.tramp", BOTH), [chosen])[chosen.name]
+    option = "-Wl,-z,force-bti" if "arm64" in target else "-Wl,-z,ibtplt"
+    verdict = audited(program, shared(target, tmp_path, program.text, option))
+    assert verdict.good
+    assert verdict.obligations["landing"].state == "held"
+
+
+def test_a_helper_that_takes_its_return_address_is_seen(tmp_path: Path) -> None:
+    """In a file that is marked for shadow stacks."""
+    program = of_text("linux/amd64", BOTH)
+    text = program.text.replace("\tcall f\n", "\tcall helper\n\tcall f\n")
+    helper = "\n.text\nhelper:\n\tpop rcx\n\tpush rcx\n\tjmp out\nout: {}\n"
+    assert audited(program, make_object(program.target, text + helper.format("ret"))).good
+    verdict = audited(program, make_object(program.target, text + helper.format("pop rcx; jmp rcx")))
+    assert {v.obligation for v in verdict.violations} == {"landing"}

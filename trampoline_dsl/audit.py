@@ -88,6 +88,10 @@ class ForeignSession(Session):
     def helpers(self) -> tuple[str, ...]:
         return tuple(self.bench.helpers)
 
+    @property
+    def unprotected(self) -> str:
+        return "" if self.bench.protection is not None else "the file does not say that it has landing pads"
+
     def problem(self, visited: Iterable[int]) -> str:
         return self.bench.unfilled(visited)
 

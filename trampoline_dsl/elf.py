@@ -24,7 +24,7 @@ from elftools.elf.relocation import RelocationTable
 from .image import FIRST_ADDRESS, MOST_BYTES, Image, ImageError, Section, Symbol, targets_for
 from .link import explicit_addends
 from .records import dataclass
-from .target import Relocation
+from .target import NOTE_OF_PROPERTIES, Relocation
 from .targets import find_target
 
 _ALLOC, _WRITE, _EXECUTE, _TLS = 2, 1, 4, 0x400
@@ -121,7 +121,16 @@ class _Reader:
             relocations=tuple(relocations),
             addresses={"": 0, **addresses},
             lines=self._lines(),
+            properties=self._properties(),
         )
+
+    def _properties(self) -> dict[int, int]:
+        """Linux Extensions to gABI, "Program Property": a note of the name GNU, whose properties have a type, a size
+        and so many bytes, padded to a word of the file."""
+        for header in self.headers:
+            if header["sh_type"] == "SHT_NOTE" and header.name == ".note.gnu.property":
+                return _properties(header.data(), self.order, self.bits // 8)
+        return {}
 
     # -- sections
 
@@ -406,6 +415,28 @@ class _Reader:
                 addend = raw["r_addend"] if raw.is_RELA() else kept
                 value = (tables[link][raw["r_info_sym"]].symbol.address or 0) + addend
                 content[start : start + size] = (value % (1 << 8 * size)).to_bytes(size, order)
+
+
+def _properties(data: bytes, order: Any, word: int) -> dict[int, int]:
+    """Those of 4 bytes, by their types, of a section of notes."""
+
+    def number(place: int) -> int:
+        return int.from_bytes(data[place : place + 4], order)
+
+    found: dict[int, int] = {}
+    note = 0
+    while note + 16 <= len(data):
+        name_size, size, kind = number(note), number(note + 4), number(note + 8)
+        place = note + 12 + -(-name_size // 4) * 4
+        end = min(place + size, len(data))
+        note = place + -(-size // word) * word
+        if kind != NOTE_OF_PROPERTIES or data[place - 4 : place] != b"GNU\0":
+            continue
+        while place + 8 <= end:
+            if number(place + 4) == 4:
+                found[number(place)] = number(place + 8)
+            place += 8 + -(-number(place + 4) // word) * word
+    return found
 
 
 def _debug_sections(data: bytes, name: str) -> dict[str, bytes]:

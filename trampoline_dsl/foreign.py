@@ -15,6 +15,7 @@ from . import ir
 from .disassemble import disassemble_one
 from .image import Image, Section, Symbol, names_of
 from .judge import Bench, Code
+from .landing import promised
 from .link import LinkError, got_entry, link
 from .target import TOC_SYMBOL, Architecture, Control, Insn, Relocation
 from .world import STUB_SPACING, Build, Room, prepare
@@ -341,6 +342,7 @@ class ForeignBench(Bench):
         self.controls: dict[int, Control] = {}
         self.sizes: dict[int, int] = {}
         super().__init__(placed.build, {**codes, **own}, {})
+        self.protection = promised(self.architecture, placed.image.properties)
         for name in self.image_codes:
             symbol = placed.defined[name]
             local = placed.build.symbols[name] + symbol.local_entry
@@ -364,6 +366,9 @@ class ForeignBench(Bench):
             self._list(code, self.build.symbols[code.name])
         else:
             super()._place(code)
+
+    def behind(self, address: int) -> int:
+        return address + self.sizes[address] if address in self.sizes else super().behind(address)
 
     def is_code(self, address: int) -> bool:
         section = self.inside.section(address)

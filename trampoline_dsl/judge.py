@@ -330,6 +330,11 @@ class Bench:
             hook.remove()
             self.machine.unmap(region.base, region.size)
 
+    def behind(self, address: int) -> int:
+        """Where the instruction at an address of the listing ends."""
+        code, index = self.listing[address]
+        return address + (*code.offsets, len(code.code))[index + 1] - code.offsets[index]
+
     def replace(self, code: Code) -> None:
         """Put other machine code in the place of a function's or a table's, and mend what a run of the old may have
         overwritten."""
@@ -1017,10 +1022,10 @@ class Execute:
             return
         code, index = place
         insn = code.instructions[index]
+        behind = self.bench.behind(self.executed[-1])
         if callee:
-            wrong = self.landings.reaches_callee(insn, callee)
+            wrong = self.landings.reaches_callee(insn, behind, callee)
         else:
-            behind = self.build.symbols[code.name] + (*code.offsets, len(code.code))[index + 1]
             wrong = self.landings.arrives(insn, behind, address)
         if wrong:
             self._violate("landing", wrong, memory=address)
@@ -1679,10 +1684,10 @@ class Execute:
         machine.sp = arrival.cfa + pop
         if self.witness is not None:
             self.witness.answered(self)
+        if self.landings is not None:
+            self.landings.left(arrival.return_address)
         if arrival.jumped:
             # The callee returns to the trampoline's own caller.
-            if self.landings is not None:
-                self.landings.left(arrival.return_address)
             activation = self.activations[-1]
             home = arrival.return_address == activation.return_address and activation.resume is None
             if home and len(self.activations) == 1:

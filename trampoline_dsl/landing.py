@@ -3,7 +3,7 @@ with calls. How a machine's landing pads look, and what has to lead to one, its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from . import ir
@@ -32,6 +32,12 @@ def unpaired(function: ir.Function, architecture: Architecture) -> str:
     return ""
 
 
+def promised(architecture: Architecture, properties: Mapping[int, int]) -> Protection | None:
+    """What a file's note of properties promises, if anything."""
+    landing, paired = architecture.promises(properties)
+    return Protection(landing, paired) if landing or paired else None
+
+
 @dataclass(slots=True)
 class Landings:
     """Follows one run as a machine that sees to it would. `read` gives bytes at an address."""
@@ -52,7 +58,7 @@ class Landings:
         return ""
 
     def left(self, return_address: int) -> None:
-        """A callee that somebody else plays has returned in the place of the code, to `return_address`."""
+        """A callee that somebody else plays has returned to `return_address`."""
         if self.calls and self.calls[-1] == return_address:
             self.calls.pop()
 
@@ -72,8 +78,11 @@ class Landings:
                 return f"`{insn.text}` returns to {address:#x}, and {where}"
         return ""
 
-    def reaches_callee(self, insn: Insn, name: str) -> str:
-        """`insn` has led to a function of another file, which begins as functions do there."""
+    def reaches_callee(self, insn: Insn, behind: int, name: str) -> str:
+        """`insn`, which ends before `behind`, has led to a function of another file, which begins as functions do
+        there."""
+        if insn.transfer == "call":
+            self.calls.append(behind)
         if self.protection.landing and self.architecture.arrival(insn) == "jump":
             return f"`{insn.text}` enters {name}, and the landing pads of functions are not for such a jump"
         return ""

@@ -784,6 +784,11 @@ class Architecture(ABC):
         left off that has not been returned from."""
         return ()
 
+    def promises(self, properties: Mapping[int, int]) -> tuple[bool, bool]:
+        """What the note of a file says, by types of properties: that what is entered by an address is a landing pad,
+        and that returns are in pairs with calls."""
+        return False, False
+
     # -- which registers values may live in, best first
 
     @abstractmethod

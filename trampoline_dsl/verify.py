@@ -234,6 +234,11 @@ class Session:
         record.problem = record.problem or self.problem(record.visited)
         return record.verdict(subject)
 
+    @property
+    def unprotected(self) -> str:
+        """Why nobody relies on landing pads, if so."""
+        return "" if self.bench.protection is not None else "the target is not built with control-flow protection"
+
     def problem(self, visited: Iterable[int]) -> str:
         """Why runs that executed these instructions do not show what they should; empty if they do."""
         return ""
@@ -517,7 +522,7 @@ class _Record:
         violated = {v.obligation for v in self.violations.values()}
         findings = {}
         for name in OBLIGATIONS:
-            inapplicable = _why_not_applicable(name, subject)
+            inapplicable = self.session.unprotected if name == "landing" else _why_not_applicable(name, subject)
             if name in violated:
                 findings[name] = Finding("violated")
             elif inapplicable:
@@ -551,11 +556,15 @@ class _Record:
 
     def _remark(self, obligation: str) -> str:
         """What is to be known of an obligation that holds."""
-        architecture = self.session.bench.architecture
-        if obligation != "landing":
+        bench = self.session.bench
+        protection = bench.protection
+        if obligation != "landing" or protection is None or protection.paired or not marks_pairs(bench.architecture):
             return ""
-        reason = unpaired(self.function, architecture)
-        return f"not for shadow stacks: {reason}" if reason and marks_pairs(architecture) else ""
+        if not bench.foreign:
+            functions = (bench.build.program.functions[name] for name in bench.build.program.own)
+            reason = next(filter(None, (unpaired(function, bench.architecture) for function in functions)), "")
+            return f"not for shadow stacks: {reason}"
+        return "the file is not marked for shadow stacks"
 
     def _blind(self, obligation: str) -> str:
         """Why the engine cannot see what an obligation is about."""
@@ -578,8 +587,6 @@ def _why_not_applicable(name: str, subject: Subject) -> str:
         except ValueError as error:
             return str(error)
         return "there is no unwind information"
-    if name == "landing" and not subject.architecture.protect:
-        return "the target is not built with control-flow protection"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in subject.instructions):
         if name == "area" and function.suspension is not None and function.convention.back_chain:
             return ""  # the stack that is left has a chain too
