@@ -80,7 +80,7 @@ class ForeignSession(Session):
         subject = Subject(function, file, target.name, 0, code.instructions, target.architecture, unwinding)
         verdict = self.judge_subject(subject, program.scenarios, seed, runs)
         frame = self.sizes.get(name, 0)
-        words = function.contract is not None
+        words = function.contract is not None and function.suspension is None
         found = tuple(_worded(v) if words else v for v in verdict.violations)
         return replace(verdict, frame=frame, violations=found)
 

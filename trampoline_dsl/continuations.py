@@ -502,6 +502,15 @@ class Continue(Execute):
             for place in range(address, address + size)
         )
 
+    def _describe(self, address: int) -> str:
+        running = self.activations[-1]
+        for region in self.build.plan.regions:
+            if address in region:
+                if running.cfa in region and address >= running.cfa:
+                    return f"{address - running.cfa} bytes above the caller's stack pointer: not its own"
+                return f"in {region.name}: of no frame, and not of the context"
+        return "outside of all memory"
+
     def _check_call(self, name: str, signature: ir.Signature, kinds: tuple[str, ...]) -> Arrival:
         self._violate("flow", f"calls {name}: what suspends or resumes calls nothing")
         self._end()
