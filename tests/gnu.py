@@ -223,6 +223,28 @@ def _coff_text(image: bytes) -> tuple[bytes, dict[str, int], list[GnuRelocation]
     raise AssertionError("no .text")
 
 
+def coff_section(image: bytes, wanted: str) -> tuple[int, bytes]:
+    """Where a section of an object of 386 is, and its bytes, linked against a `.text` at the same place, 0."""
+    _, sections, _, _, _, optional, _ = struct.unpack_from("<HHIIIHH", image, 0)
+    for number in range(sections):
+        header = struct.unpack_from("<8sIIIIIIHHI", image, 20 + optional + 40 * number)
+        name, size, data, table, entries = header[0].rstrip(b"\0"), header[3], header[4], header[5], header[7]
+        if name[:1] == b"/":  # PE Format, "Section Table": where the name is among the strings
+            symbols, count = struct.unpack_from("<II", image, 8)
+            start = symbols + 18 * count + int(name[1:])
+            name = image[start : image.index(0, start)]
+        if name != wanted.encode():
+            continue
+        content = bytearray(image[data : data + size])
+        for entry in range(entries):
+            offset, _, kind = struct.unpack_from("<IIH", image, table + 10 * entry)
+            if COFF_TYPES[0x14C][kind] == "IMAGE_REL_I386_REL32":  # it counts from behind the field
+                (kept,) = struct.unpack_from("<i", content, offset)
+                struct.pack_into("<i", content, offset, kept - offset - 4)
+        return 0, bytes(content)
+    raise AssertionError(f"no {wanted}")
+
+
 def _relocations(elf: ELFFile, symbols: SymbolTableSection) -> list[GnuRelocation]:
     machine = elf["e_machine"]
     names = {number: name for name, number in _TYPES[machine].items() if isinstance(number, int)}

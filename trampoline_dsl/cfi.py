@@ -26,7 +26,7 @@ _DEREF, _CONSTANT, _MINUS, _PLUS, _PLUS_CONSTANT, _BASE_REGISTER, _BASE_REGISTER
     0x70,
     0x92,
 )
-_DEFINE_CFA_EXPRESSION, _EXPRESSION = 0x0F, 0x10
+_DEFINE_CFA_EXPRESSION, _EXPRESSION, _VALUE_EXPRESSION = 0x0F, 0x10, 0x16
 
 _DEEPEST = 4  # stacks that a way back leads over
 
@@ -217,13 +217,16 @@ def _difference(before: Row, after: Row, names: Mapping[int, Register], mark: st
             case Rule(kind="offset"):
                 yield f".cfi_offset {number}, {rule.offset}{note}"
             case Rule(kind="value"):
-                yield f".cfi_val_offset {number}, {rule.offset}{note}"
+                # LLVM has no word for it before 18.
+                way = Expression(words="CFA").plus(rule.offset)
+                data = (_VALUE_EXPRESSION, *_unsigned(number), *_unsigned(len(way.code)), *way.code)
+                yield f".cfi_escape {_bytes(data)}{note or f' {mark}'} = {way.words}"
             case Rule(kind="register"):
                 yield f".cfi_register {number}, {rule.register}{note}"
             case Rule(kind="expression"):
                 code = rule.expression.code
                 data = (_EXPRESSION, *_unsigned(number), *_unsigned(len(code)), *code)
-                yield f".cfi_escape {_bytes(data)}{note} at {rule.expression.words}"
+                yield f".cfi_escape {_bytes(data)}{note or f' {mark}'} at {rule.expression.words}"
             case Rule(kind="same"):
                 yield f".cfi_same_value {number}{note}"
             case _:

@@ -17,6 +17,7 @@ from .image import Image, ImageError, Symbol
 from .judge import Code
 from .link import LinkError, link
 from .target import Control, Insn, Target
+from .unwind import Table, UnwindError
 
 _MOST_BYTES = 1 << 16  # of one function
 _LONGEST = 16  # bytes of an instruction
@@ -90,7 +91,24 @@ class _Function:
             instructions += made
             offsets += [address - self.start] * len(made)
         relocations = tuple(self.relocations[offset] for offset in sorted(self.relocations))
-        return Code(self.symbol.name, self.bytes, relocations, tuple(instructions), tuple(offsets), 0, self.image.name)
+        return Code(
+            self.symbol.name,
+            self.bytes,
+            relocations,
+            tuple(instructions),
+            tuple(offsets),
+            0,
+            self.image.name,
+            unwinding=self._unwinding(),
+        )
+
+    def _unwinding(self) -> Table | None:
+        if self.image.unwindings is None:
+            return None
+        try:
+            return self.image.unwindings.of(self.start, self.end)
+        except UnwindError as error:
+            return Table((0,), (None,), str(error))
 
     def _linked(self) -> bytes:
         """The code with what the image itself can fill in; the rest stays as it is."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from elftools.dwarf.callframe import FDE
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 from elftools.elf import enums
 from elftools.elf.dynamic import DynamicSegment
@@ -26,6 +27,7 @@ from .link import explicit_addends
 from .records import dataclass
 from .target import NOTE_OF_PROPERTIES, Relocation
 from .targets import find_target
+from .unwind import Description, Instruction, Table, UnwindError, table_of
 
 _ALLOC, _WRITE, _EXECUTE, _TLS = 2, 1, 4, 0x400
 _TYPES = {
@@ -37,14 +39,20 @@ _TYPES = {
     "EM_PPC64": enums.ENUM_RELOC_TYPE_PPC64,
     "EM_S390": enums.ENUM_RELOC_TYPE_S390X,
 }
-_UNKNOWN_TO_THE_LIBRARY = {("EM_386", 43): "R_386_GOT32X", ("EM_PPC64", 116): "R_PPC64_REL24_NOTOC"}
+_UNKNOWN_TO_THE_LIBRARY = {
+    ("EM_386", 43): "R_386_GOT32X",
+    ("EM_PPC64", 116): "R_PPC64_REL24_NOTOC",
+    ("EM_MIPS", 248): "R_MIPS_PC32",
+}
 # ELF for the Arm Architecture and for the Arm 64-bit Architecture, "Mapping symbols".
 _MAPPING = re.compile(r"\$[adtx](\..*)?")
 # Relocations of a loader whose field keeps an addend where the format has none (REL): the others overwrite it.
 _ADDEND_IN_FIELD = re.compile(r"R_(386|ARM|MIPS)_(\w*RELATIVE|32|ABS32|PC32|REL32|TLS_TPOFF|TLS_TPOFF32|TPREL\w*)")
 # What a linker may make better, and need not.
 _HINTS = ("R_MIPS_JALR", "R_ARM_V4BX", "R_PPC64_TOCSAVE", "R_PPC64_ENTRY")
-_WORDS = re.compile(r"R_[A-Z0-9]+(?:_64)?_(ABS|ADDR)?(32|64)")  # that fill a whole word with S + A
+# That fill a whole word with S + A, or with S + A - P.
+_WORDS = re.compile(r"R_[A-Z0-9]+(?:_64)?_(ABS|ADDR|PC|PREL|REL)?(32|64)")
+_FROM_HERE = ("PC", "PREL", "REL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class _Reader:
             addresses={"": 0, **addresses},
             lines=self._lines(),
             properties=self._properties(),
+            unwindings=self._unwindings(),
         )
 
     def _properties(self) -> dict[int, int]:
@@ -383,18 +392,26 @@ class _Reader:
         little = bool(self.elf.little_endian)
         return DebugLines(self.bits // 8, little, partial(_debug_sections, self.data, self.name))
 
-    def debug_sections(self) -> dict[str, bytes]:
-        """The sections of debug information, linked as those that are loaded."""
+    def debug_sections(self, *names: str) -> dict[str, tuple[int, bytes]]:
+        """The sections of debug information, or those whose names begin so, with their addresses, linked as those that
+        are loaded."""
         list(self._sections())  # gives the loaded ones their addresses
-        found: dict[str, bytes] = {}
+        found: dict[str, tuple[int, bytes]] = {}
         tables: dict[int, list[_Entry]] = {}
         for index, header in enumerate(self.headers):
-            if header.name.startswith((".debug_", ".zdebug_")):
+            if header.name.startswith(names or (".debug_", ".zdebug_")) and header["sh_type"] != "SHT_NOBITS":
                 content = bytearray(_decompressed(header))
                 if self.relocatable:
                     self._link_debug(index, content, tables)
-                found[header.name.removeprefix(".").replace("zdebug", "debug", 1)] = bytes(content)
+                name = header.name.removeprefix(".").replace("zdebug", "debug", 1)
+                found[name] = self.places.get(index, header["sh_addr"]), bytes(content)
         return found
+
+    def _unwindings(self) -> CallFrames | None:
+        names = {header.name for header in self.headers if header["sh_type"] != "SHT_NOBITS"}
+        if not names & {".eh_frame", ".debug_frame", ".zdebug_frame"}:
+            return None
+        return CallFrames(self.bits // 8, bool(self.elf.little_endian), partial(_frame_sections, self.data, self.name))
 
     def _link_debug(self, index: int, content: bytearray, tables: dict[int, list[_Entry]]) -> None:
         """Fill the words of a section that a linker would."""
@@ -414,6 +431,8 @@ class _Reader:
                 kept = int.from_bytes(content[start : start + size], order)
                 addend = raw["r_addend"] if raw.is_RELA() else kept
                 value = (tables[link][raw["r_info_sym"]].symbol.address or 0) + addend
+                if found[1] in _FROM_HERE:
+                    value -= self.places.get(index, 0) + start
                 content[start : start + size] = (value % (1 << 8 * size)).to_bytes(size, order)
 
 
@@ -440,7 +459,11 @@ def _properties(data: bytes, order: Any, word: int) -> dict[int, int]:
 
 
 def _debug_sections(data: bytes, name: str) -> dict[str, bytes]:
-    return _Reader(data, name).debug_sections()
+    return {name: content for name, (_, content) in _Reader(data, name).debug_sections().items()}
+
+
+def _frame_sections(data: bytes, name: str) -> dict[str, tuple[int, bytes]]:
+    return _Reader(data, name).debug_sections(".eh_frame", ".debug_frame", ".zdebug_frame")
 
 
 def _of_functions(
@@ -491,6 +514,16 @@ _SECTIONS = (  # in the order of DWARFInfo's parameters
 )
 
 
+def _information(sections: Mapping[str, tuple[int, bytes]], word: int, little: bool) -> DWARFInfo:
+    """`sections`: addresses and bytes, by names without the dot; `word`: bytes of an address."""
+    streams = []
+    for name in _SECTIONS:
+        address, content = sections.get(name, (0, b""))
+        described = DebugSectionDescriptor(io.BytesIO(content), f".{name}", None, len(content), address)
+        streams.append(described if name in sections else None)
+    return DWARFInfo(DwarfConfig(little, "", word), *streams)
+
+
 class DebugLines:
     """The line table of DWARF debug information. `word`: bytes of an address; `load` gives the linked sections by their
     names in ELF without the dot. They are read when the first line is asked for."""
@@ -517,15 +550,8 @@ class DebugLines:
 
     def _all_units(self) -> list[_Unit]:
         if self._units is None:
-            sections = self.load()
-            streams = (
-                DebugSectionDescriptor(io.BytesIO(sections[name]), f".{name}", None, len(sections[name]), 0)
-                if name in sections
-                else None
-                for name in _SECTIONS
-            )
-            config = DwarfConfig(self.little, "", self.word)
-            information = DWARFInfo(config, *streams)
+            sections = {name: (0, content) for name, content in self.load().items()}
+            information = _information(sections, self.word, self.little)
             self._units = [_Unit(information, unit) for unit in information.iter_CUs()]
         return self._units
 
@@ -585,3 +611,63 @@ def _file(program: Any, number: int) -> str:
     if folder == 0 or not 0 <= at < len(folders) or name.startswith("/"):
         return str(name)
     return f"{folders[at].decode('utf-8', 'replace')}/{name}"
+
+
+# ------------------------------------------------------------------------------------------------------------ unwinding
+
+
+class CallFrames:
+    """The call frame information of .eh_frame and .debug_frame. `word`: bytes of an address; `load` gives the linked
+    sections, with their addresses, by their names without the dot. They are read when they are asked for first."""
+
+    def __init__(self, word: int, little: bool, load: Callable[[], Mapping[str, tuple[int, bytes]]]) -> None:
+        self.word, self.little, self.load = word, little, load
+        self._descriptions: list[Description] | None = None
+
+    def of(self, start: int, end: int) -> Table | None:
+        """What is said of the code from `start` to `end`; None if nothing is. Raises UnwindError."""
+        if self._descriptions is None:
+            try:
+                self._descriptions = list(self._read())
+            except Exception as error:  # whatever pyelftools raises on what it does not understand
+                raise UnwindError(f"the unwind information cannot be read: {error}") from error
+        return table_of(self._descriptions, start, end)
+
+    def __getstate__(self) -> tuple[int, bool, Callable[[], Mapping[str, tuple[int, bytes]]]]:
+        return self.word, self.little, self.load
+
+    def __setstate__(self, state: tuple[int, bool, Callable[[], Mapping[str, tuple[int, bytes]]]]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    def _read(self) -> Iterator[Description]:
+        """Those that unwinders use at run time come before those for debuggers."""
+        information = _information(self.load(), self.word, self.little)
+        known: set[int] = set()
+        for has, entries in (
+            (information.has_EH_CFI, information.EH_CFI_entries),
+            (information.has_CFI, information.CFI_entries),
+        ):
+            for entry in entries() if has() else ():
+                if not isinstance(entry, FDE) or not entry["address_range"] or entry.cie is None:
+                    continue
+                start = entry["initial_location"] % (1 << 8 * self.word)
+                if start not in known:
+                    known.add(start)
+                    yield Description(
+                        start,
+                        start + entry["address_range"],
+                        _instructions(entry.cie),
+                        _instructions(entry),
+                        entry.cie["code_alignment_factor"],
+                        entry.cie["data_alignment_factor"],
+                    )
+
+
+def _instructions(entry: Any) -> tuple[Instruction, ...]:
+    return tuple(
+        Instruction(
+            instruction.opcode.name,
+            tuple(operand if isinstance(operand, int) else bytes(operand) for operand in instruction.args),
+        )
+        for instruction in entry.instructions
+    )

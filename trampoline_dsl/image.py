@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from .records import dataclass
 from .target import Relocation, Target
 from .targets import all_targets
+from .unwind import Table
 
 Format = Literal["elf", "coff", "pe", "macho", "raw"]
 SymbolKind = Literal["function", "object", "other"]
@@ -73,6 +74,14 @@ class Lines(Protocol):
     def at(self, address: int) -> tuple[str, int] | None: ...
 
 
+class Unwindings(Protocol):
+    """The unwind information of an image."""
+
+    def of(self, start: int, end: int) -> Table | None:
+        """What it says of the code from `start` to `end`; None if it says nothing. Raises UnwindError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Image:
     """A file of machine code. `targets`: the names of those that it can be for, the most common first; none where the
@@ -96,6 +105,7 @@ class Image:
     addresses: Mapping[str, int]
     lines: Lines | None = field(default=None)
     properties: Mapping[int, int] = field(default_factory=dict)
+    unwindings: Unwindings | None = field(default=None)
 
     def line(self, address: int) -> tuple[str, int] | None:
         """The source file and the line that the instruction at an address comes from, by the debug information."""

@@ -49,6 +49,7 @@ from .target import (
     Register,
     ValueType,
 )
+from .unwind import Table
 from .world import (
     GARBAGE,
     RETURN_SPACING,
@@ -132,7 +133,7 @@ class Code:
     frame: int
     file: str
     stride: int = 0
-    unwinding: tuple[tuple[int, str], ...] | None = None  # its directives, and the offsets of what they stand before
+    unwinding: tuple[tuple[int, str], ...] | Table | None = None  # directives, each with the offset that it stands at
     sources: Mapping[int, str] = field(default_factory=dict, compare=False)  # by offset: where else a line is from
 
     def source(self, index: int) -> str:

@@ -1,6 +1,7 @@
 """Unwind information read and followed: from a place in code, the registers and the memory to the caller.
 
-It reads what was emitted, the directives in the text, and has nothing of how they were made. DWARF 5, 6.4.
+It reads what was emitted, the directives in the text or the call frame instructions in an object, and has nothing of
+how they were made. DWARF 5, 6.4.
 """
 
 from __future__ import annotations
@@ -44,13 +45,97 @@ class Frame:
 
 @dataclass(frozen=True)
 class Table:
-    """The frames of one function, by the offset in bytes from which on each holds."""
+    """The frames of one function, by the offset in bytes from which on each holds; None where nothing is said, for the
+    reason `unsaid`."""
 
     starts: tuple[int, ...]
-    frames: tuple[Frame, ...]
+    frames: tuple[Frame | None, ...]
+    unsaid: str = "there is no unwind information for this instruction"
 
     def at(self, offset: int) -> Frame:
-        return self.frames[bisect_right(self.starts, offset) - 1]
+        """What holds at an offset. Raises UnwindError where nothing is said."""
+        index = bisect_right(self.starts, offset) - 1
+        frame = self.frames[index] if index >= 0 else None
+        if frame is None:
+            raise UnwindError(self.unsaid)
+        return frame
+
+
+class Instruction(NamedTuple):
+    """One call frame instruction: its name in DWARF 5, 7.24, without `DW_CFA_`, and its operands: numbers as they are
+    in the file, not yet multiplied by any factor, or the bytes of an expression."""
+
+    name: str
+    operands: tuple[int | bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a file says of the code from `start` to `end` (addresses): a frame description entry and its common
+    information entry. DWARF 5, 6.4.1; LSB, "Exception Frames"."""
+
+    start: int
+    end: int
+    initial: tuple[Instruction, ...]
+    instructions: tuple[Instruction, ...]
+    code_factor: int
+    data_factor: int
+
+    def table(self) -> Table:
+        """The rows; they count from `start`. Raises UnwindError."""
+        frame = Frame(0, 0)
+        for instruction in self.initial:
+            frame = _applied(*self._scaled(instruction), frame, frame, [])
+        entry, remembered = frame, list[Frame]()
+        at, starts, frames = 0, [0], [frame]
+        for instruction in self.instructions:
+            name, operands = self._scaled(instruction)
+            if name == "set_loc":
+                at = _whole(operands[0]) - self.start
+            elif name.startswith("advance_loc"):
+                at += _whole(operands[0]) * self.code_factor
+            else:
+                frame = _applied(name, operands, frame, entry, remembered)
+            if at == starts[-1]:
+                frames[-1] = frame
+            else:
+                starts.append(at)
+                frames.append(frame)
+        return Table(tuple(starts), tuple(frames))
+
+    def _scaled(self, instruction: Instruction) -> tuple[str, tuple[int | bytes, ...]]:
+        """An instruction with distances in bytes, by the name of those that mean the same."""
+        name, operands = instruction
+        if name in ("offset", "offset_extended", "offset_extended_sf", "val_offset", "val_offset_sf"):
+            register, distance = operands
+            plain = "val_offset" if name.startswith("val") else "offset"
+            return plain, (register, _whole(distance) * self.data_factor)
+        if name == "GNU_negative_offset_extended":
+            register, distance = operands
+            return "offset", (register, -_whole(distance) * self.data_factor)
+        if name in ("def_cfa_sf", "def_cfa_offset_sf"):
+            return name.removesuffix("_sf"), (*operands[:-1], _whole(operands[-1]) * self.data_factor)
+        return name.removesuffix("_extended"), operands
+
+
+def table_of(descriptions: Iterable[Description], start: int, end: int) -> Table | None:
+    """What is said of the code from `start` to `end` (addresses), by offsets from `start`; None if nothing is. Raises
+    UnwindError."""
+    rows: dict[int, Frame | None] = {}
+    for description in sorted(descriptions, key=lambda d: d.start):
+        if description.end <= start or end <= description.start:
+            continue
+        table = description.table()
+        for offset, frame in zip(table.starts, table.frames, strict=True):
+            place = description.start + offset
+            if place < min(end, description.end):
+                rows[max(place, start) - start] = frame
+        if description.end < end:
+            rows[description.end - start] = None
+    if not rows:
+        return None
+    rows = {0: None, **rows}
+    return Table(tuple(sorted(rows)), tuple(rows[place] for place in sorted(rows)))
 
 
 @dataclass(frozen=True)
@@ -124,42 +209,72 @@ def _directed(text: str, frame: Frame, start: Frame, remembered: list[Frame]) ->
     if match is None:
         raise UnwindError(f"`{text}` is no directive of call frame information")
     what, operands = match[1], _operands(match[2])
-    places = dict(frame.places)
     match what, operands:
-        case "def_cfa", [register, offset]:
-            return replace(frame, register=register, offset=offset, expression=b"")
-        case "def_cfa_register", [register]:
-            return replace(frame, register=register, expression=b"")
-        case "def_cfa_offset", [offset]:
-            return replace(frame, offset=offset)
         case "adjust_cfa_offset", [step]:
             return replace(frame, offset=frame.offset + step)
-        case "offset", [register, offset]:
-            places[register] = Place("offset", offset)
         case "rel_offset", [register, offset]:
-            places[register] = Place("offset", offset - frame.offset)
-        case "val_offset", [register, offset]:
+            return _applied("offset", (register, offset - frame.offset), frame, start, remembered)
+        case (("restore" | "undefined" | "same_value"), [_, *_]):
+            for register in operands:
+                frame = _applied(what, (register,), frame, start, remembered)
+            return frame
+        case "escape", [*data] if data:
+            return _escaped(bytes(data), frame)
+        case (("expression" | "val_expression" | "def_cfa_expression"), _):
+            raise UnwindError(f"`{text}` is not understood")  # no assembler's
+        case _:
+            return _applied(what, tuple(operands), frame, start, remembered)
+
+
+def _applied(name: str, operands: Sequence[int | bytes], frame: Frame, start: Frame, remembered: list[Frame]) -> Frame:
+    """What a call frame instruction makes of what held before it. DWARF 5, 6.4.2; distances are in bytes. `start` is
+    what the common information entry says."""
+    places = dict(frame.places)
+    match name, operands:
+        case "def_cfa", [int(register), int(offset)]:
+            return replace(frame, register=register, offset=offset, expression=b"")
+        case "def_cfa_register", [int(register)]:
+            return replace(frame, register=register, expression=b"")
+        case "def_cfa_offset", [int(offset)]:
+            return replace(frame, offset=offset)
+        case "def_cfa_expression", [bytes(expression)]:
+            return replace(frame, expression=expression)
+        case "offset", [int(register), int(offset)]:
+            places[register] = Place("offset", offset)
+        case "val_offset", [int(register), int(offset)]:
             places[register] = Place("value offset", offset)
-        case "register", [register, other]:
+        case "register", [int(register), int(other)]:
             places[register] = Place("register", other)
-        case "restore", [*registers]:
-            for register in registers:
-                places.pop(register, None)
-                if register in start.places:
-                    places[register] = start.places[register]
-        case "undefined", [*registers]:
-            places |= dict.fromkeys(registers, Place("undefined"))
-        case "same_value", [*registers]:
-            places |= dict.fromkeys(registers, Place("same"))
+        case "expression", [int(register), bytes(expression)]:
+            places[register] = Place("expression", 0, expression)
+        case "val_expression", [int(register), bytes(expression)]:
+            places[register] = Place("value expression", 0, expression)
+        case "restore", [int(register)]:
+            places.pop(register, None)
+            if register in start.places:
+                places[register] = start.places[register]
+        case "undefined", [int(register)]:
+            places[register] = Place("undefined")
+        case "same_value", [int(register)]:
+            places[register] = Place("same")
         case "remember_state", []:
             remembered.append(frame)
         case "restore_state", [] if remembered:
             return remembered.pop()
-        case "escape", [*data] if data:
-            return _escaped(bytes(data), frame)
+        case (("nop" | "GNU_args_size" | "AARCH64_negate_ra_state" | "AARCH64_negate_ra_state_with_pc"), _):
+            # What a callee may take off the stack in C++'s landing pads; and whether the return address is signed,
+            # which it is nowhere here: no machine signs unless its system has switched that on.
+            return frame
         case _:
-            raise UnwindError(f"`{text}` is not understood")
+            shown = ", ".join(o.hex(" ") if isinstance(o, bytes) else str(o) for o in operands)
+            raise UnwindError(f"the call frame instruction `{f'{name} {shown}'.strip()}` is not understood")
     return replace(frame, places=places)
+
+
+def _whole(operand: int | bytes) -> int:
+    if isinstance(operand, bytes):
+        raise UnwindError("an expression stands where a number is expected")
+    return operand
 
 
 def _operands(text: str) -> list[int]:
@@ -172,13 +287,12 @@ def _operands(text: str) -> list[int]:
 
 def _escaped(data: bytes, frame: Frame) -> Frame:
     """One call frame instruction as bytes: DWARF 5, 7.24."""
-    if data[0] == 0x0F:  # DW_CFA_def_cfa_expression
-        expression = _block(data, 1)
-        return replace(frame, expression=expression)
-    if data[0] in (0x10, 0x16):  # DW_CFA_expression, DW_CFA_val_expression
+    if data[0] == 0x0F:
+        return _applied("def_cfa_expression", (_block(data, 1),), frame, frame, [])
+    if data[0] in (0x10, 0x16):
         register, at = _unsigned(data, 1)
-        kind: Kind = "expression" if data[0] == 0x10 else "value expression"
-        return replace(frame, places={**frame.places, register: Place(kind, 0, _block(data, at))})
+        name = "expression" if data[0] == 0x10 else "val_expression"
+        return _applied(name, (register, _block(data, at)), frame, frame, [])
     raise UnwindError(f"call frame instruction {data[0]:#x} is not understood")
 
 
@@ -306,4 +420,17 @@ def _signed(data: Sequence[int], at: int) -> tuple[int, int]:
     return (value - (1 << bits) if value >> (bits - 1) & 1 else value), at
 
 
-__all__ = ["Frame", "Machine", "Place", "Table", "UnwindError", "cfa", "evaluate", "read_directives", "recovered"]
+__all__ = [
+    "Description",
+    "Frame",
+    "Instruction",
+    "Machine",
+    "Place",
+    "Table",
+    "UnwindError",
+    "cfa",
+    "evaluate",
+    "read_directives",
+    "recovered",
+    "table_of",
+]

@@ -586,7 +586,7 @@ def _why_not_applicable(name: str, subject: Subject) -> str:
             subject.architecture.unwinding()
         except ValueError as error:
             return str(error)
-        return "there is no unwind information"
+        return "there is no unwind information for it"
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in subject.instructions):
         if name == "area" and function.suspension is not None and function.convention.back_chain:
             return ""  # the stack that is left has a chain too

@@ -37,7 +37,8 @@ class Walker(Watcher):
         self.tables: dict[str, unwind.Table] = {}
         self.numbers = described(architecture)
         self.registers = {number: register for register, number in self.numbers.numbers.items()}
-        self.machine = unwind.Machine(self._register, run.machine.read, architecture.word, architecture.order)
+        self.machine = unwind.Machine(self._register, self._read, architecture.word, architecture.order)
+        self.live = True  # whether what is below the stack pointer counts as gone
 
     def _register(self, number: int) -> int:
         if number == self.numbers.sp:
@@ -46,6 +47,12 @@ class Walker(Watcher):
         if register is None:
             raise unwind.UnwindError(f"there is no register {number}")
         return self.run.machine.get(register)
+
+    def _read(self, address: int, size: int) -> bytes:
+        sp = self.run.machine.sp
+        if self.live and address < sp and any(address in region and sp in region for region in self.run.stack_of):
+            raise unwind.UnwindError(f"it reads {sp - address} bytes below the stack pointer, where nothing is safe")
+        return self.run.machine.read(address, size)
 
     def instruction(self, address: int) -> None:
         place = self.run.bench.listing.get(address)
@@ -62,13 +69,18 @@ class Walker(Watcher):
 
     def _table(self, code: Code, convention: Convention) -> unwind.Table:
         if code.name not in self.tables:
-            assert code.unwinding is not None
-            self.tables[code.name] = unwind.read_directives(code.unwinding, at_entry(self.run.architecture, convention))
+            said = code.unwinding
+            assert said is not None
+            if not isinstance(said, unwind.Table):
+                said = unwind.read_directives(said, at_entry(self.run.architecture, convention))
+            self.tables[code.name] = said
         return self.tables[code.name]
 
     def _walk(self, code: Code, offset: int, activation: Activation) -> None:
         run, numbers, machine = self.run, self.numbers, self.machine
         convention = activation.function.convention
+        # Compilers leave it at the places of saved registers when these have been restored already.
+        self.live = not isinstance(code.unwinding, unwind.Table)
         frame = self._table(code, convention).at(offset)
         address = run.executed[-1]
         self.walked += 1

@@ -1,0 +1,220 @@
+"""Unwind information: what assemblers make of the directives says what the directives say, and a directive that is
+missing or wrong is found by the walk."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import gnu
+import pytest
+from test_examples import EXAMPLES
+from tools import need
+
+from trampoline_dsl import ir, unwind
+from trampoline_dsl.binary import find_symbol, read_image
+from trampoline_dsl.diagnostics import read_source
+from trampoline_dsl.elf import CallFrames
+from trampoline_dsl.judge import Execute, Violation, Watcher
+from trampoline_dsl.oracle import Trace
+from trampoline_dsl.pipeline import Artifact, Compiled, compile_module
+from trampoline_dsl.resolve import load_module
+from trampoline_dsl.target import Target
+from trampoline_dsl.targets import all_targets, default_targets, find_target
+from trampoline_dsl.verify import Session, code_of
+from trampoline_dsl.walk import Walker, at_entry
+from trampoline_dsl.world import World
+
+
+def described(target: Target) -> bool:
+    """Whether functions of a target have call frame information."""
+    try:
+        target.architecture.unwinding()
+    except ValueError:
+        return False
+    return True
+
+
+TARGETS = [target.name for target in all_targets().values() if described(target)]
+CLANG = "clang-14"
+
+
+@cache
+def compiled(path: Path, target: str) -> Compiled:
+    return compile_module(load_module(read_source(path)), find_target(target))
+
+
+def programs(target: str) -> Iterator[Compiled]:
+    for path in EXAMPLES:
+        if (program := compiled(path, target)).own:
+            yield program
+
+
+def directives(artifact: Artifact) -> tuple[tuple[int, str], ...]:
+    found = code_of(artifact).unwinding
+    assert isinstance(found, tuple)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------- what is in objects
+
+
+def tables(data: bytes, compiled: Compiled) -> Iterator[tuple[Artifact, unwind.Table | None]]:
+    """What an object says of each trampoline."""
+    if data[:4] == b"\x7fELF":
+        image = read_image(data, "made.o")
+        assert image.unwindings is not None
+        for artifact in compiled.own:
+            start = find_symbol(image, artifact.name).code
+            assert start is not None
+            yield artifact, image.unwindings.of(start, start + len(artifact.code))
+        return
+    frames, values = gnu.coff_section(data, ".eh_frame"), gnu.read_object(data).functions
+    architecture = compiled.target.architecture
+    unwindings = CallFrames(architecture.word, True, lambda: {"eh_frame": frames})
+    for artifact in compiled.own:
+        start = values[f"_{artifact.name}"] if f"_{artifact.name}" in values else values[artifact.name]
+        yield artifact, unwindings.of(start, start + len(artifact.code))
+
+
+def said(frame: unwind.Frame) -> tuple[object, Mapping[int, unwind.Place]]:
+    places = {number: place for number, place in frame.places.items() if place.kind != "same"}
+    return frame.expression or (frame.register, frame.offset), places
+
+
+@pytest.mark.parametrize("assembler", ["gnu", "clang"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_objects_say_what_the_directives_say(target: str, assembler: str, tmp_path: Path) -> None:
+    architecture = find_target(target).architecture
+    command = [*architecture.gnu_as]
+    if assembler == "clang":
+        command = [CLANG, *architecture.clang, "-c", "-x", "assembler"]
+    need(command[0])
+    made = tmp_path / "made.o"
+    seen = 0
+    for program in programs(target):
+        subprocess.run([*command, "-o", str(made), "-"], input=program.text.encode(), check=True, timeout=60)
+        for artifact, theirs in tables(made.read_bytes(), program):
+            assert theirs is not None, artifact.name
+            ours = unwind.read_directives(directives(artifact), at_entry(architecture, artifact.function.convention))
+            for offset in {*ours.starts, *theirs.starts} & set(artifact.offsets):
+                assert said(theirs.at(offset)) == said(ours.at(offset)), (artifact.name, offset)
+                seen += 1
+    assert seen > 20
+
+
+# -------------------------------------------------------------------------------------------------------------- mutants
+
+
+class Several(Watcher):
+    """Walks by several tables for one function, where they say something else than the right one."""
+
+    def __init__(self, run: Execute, name: str, right: unwind.Table, tables: Mapping[str, unwind.Table]) -> None:
+        self.run, self.name, self.right, self.tables = run, name, right, tables
+        self.walkers = {mutant: Walker(run) for mutant in tables}
+        for mutant, walker in self.walkers.items():
+            walker.tables[name] = tables[mutant]
+
+    def instruction(self, address: int) -> None:
+        code, index = self.run.bench.listing.get(address, (None, 0))
+        if code is None or code.name != self.name:
+            return
+        offset = code.offsets[index]
+        frame = self.right.at(offset)
+        for mutant, walker in self.walkers.items():
+            if not walker.found and self.tables[mutant].at(offset) != frame:
+                walker.instruction(address)
+
+
+class Mutating(Session):
+    """Walks by wrong directives for one function, each set under a name, beside the right ones."""
+
+    def __init__(
+        self, compiled: Compiled, artifact: Artifact, mutants: Mapping[str, tuple[tuple[int, str], ...]]
+    ) -> None:
+        super().__init__(compiled)
+        self.artifact = artifact
+        start = at_entry(compiled.target.architecture, artifact.function.convention)
+        self.right = unwind.read_directives(directives(artifact), start)
+        self.unseen: dict[str, unwind.Table] = {}
+        for name, changed in mutants.items():
+            try:
+                self.unseen[name] = unwind.read_directives(changed, start)
+            except unwind.UnwindError:
+                continue  # the walk fails at the first instruction
+
+    def walked(
+        self, function: ir.Function, scenario: ir.Scenario | None, world: World, trace: Trace, garbage: int
+    ) -> list[Violation]:
+        run = Execute(self.bench, world, trace, function, scenario, self.anonymous, garbage, False)
+        run.watcher = several = Several(run, self.artifact.name, self.right, self.unseen)
+        run.run()
+        self.unseen = {name: table for name, table in self.unseen.items() if not several.walkers[name].found}
+        return super().walked(function, scenario, world, trace, garbage)
+
+
+NUMBER = re.compile(r"(?<![\w$%])-?(0x[0-9a-f]+|\d+)\b")
+
+
+def mutants(artifact: Artifact) -> Iterator[tuple[str, tuple[tuple[int, str], ...]]]:
+    """Each directive left out; each distance in one off by a word, and each byte of an expression by one."""
+    right = directives(artifact)
+    architecture = artifact.target.architecture
+    for index, (offset, directive) in enumerate(right):
+        plain = directive.split(architecture.comment)[0].rstrip()
+        before, behind = right[:index], right[index + 1 :]
+        yield f"+{offset:#x} without {directive}", (*before, *behind)
+        escape = ".cfi_escape" in plain
+        numbers = list(NUMBER.finditer(plain))
+        if re.match(r"\.cfi_(restore|undefined|same_value) ", plain):
+            continue  # a register's, whose own row is missing then
+        for match in numbers[1:] if escape or len(numbers) > 1 else numbers:
+            other = int(match[0], 0) + (1 if escape else architecture.word)
+            text = f"{plain[: match.start()]}{other & 0xFF if escape else other}{plain[match.end() :]}"
+            yield f"+{offset:#x} {text} for {directive}", (*before, (offset, text), *behind)
+
+
+# What a missing directive makes no difference to, by the start of the machine's name.
+EQUIVALENT = {
+    "linux/ppc64": {".cfi_restore 65": "the caller's frame has lr, and keeps it until the return"},
+    "linux/s390x": {".cfi_restore 15": "CFA - 160 is r15 itself by then"},
+}
+# Two places have the caller's stack pointer on the other stack: ebx, and the word that it was saved to.
+BOTH = ("windows/386 call_on_stack +0x1b without .cfi_escape", "linux/386 call_on_stack +0x1b without .cfi_escape")
+
+
+def equivalent(artifact: Artifact, mutant: str) -> bool:
+    """Whether a walk finds the same without a directive."""
+    target = artifact.target
+    if f"{target.name} {artifact.name} {mutant}".startswith(BOTH):
+        return True
+    dropped = mutant.partition(" without ")[2]
+    for name, reasons in EQUIVALENT.items():
+        if target.name.startswith(name) and dropped.startswith(tuple(reasons)):
+            return True
+    saved = re.match(r"\.cfi_offset (\d+),", dropped)
+    if saved is None:
+        return False
+    # A register that is saved because its neighbours are, and changed by nobody.
+    numbers = {number: register for register, number in target.architecture.unwinding().numbers.items()}
+    register = numbers[int(saved[1])]
+    return not any(register in insn.writes for insn in artifact.instructions if insn.part != "epilogue")
+
+
+@pytest.mark.parametrize("target", [t.name for t in default_targets() if described(t)])
+def test_what_is_wrong_with_a_directive_is_found(target: str) -> None:
+    unseen: list[str] = []
+    count = 0
+    for program in programs(target):
+        for artifact in program.own:
+            made = dict(mutants(artifact))
+            session = Mutating(program, artifact, made)
+            count += len(made)
+            verdict = session.judge(artifact, 1, 4)
+            assert verdict.obligations["unwind"].state == "held"
+            unseen += [f"{artifact.name} {name}" for name in session.unseen if not equivalent(artifact, name)]
+    assert unseen == []
+    assert count > 50
