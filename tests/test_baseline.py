@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import broken
 import gnu
@@ -15,9 +16,12 @@ import pytest
 from baseline_words import words
 from tools import need
 
+from trampoline_dsl.audit import audit
 from trampoline_dsl.baseline import beyond_baseline, feature_beyond
+from trampoline_dsl.binary import read_image
 from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.disassemble import disassemble_one
+from trampoline_dsl.foreign import definitions
 from trampoline_dsl.judge import Code
 from trampoline_dsl.pipeline import compile_module, compile_source
 from trampoline_dsl.resolve import load_module
@@ -317,3 +321,44 @@ def test_a_finding_names_the_place() -> None:
     code = listed(target.architecture, ("add x0, x1, x2", "ldadd x0, x1, [x2]"), "linux/arm64")
     [violation] = baseline_violations(target, code)
     assert (violation.obligation, violation.address, violation.instruction) == ("flow", 4, "ldadd x0, x1, [x2]")
+
+
+def test_code_from_elsewhere_is_audited_by_it(tmp_path: Path) -> None:
+    """What never runs is judged where it is in the function, and what runs of others that it calls."""
+    target = find_target("linux/amd64")
+    text = "trampoline t(x: uptr) -> uptr using c"
+    program = compile_source(Source("t.tramp", text), [target])["linux/amd64"]
+    code = """
+        .intel_syntax noprefix
+        .globl t
+        .type t, @function
+        t: cmp rdi, 0x1234567
+           je 1f
+           call helper
+           ret
+        1: mov eax, 5
+           jmp 2f
+        2: BEYOND
+           ret
+        .size t, .-t
+        .type helper, @function
+        helper: mov rax, rdi
+           INSIDE
+           ret
+        .size helper, .-helper
+    """
+
+    def findings(inside: str, beyond: str) -> set[tuple[str, str, int | None, str]]:
+        source = code.replace("INSIDE", inside).replace("BEYOND", beyond)
+        command = [need("x86_64-linux-gnu-as"), "--64", "-o", str(tmp_path / "t.o"), "-"]
+        subprocess.run(command, input=source, text=True, check=True)
+        image = read_image((tmp_path / "t.o").read_bytes(), "t.o")
+        [verdict] = audit(image, definitions(image, ["t"]), program, runs=4)
+        return {(v.obligation, v.function, v.address, v.message) for v in verdict.violations}
+
+    assert findings("nop", "nop") == set()
+    message = "`popcnt rax, rax` is of POPCNT, beyond the baseline x86-64-v1 (GOAMD64=v1)"
+    assert findings("popcnt rax, rax", "nop") == {("flow", "helper", 3, message)}
+    assert findings("nop", "lzcnt eax, eax") == {
+        ("flow", "t", 0x16, "`lzcnt eax, eax` is of LZCNT, beyond the baseline x86-64-v1 (GOAMD64=v1)")
+    }

@@ -23,7 +23,7 @@ from .oracle import Oracle, Trace, return_place
 from .pipeline import Compiled
 from .run_asm import AsmMachine
 from .target import Register
-from .verify import DEFAULT_RUNS, Session, Subject, Verdict, code_of
+from .verify import DEFAULT_RUNS, Session, Subject, Verdict, baseline_violations, code_of
 from .world import Bytes, World, anonymous_callees, make_world
 
 
@@ -91,6 +91,16 @@ class ForeignSession(Session):
     @property
     def unprotected(self) -> str:
         return "" if self.bench.protection is not None else "the file does not say that it has landing pads"
+
+    def elsewhere(self, visited: Iterable[int]) -> Iterable[Violation]:
+        """Other code of the image keeps to the baseline too."""
+        for address in sorted(set(visited) - self.bench.judged):
+            code, index = self.bench.listing[address]
+            if code.name not in self.bench.helpers:
+                continue
+            offset = code.offsets[index]
+            for found in baseline_violations(self.build.program.target, replace(code, offsets=(0,))):
+                yield replace(found, address=offset, source=code.sources.get(offset) or found.source)
 
     def problem(self, visited: Iterable[int]) -> str:
         return self.bench.unfilled(visited)

@@ -231,8 +231,13 @@ class Session:
         record.violate(baseline_violations(target, code, user_text=not self.bench.foreign))
         for scenario in own or [None]:
             self._judge_scenario(record, function, scenario, seed, runs)
+        record.violate(self.elsewhere(record.visited))
         record.problem = record.problem or self.problem(record.visited)
         return record.verdict(subject)
+
+    def elsewhere(self, visited: Iterable[int]) -> Iterable[Violation]:
+        """What is wrong with other code among these instructions, which have been executed."""
+        return ()
 
     @property
     def unprotected(self) -> str:
