@@ -330,7 +330,7 @@ class _Reader:
                     found[relocation.offset, relocation.type] = relocation
         rows = list(found.values())
         if self.machine == "EM_MIPS":
-            rows += self._mips_got(segment, labels)
+            rows += self._mips_got(segment, labels, sections)
         return entries, rows
 
     def _dynamic_symbols(self, segment: Any, used: Sequence[int]) -> list[_Entry]:
@@ -373,13 +373,15 @@ class _Reader:
                 return int.from_bytes(section.data[start : start + self.bits // 8], self.order)  # type: ignore[arg-type]
         return 0
 
-    def _mips_got(self, segment: Any, labels: Sequence[str]) -> Iterator[Relocation]:
-        """MIPS psABI, 5-9: behind the local entries of the global offset table are those of the last symbols, in order,
-        without relocations."""
+    def _mips_got(self, segment: Any, labels: Sequence[str], sections: Sequence[Section]) -> Iterator[Relocation]:
+        """MIPS psABI, 5-9: the local entries of the global offset table, which have addresses as the file gives them,
+        without the first two; and behind them those of the last symbols, in order. None has a relocation."""
         tags = {tag.entry.d_tag: tag.entry.d_val for tag in segment.iter_tags()}
         if not {"DT_PLTGOT", "DT_MIPS_LOCAL_GOTNO", "DT_MIPS_GOTSYM"} <= set(tags):
             return
         word = self.bits // 8
+        for place in range(tags["DT_PLTGOT"] + 2 * word, tags["DT_PLTGOT"] + word * tags["DT_MIPS_LOCAL_GOTNO"], word):
+            yield Relocation("R_MIPS_REL32", "", self._word(place, sections), place)
         start = tags["DT_PLTGOT"] + word * tags["DT_MIPS_LOCAL_GOTNO"]
         for position, label in enumerate(labels[tags["DT_MIPS_GOTSYM"] :]):
             yield Relocation("R_MIPS_GLOB_DAT", label, 0, start + word * position)

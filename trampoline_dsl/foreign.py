@@ -8,7 +8,7 @@ tables that a loader would fill. All other code of the image runs as a part of t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import ir
@@ -30,7 +30,6 @@ _OWN_ADDRESS = re.compile(r"R_\w+_RELATIVE(64)?|IMAGE_REL_BASED_\w+|rebase")
 _HINT = re.compile(
     r"R_MIPS_JALR|R_ARM_V4BX|R_PPC64_(ENTRY|TOCSAVE|PLTSEQ\w*)|R_\w+_NONE|R_390_RELAX\w*|IMAGE_REL_\w+_ABSOLUTE"
 )
-_NOT_EXECUTED = re.compile(r"\.(eh_frame|debug|note|comment|pdata|xdata|ARM\.ex|gcc_except|MIPS|reginfo)")
 
 
 @dataclass(frozen=True)
@@ -79,17 +78,20 @@ def _needs_low(image: Image, architecture: Architecture) -> bool:
     return any(f is not None and f.mask == 0xFFFFFFFF and not (f.pc_relative or f.base) for f in short)
 
 
-def definitions(image: Image, wanted: Iterable[str]) -> dict[str, Symbol]:
-    """What the image defines of some names, as C and Go spell them; a public symbol before a local one, and a plain
-    name before a decorated one."""
+def definitions(image: Image, wanted: Iterable[str], internal: Collection[str] = ()) -> dict[str, Symbol]:
+    """What the image defines of some names, as C and Go spell them: a public symbol before a local one; of Go's two
+    entries of a function the one for ABI0, but for those that are called by the `internal` one; a plain name before a
+    decorated one."""
     names = set(wanted)
-    found: dict[str, tuple[tuple[bool, bool], Symbol]] = {}
+    found: dict[str, tuple[tuple[bool, bool, bool], Symbol]] = {}
     for symbol in image.symbols:
         if symbol.address is None or not symbol.name:
             continue
         for name in names_of(symbol.name):
-            rank = symbol.local, symbol.name != name
-            if name in names and (name not in found or rank < found[name][0]):
+            if name not in names:
+                continue
+            rank = symbol.local, symbol.name.endswith(".abi0") == (name in internal), symbol.name != name
+            if name not in found or rank < found[name][0]:
                 found[name] = rank, symbol
     return {name: symbol for name, (_, symbol) in found.items()}
 
@@ -105,11 +107,15 @@ class _Linker:
     missing: dict[str, int] = field(default_factory=dict)
     entries: dict[str, int] = field(default_factory=dict)  # of the global offset table
     words: dict[int, int] = field(default_factory=dict)  # what is in them
+    copies: dict[int, int] = field(default_factory=dict)  # of descriptors: where they go, and where they are from
     unlinked: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.declared = {**self.build.program.externs, **self.build.program.functions, **self.build.program.variables}
-        self.codes = {s.name: s.code for s in self.image.symbols if s.code is not None}
+        self.codes = {s.name: s.code + s.local_entry for s in self.image.symbols if s.code is not None}
+        self.behind = {  # descriptors, and the code that they lead to
+            s.address: s.code for s in self.image.symbols if s.address is not None and s.code not in (None, s.address)
+        }
         self.places: dict[str, tuple[int, int]] = {}
         self.pages: dict[str, tuple[int, int]] = {}
         public = {s.name for s in self.image.symbols if not s.local}
@@ -117,7 +123,7 @@ class _Linker:
         self.next_entry = self.build.plan.toc.base + 0x10 * self.architecture.word
 
     def place(self, name: str) -> tuple[int, int]:
-        """Where the code of a symbol is, and what a pointer to it is."""
+        """Where a call from the same module enters a symbol, and what a pointer to it is."""
         found = self.places.get(name)
         if found is None:
             found = self.places[name] = self._place(name)
@@ -164,6 +170,16 @@ class _Linker:
         self.places[name] = self.pages[name] = page, page
         return name
 
+    def _to_code(self, relocation: Relocation) -> Relocation:
+        """A branch to a descriptor, which may be known as a place in a section, as one to the code behind it."""
+        address = self.image.addresses.get(relocation.symbol)
+        code = None if address is None else self.behind.get(address + relocation.addend)
+        if code is None:
+            return relocation
+        name = f"the code at {code:#x}"
+        self.places[name] = code + self.distance, code + self.distance
+        return replace(relocation, symbol=name, addend=0)
+
     def linked(self, section: Section, relocations: Sequence[Relocation]) -> bytes:
         """The bytes of an object's section with its relocated fields filled."""
         fixups = self.architecture.fixups
@@ -187,6 +203,8 @@ class _Linker:
                 symbols[got_entry(relocation.symbol)] = self.entry(relocation.symbol)
             # A branch to a function goes to its code, whatever a pointer to it is.
             branch = fixup is not None and fixup.pc_relative and fixup.shift == 2
+            if branch:
+                here = self._to_code(here)
             (branches if branch else others).append(here)
         names = {r.symbol for r in (*branches, *others)} - set(self.pages)
         to_code = symbols | {name: self.place(name)[0] for name in names if name not in symbols}
@@ -216,7 +234,8 @@ class _Linker:
             elif _ADDRESS.fullmatch(relocation.type):
                 code, pointer = self.place(relocation.symbol)
                 if relocation.type == "R_PPC64_JMP_SLOT" and code != pointer:
-                    self._copy_descriptor(data, start, code)
+                    # 64-bit PowerPC ELF ABI Supplement, "R_PPC64_JMP_SLOT": the loader copies the descriptor.
+                    self.copies[relocation.offset + self.distance] = pointer
                     continue
                 value = pointer + relocation.addend
             elif relocation.type.endswith("_NONE"):
@@ -227,11 +246,6 @@ class _Linker:
                 continue
             data[start : start + word] = (value % (1 << 8 * word)).to_bytes(word, order)
         return bytes(data)
-
-    def _copy_descriptor(self, data: bytearray, start: int, code: int) -> None:
-        """64-bit PowerPC ELF ABI Supplement, "R_PPC64_JMP_SLOT": the loader copies the function's descriptor."""
-        words = (code, self.build.symbols[TOC_SYMBOL], 0)
-        data[start : start + 24] = b"".join(value.to_bytes(8, self.architecture.order) for value in words)
 
 
 def place(
@@ -256,7 +270,8 @@ def place(
     deepest = max((code.frame for code in own.values()), default=0)
     wanted = [name for name in (*program.externs, *program.variables) if name not in own]
     thread = _thread_symbol(architecture)
-    defined = definitions(image, [*wanted, *([thread] if thread else [])]) | dict(audited)
+    internal = {name for name, signature in program.externs.items() if signature.convention.go_abi}
+    defined = definitions(image, [*wanted, *([thread] if thread else [])], internal) | dict(audited)
     entries = len(through_table) + 0x20
     build = prepare(
         replace(program, functions={n: f for n, f in program.functions.items() if n not in audited}),
@@ -290,7 +305,7 @@ def place(
         data = fill(section, relocations) if relocations and section.data else section.data
         sections.append(replace(section, address=section.address + distance, data=data))
     changing = {s.address: s.data for s in sections if s.data and (s.writable or _holds_variable(s, program, symbols))}
-    build = replace(build, images=changing, words=linker.words)
+    build = replace(build, images=changing, words=linker.words, copies=linker.copies)
     missing = {address: name for name, address in linker.missing.items()}
     return Placed(image, build, distance, tuple(sections), defined, missing, linker.unlinked)
 
@@ -338,6 +353,7 @@ class ForeignBench(Bench):
         self.inside = placed
         self.image_codes = {name for name in codes if name not in own}
         self.helpers: dict[str, None] = {}  # other code of the image that has run
+        self.unlinked_read: set[int] = set()  # fields that could not be filled
         self.called: set[int] = set()  # places behind calls that have been executed
         self.controls: dict[int, Control] = {}
         self.sizes: dict[int, int] = {}
@@ -355,8 +371,14 @@ class ForeignBench(Bench):
             if name in placed.build.program.externs and symbol.code is not None:
                 at = placed.build.symbols[name]
                 self.stubs[at] = self.stubs[at + symbol.local_entry] = name
+        # What a function finds its module's table by is not everybody's: its convention says whether it is kept.
+        target = placed.build.program.target
+        tables = {target.linked(linkage).architecture.got for linkage in target.architecture.linkages}
+        self.reserved -= tables - {None}
         for section in placed.sections:
             self.machine.write(section.address, section.data)
+        if placed.unlinked:
+            self.machine.on_read(self._read)
         for region in placed.build.plan.image:
             self.machine.on_instruction(self._step_image, region.base, region.end - 1)
         self.clean = self._executable()
@@ -384,24 +406,28 @@ class ForeignBench(Bench):
                 return control.target is None
         return False
 
+    def by_linker(self, executed: Sequence[int]) -> bool:
+        return bool(executed) and executed[-1] not in self.judged and self.inside.section(executed[-1]) is not None
+
     def why(self, address: int | None) -> str:
         name = self.inside.missing.get(address - address % STUB_SPACING) if address is not None else None
         if name is None:
             return ""
-        return (
-            f"reaches for `{name}`, which the source does not declare: `extern {name}(...) using CONVENTION`, or a type"
-        )
+        return f"reaches for `{name}`, which nobody declares: `extern {name}(...) using CONVENTION`, or `: TYPE`"
 
     def unfilled(self, executed: Iterable[int]) -> str:
-        """A field that could not be filled, of code that has run or of data."""
+        """A field that could not be filled, of code that has run or of data that it has read."""
         ran = set(executed)
         for place, reason in self.inside.unlinked.items():
-            section = self.inside.section(place)
-            if section is None or _NOT_EXECUTED.match(section.name):
-                continue
-            if not section.executable or any(place - back in ran for back in range(16)):
+            if place in self.unlinked_read or any(place - back in ran for back in range(_LONGEST)):
                 return f"a relocation of {self.inside.image.name} is not known here: {reason}"
         return ""
+
+    def _read(self, address: int, size: int, pc: int) -> None:
+        """The code loads: perhaps what could not be filled."""
+        for place in range(address - 7, address + size):
+            if place in self.inside.unlinked:
+                self.unlinked_read.add(place)
 
     def control(self, address: int) -> Control | None:
         """What the instruction at an address of the image does to the flow of control."""

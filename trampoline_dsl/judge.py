@@ -383,6 +383,10 @@ class Bench:
         """Whether a call may return there."""
         return address in self.build.plan.code
 
+    def by_linker(self, executed: Sequence[int]) -> bool:
+        """Whether a stub of the linker's has entered what was entered just now: it leaves the environment out."""
+        return False
+
     def why(self, address: int | None) -> str:
         """What is behind an access to this address that failed; empty where nothing is known."""
         return ""
@@ -1359,7 +1363,11 @@ class Execute:
         self._violate("area", message, memory=place, expected=activation.cfa, found=chain)
 
     def _frame_top(self, event: Event, activation: Activation, cfa: int) -> int:
-        if self.bench.foreign and any(cfa in region and activation.cfa in region for region in self.stack_of):
+        if self.bench.foreign:
+            # Where it leaves a stack that it has moved to is its own affair.
+            region = next((region for region in self.stack_of if cfa in region), None)
+            if region is not None and activation.cfa not in region:
+                return region.end
             return activation.cfa - (self.word if self._pushes(activation) else 0)
         # Where the call pushed the return address, that word is in the frame but not the body's to give away.
         pushed = event.top == activation.cfa and activation.function.convention.return_address is None
@@ -1368,6 +1376,8 @@ class Execute:
     def _check_walk(self, name: str, event: Event, activation: Activation, cfa: int) -> None:
         """A traceback from here, by return PC and frame size, has to find the caller that the source says."""
         if event.caller_pc is None or event.caller_sp is None:
+            return
+        if self.bench.foreign and not any(cfa in region and event.caller_sp in region for region in self.stack_of):
             return
         found = self._caller_pc(activation, cfa, event.caller_sp)
         if found != event.caller_pc:
@@ -1423,7 +1433,7 @@ class Execute:
         pointer = self.build.pointers[name]
         if event.indirect and pointer != self.build.symbols[name]:
             _, want, environment = self._words(pointer, 3)
-            place = convention.environment
+            place = None if self.bench.by_linker(self.executed) else convention.environment
             if place is not None and self.machine.get(place) != environment:
                 message = f"enters {name} through a pointer without the environment of its descriptor in {place.name}"
                 found = self.machine.get(place)

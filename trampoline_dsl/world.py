@@ -322,6 +322,7 @@ class Build:
     pointers: Mapping[str, int]
     got: Mapping[str, int]  # for linkage "pic": where a symbol's entry in the global offset table is, by its name
     images: Mapping[int, bytes] = field(default_factory=dict)  # what is in writable memory of code from elsewhere
+    copies: Mapping[int, int] = field(default_factory=dict)  # of descriptors, that its loader makes, and from where
     words: Mapping[int, int] = field(default_factory=dict)  # of tables that its linker makes, by address
     slots: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     # where the structs in a trampoline's frame are: bytes above sp, by the trampoline's name and the slot's
@@ -439,6 +440,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
             memory.store(pointer, b"".join(v.to_bytes(8, order) for v in record))
     for name, place in build.got.items():
         memory.store(place, build.pointers[name].to_bytes(word, order))
+    for place, pointer in build.copies.items():
+        memory.store(place, memory.load(pointer, 24))
     for place, value in build.words.items():
         memory.store(place, value.to_bytes(word, order))
     alignment = max(function.convention.alignment, 1)
