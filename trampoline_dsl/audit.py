@@ -81,8 +81,8 @@ class ForeignSession(Session):
         verdict = self.judge_subject(subject, program.scenarios, seed, runs)
         frame = self.sizes.get(name, 0)
         words = function.contract is not None and function.suspension is None
-        found = tuple(_worded(v) if words else v for v in verdict.violations)
-        return replace(verdict, frame=frame, violations=found)
+        found = (_worded(v) if words else v for v in verdict.violations)
+        return replace(verdict, frame=frame, violations=tuple(_advised(v, function) for v in found))
 
     @property
     def helpers(self) -> tuple[str, ...]:
@@ -201,9 +201,51 @@ def _listed(code: Code, name: str, symbol: Symbol, placed: Placed) -> Code:
     return replace(code, name=name, file=PurePath(placed.image.name).name, sources=sources)
 
 
+_WITHOUT_A_BODY = (
+    ("where the source writes nothing", "where its declaration lets it write nothing"),
+    ("and the source does not write there", "and its declaration does not let it write there"),
+    ("is not what the source says", "is not what it was in another run of the same"),
+    ("the source", "another run of the same"),
+)
+
+
 def _worded(violation: Violation) -> Violation:
     """Without a body, what a run is compared with is another run."""
-    return replace(violation, message=violation.message.replace("the source", "another run of the same"))
+    message = violation.message
+    for with_body, without in _WITHOUT_A_BODY:
+        message = message.replace(with_body, without)
+    return replace(violation, message=message)
+
+
+def _advised(violation: Violation, function: ir.Function) -> Violation:
+    """What to write instead, where that is clear."""
+    expected, found, message = violation.expected, violation.found, violation.message
+    register = violation.register or ""
+    advice = ""
+    match violation.obligation:
+        case "preserve" if "last written by" in message and "keeps it for the caller" in message:
+            advice = f"save {register} before this, and give it back before every return"
+        case "align" if expected is not None and found is not None:
+            more, step = found - expected, _alignment(message)
+            advice = f"lower the stack pointer by {more} bytes more, or by {step - more} fewer"
+        case "area" if "bytes of frame above" in message and expected is not None and found is not None:
+            advice = f"lower the stack pointer by {expected - found} bytes more before the call"
+        case "area" if "back chain" in message:
+            advice = "store the caller's stack pointer at the new one, best by the instruction that lowers it"
+        case "args" if "not extended" in message:
+            advice = "widen it to the whole register before this"
+        case "below":
+            advice = "lower the stack pointer before anything is stored there"
+        case "sp" if message.startswith(("returns to", "returns with")):
+            advice = "raise the stack pointer by as many bytes as it was lowered, and pop what was pushed"
+        case "writes" if "its declaration" in message:
+            advice = f"if that is meant, say so: `writes NAME` behind the declaration of {function.name}"
+    return replace(violation, advice=advice) if advice else violation
+
+
+def _alignment(message: str) -> int:
+    """The number at the end of what is said of a misaligned call."""
+    return int(message.rpartition(" ")[2])
 
 
 __all__ = ["ForeignSession", "Sequence", "audit"]

@@ -99,6 +99,7 @@ class Violation:
     function: str = ""
     seed: int = 0
     check: str = ""
+    advice: str = ""  # what to write instead, where that is clear
 
     def as_json(self) -> dict[str, Any]:
         def number(value: int | None) -> str | None:
@@ -117,6 +118,7 @@ class Violation:
             "seed": self.seed,
             "check": self.check,
             "message": self.message,
+            **({"advice": self.advice} if self.advice else {}),
         }
 
 
@@ -1100,9 +1102,15 @@ class Execute:
             f"writes {size} bytes at {address:#x}, {where}",
             pc=pc,
             memory=address,
-            expected=int.from_bytes(self.machine.read(address, size), self.order),
+            expected=self._what_is_at(address, size),
             found=value & ((1 << 8 * size) - 1),
         )
+
+    def _what_is_at(self, address: int, size: int) -> int | None:
+        try:
+            return int.from_bytes(self.machine.read(address, size), self.order)
+        except MachineError:
+            return None
 
     def _may_write(self, address: int, size: int) -> bool:
         activation = self.activations[-1]

@@ -150,6 +150,8 @@ def violation_lines(violation: Violation, verdict: Verdict) -> Iterable[str]:
         yield f"  = at {violation.function}+{violation.address:#x}: {violation.instruction}"
         if violation.function == verdict.trampoline:
             yield from _around(verdict, violation.address)
+    if violation.advice:
+        yield f"  = {violation.advice}"
     if violation.check:
         yield f'  = in the check "{violation.check}"'
 

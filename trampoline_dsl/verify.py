@@ -395,7 +395,8 @@ class Session:
                 explained.append(violation)
                 continue
             again = self.execute(function, scenario, world, trace, garbage, scramble=scramble, follow=register)
-            explained.append(_with_last_writer(violation, again, self.bench))
+            kept = function.convention.keeps(register) or (1 << register.bits) - 1
+            explained.append(_with_last_writer(violation, again, self.bench, kept))
         return explained
 
 
@@ -431,12 +432,15 @@ def _attributed(violation: Violation, obligation: str) -> Violation:
     return replace(violation, obligation=obligation, message=f"{what}: {violation.message}")
 
 
-def _with_last_writer(violation: Violation, run: Execute, bench: Bench) -> Violation:
-    values = run.last_values
+def _with_last_writer(violation: Violation, run: Execute, bench: Bench, kept: int) -> Violation:
+    """`kept`: the bits that matter."""
+    values = [(address, value & kept) for address, value in run.last_values]
     for (address, before), (_, after) in zip(reversed(values[:-1]), reversed(values[1:]), strict=True):
         if before != after and address in bench.listing:
             code, index = bench.listing[address]
             insn = code.instructions[index]
+            if insn.text == "nop" and index and code.instructions[index - 1].delay_slot:
+                index, insn = index - 1, code.instructions[index - 1]  # it was lost in the call
             source = code.source(index)
             message = f'{violation.message}; last written by "{insn.text}" at +{code.offsets[index]:#x}'
             return replace(
