@@ -61,6 +61,11 @@ trampoline work(p: ptr<point>, n: i32, f: f64, s: i16, g: f32) -> i64 using c wr
 trampoline narrow(a: u8, b: i8) -> i16 using c
 trampoline tail(a: i32) -> i64 using c
 """ + "\n".join(f'check work "{n}" {{ given {{ n = {n} }} }}' for n in range(8))
+MODES = {  # to the baselines of the targets
+    "arm": ("-marm", "-mfpu=vfpv3-d16"),
+    "ppc64": ("-mcpu=power8",),
+    "s390x": ("-march=z13",),
+}
 WAYS = {
     "-O0": ("-c", "-O0"),
     "-O2": ("-c", "-O2"),
@@ -73,7 +78,7 @@ WAYS = {
 def test_gcc_keeps_its_conventions(target: Target, way: str, tmp_path: Path) -> None:
     architecture = target.architecture
     gcc = need(architecture.gnu_as[0].removesuffix("as") + "gcc")
-    modes = ("-marm", "-mfpu=vfpv3-d16") if architecture.name == "arm" else ()
+    modes = [*MODES.get(architecture.family, ()), *(o for o in architecture.gnu_as if o.startswith("-march=mips"))]
     (tmp_path / "program.c").write_text(PROGRAM)
     made = tmp_path / "program.o"
     command = [gcc, *modes, *WAYS[way], "-ffreestanding", "-o", str(made), str(tmp_path / "program.c")]

@@ -402,10 +402,13 @@ class Session:
 
 def baseline_violations(target: Target, code: Code, *, user_text: bool = False) -> Iterator[Violation]:
     """What machine code (or what a user wrote of it) has that is beyond its target's baseline, run or not."""
-    lines = dict(zip(code.offsets, code.instructions, strict=True))
+    if not user_text:
+        # What others have put between their instructions is data, where nothing leads to it.
+        listed = (replace(i, label=i.text) if not i.label and i.text.startswith(".") else i for i in code.instructions)
+        code = replace(code, instructions=tuple(listed))
+    indices = {offset: index for index, offset in enumerate(code.offsets)}
     for beyond in beyond_baseline(target, code, user_text=user_text):
-        insn = lines[beyond.offset]
-        source = f"{code.file}:{insn.line}:{insn.column}" if insn.line else code.file
+        source = code.source(indices[beyond.offset])
         yield Violation(
             "flow",
             str(beyond),
