@@ -111,7 +111,7 @@ def _wrong(request: Request, code: str, message: str, *notes: str) -> InputError
 
 def _image(request: Request) -> Image:
     if request.base is None:
-        return _told(request, "O001", lambda: _file(request.object, request.member))
+        return _told(request, "O001", lambda: _file(request.object, request.member, _state(request.object)))
     if not request.target:
         raise _wrong(request, "O003", "bytes alone do not say what machine they are for", "name it: `--target`")
     if request.member:
@@ -126,8 +126,17 @@ def _image(request: Request) -> Image:
 
 
 @lru_cache(maxsize=4)
-def _file(path: Path, member: str) -> Image:
+def _file(path: Path, member: str, state: tuple[int, ...]) -> Image:
+    """Kept for those who want several symbols of it, as long as its `state` is the same."""
     return read_file(path, member)
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _target(request: Request, image: Image) -> Target:
