@@ -110,6 +110,21 @@ def test_bytes_alone(folder: Path) -> None:
     assert {v.obligation for v in report.verdicts[0].violations} & {"effect", "args"}
 
 
+def test_a_store_where_there_is_no_memory(folder: Path) -> None:
+    (folder / "leaf.tramp").write_text("trampoline leaf(a: u64) using c\n")
+    made = folder / "wild.bin"
+    made.write_bytes(bytes.fromhex("48893c2590010000c3"))  # mov %rdi,0x190; ret
+    report = audit_file(made, (), folder / "leaf.tramp", "linux/amd64", base=0x40_0000, runs=2)
+    assert {("writes", 0x190, None)} <= {(v.obligation, v.memory, v.expected) for v in report.verdicts[0].violations}
+
+
+def test_an_object_that_has_changed_is_read_again(folder: Path) -> None:
+    made, source = folder / "objects" / "wrong.o", folder / "f.tramp"
+    assert not audit_file(made, "f", source, runs=2).good
+    assemble("x86_64-linux-gnu", RIGHT, made)
+    assert audit_file(made, "f", source, runs=2).good
+
+
 def test_a_body_says_what_the_code_does(folder: Path) -> None:
     body = CONTRACT.rstrip() + " {\n    let b = call ext(a)\n    return a + b\n}\n"
     (folder / "f.tramp").write_text(body)
