@@ -16,7 +16,7 @@ from .decode import code_of_function
 from .deliver import Players
 from .foreign import ForeignBench, Placed, place
 from .free import Depths, Free, Observer
-from .image import Image, Symbol
+from .image import Image, Symbol, on_the_stack
 from .interpret import Trouble
 from .judge import Code, Execute, Interruptions, Violation
 from .oracle import Oracle, Trace, return_place
@@ -51,6 +51,10 @@ class ForeignSession(Session):
         self, image: Image, symbols: Mapping[str, Symbol], compiled: Compiled, codes: Mapping[str, Code]
     ) -> None:
         self.compiled = compiled
+        for name, symbol in symbols.items():
+            function = compiled.program.functions.get(name) or compiled.program.contracts[name]
+            if not function.convention.go_abi:
+                symbols = {**symbols, name: on_the_stack(image, symbol)}
         program = around(compiled.program, symbols)
         own = {name: code_of(compiled.artifacts[name]) for name in program.functions if name not in symbols}
         self.anonymous = anonymous_callees(program)

@@ -54,6 +54,8 @@ def _beyond(target: Target, code: Listed, user_text: bool) -> Iterator[Beyond]:
             passes = True
             continue
         known = passes
+        if not known and not insn.user_text and insn.text.startswith("."):
+            continue  # data behind what control does not pass
         if not slot:  # what is in a delay slot is executed before control leaves
             passes = insn.transfer in ("none", "branch", "call", "system")
         slot = insn.delay_slot

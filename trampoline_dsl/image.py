@@ -210,6 +210,12 @@ def find_symbol(image: Image, name: str) -> Symbol:
     raise ImageError(f"there is no symbol `{name}` in {image.name}", *notes)
 
 
+def on_the_stack(image: Image, symbol: Symbol) -> Symbol:
+    """Where Go enters a function by its stack convention: the linker puts ABI0 behind that name where there are both
+    (cmd/link/internal/ld, `mangleABI`). The symbol itself elsewhere."""
+    return next((one for one in image.symbols if one.name == f"{symbol.name}.abi0" and one.address is not None), symbol)
+
+
 def names_of(symbol: str) -> tuple[str, ...]:
     """What a symbol may be called in a source: itself, and as C and Go name it, without decoration."""
     plain = [symbol]
