@@ -194,7 +194,9 @@ def around(program: ir.Program, audited: Iterable[str]) -> ir.Program:
             ]
     externs = {name: signature for name, signature in program.externs.items() if name not in functions}
     externs |= {name: f.signature for name, f in program.functions.items() if name not in functions}
-    return replace(program, functions=functions, externs=externs, scenarios=tuple(scenarios), tables={})
+    entered = {f.table.name for f in functions.values() if f.table is not None}
+    tables = {name: table for name, table in program.tables.items() if name in entered}
+    return replace(program, functions=functions, externs=externs, scenarios=tuple(scenarios), tables=tables)
 
 
 def _listed(code: Code, name: str, symbol: Symbol, placed: Placed) -> Code:

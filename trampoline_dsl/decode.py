@@ -190,7 +190,8 @@ class _Function:
                 address += self.sizes[address]
                 continue
             found = disassemble_one(self.architecture, self.linked[address - self.start :][:_LONGEST], address)
-            if not (found.text.startswith(".") or _PADDING.fullmatch(found.text)) and self._is_inside(address):
+            padding = _PADDING.fullmatch(found.text) or not any(self.linked[address - self.start :][: found.size])
+            if not (found.text.startswith(".") or padding) and self._is_inside(address):
                 self._follow([address])
             address += found.size
 

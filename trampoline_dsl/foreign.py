@@ -81,18 +81,21 @@ def _needs_low(image: Image, architecture: Architecture) -> bool:
 def definitions(image: Image, wanted: Iterable[str], internal: Collection[str] = ()) -> dict[str, Symbol]:
     """What the image defines of some names, as C and Go spell them: a public symbol before a local one; of Go's two
     entries of a function the one for ABI0, but for those that are called by the `internal` one; a plain name before a
-    decorated one."""
-    names = set(wanted)
-    found: dict[str, tuple[tuple[bool, bool, bool], Symbol]] = {}
+    decorated one. What is local to a file of Go assembly (`name<>`) has no package, and comes last."""
+    names: dict[str, set[str]] = {}
+    for name in wanted:
+        names.setdefault(name, set()).add(name)
+        names.setdefault(name.rpartition(".")[2], set()).add(name)
+    found: dict[str, tuple[tuple[bool, bool, bool, bool], Symbol]] = {}
     for symbol in image.symbols:
         if symbol.address is None or not symbol.name:
             continue
-        for name in names_of(symbol.name):
-            if name not in names:
-                continue
-            rank = symbol.local, symbol.name.endswith(".abi0") == (name in internal), symbol.name != name
-            if name not in found or rank < found[name][0]:
-                found[name] = rank, symbol
+        for spelling in names_of(symbol.name):
+            for name in names.get(spelling, ()):
+                other_entry = symbol.name.endswith(".abi0") == (name in internal)
+                rank = spelling != name, symbol.local, other_entry, symbol.name != name
+                if (not rank[0] or symbol.local) and (name not in found or rank < found[name][0]):
+                    found[name] = rank, symbol
     return {name: symbol for name, (_, symbol) in found.items()}
 
 
@@ -271,7 +274,7 @@ def place(
     wanted = [name for name in (*program.externs, *program.variables) if name not in own]
     thread = _thread_symbol(architecture)
     internal = {name for name, signature in program.externs.items() if signature.convention.go_abi}
-    defined = definitions(image, [*wanted, *([thread] if thread else [])], internal) | dict(audited)
+    defined = definitions(image, [*wanted, *program.tables, *([thread] if thread else [])], internal) | dict(audited)
     entries = len(through_table) + 0x20
     build = prepare(
         replace(program, functions={n: f for n, f in program.functions.items() if n not in audited}),
@@ -358,6 +361,10 @@ class ForeignBench(Bench):
         self.controls: dict[int, Control] = {}
         self.sizes: dict[int, int] = {}
         super().__init__(placed.build, {**codes, **own}, {})
+        for name, table in placed.build.program.tables.items():
+            if (symbol := placed.defined.get(name)) is not None and symbol.code is not None:
+                stride = (placed.image.end(symbol) - symbol.code) // table.count
+                self.strides[name] = self.strides[symbol.name] = stride
         self.protection = promised(self.architecture, placed.image.properties)
         for name in self.image_codes:
             symbol = placed.defined[name]
