@@ -644,7 +644,7 @@ class _Colouring:
         live = self.live
         busy = after | defined
         kind = operation.kind
-        if kind == "enter_stack":  # results are written before all operands are read
+        if kind in ("enter_stack", "frame_out", "frame_in"):  # results are written before all operands are read
             busy |= live.bits(operation.uses)
         elif kind == "binary" and self.architecture.two_address and len(operation.uses) == 2:
             a, b = operation.uses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from . import ir
@@ -75,7 +75,7 @@ class BodyResolver:
         self.signature = signature
         self.slots: list[ir.Variable] = []
         self.save = True
-        self.switches = False  # whether it suspends its caller and resumes another
+        self.suspends = self.switches = False  # whether it suspends its caller, and resumes another
         self.switched: s.SwitchStack | None = None
         self.handler_result: ir.Type | None = None
         self.trampoline = signature.name if signature is not None else ""  # which it is, or is checked
@@ -801,8 +801,10 @@ class BodyResolver:
 
     def statement(self, node: s.Statement) -> Iterator[ir.Statement]:
         match node:
-            case s.Save():
+            case s.Save(place=None):
                 self._save(node)
+            case s.Save() | s.Restore():
+                yield from self._save_frame(node)
             case s.FrameBlock():
                 self._frame(node)
             case s.Let():
@@ -867,6 +869,37 @@ class BodyResolver:
             self.report.error("R051", f"`{what}` is no set of registers", node.what.span, notes=notes)
         if self.scope.check:
             self.report.error("R050", "`save` belongs in a trampoline", node.span)
+
+    def _save_frame(self, node: s.Save | s.Restore) -> Iterator[ir.Statement]:
+        """`save callee_saves in a.b`, `restore callee_saves from a.b`: the field has to have room for them."""
+        if str(node.what) != "callee_saves":
+            self.report.error("R051", f"`{node.what}` is nothing that can be kept elsewhere", node.what.span)
+            return
+        restores = isinstance(node, s.Restore)
+        what = "`restore callee_saves`" if restores else "`save callee_saves in`"
+        place = node.place
+        assert place is not None
+        variable = self.scope.variables.get(place.parts[0])
+        if self.scope.check or self.scope.stack:
+            self.report.error("R099", f"{what} belongs in the body of a trampoline", node.span)
+        elif restores and self.switched is None:
+            notes = ["behind `switch stack`, which goes to where they belong"]
+            self.report.error(
+                "R099", f"{what} would overwrite the frame that its own caller needs", node.span, notes=notes
+            )
+        elif not restores and not self.suspends:
+            notes = ["behind the signature: `suspends PARAMETER`"]
+            self.report.error("R099", f"{what}: nothing says that this call is suspended", node.span, notes=notes)
+        elif variable is None or len(place.parts) < 2:
+            notes = [
+                "`restore callee_saves from POINTER.FIELD`" if restores else "`save callee_saves in POINTER.FIELD`"
+            ]
+            self.report.error("R099", f"`{place}` is no field of a struct", place.span, notes=notes)
+        else:
+            found = self._reach(self._base_of(variable, place.span), place.parts, place.spans)
+            if found is not None:
+                address, field_, offset = found
+                yield ir.SaveFrame(address, offset, field_.size, restores, node.span)
 
     def _frame(self, node: s.FrameBlock) -> None:
         if self.scope.check or self.scope.stack:
@@ -1424,8 +1457,15 @@ class BodyResolver:
 
     # ------------------------------------------------------------------------------------------- functions and checks
 
-    def function(self, item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str]) -> ir.Function:
-        """A trampoline. `untyped`: what of its signature has another type there, for want of a known one."""
+    def function(
+        self,
+        item: s.Trampoline,
+        signature: ir.Signature,
+        untyped: frozenset[str],
+        resumed: ir.Signature | None = None,
+    ) -> ir.Function:
+        """A trampoline. `untyped`: what of its signature has another type there, for want of a known one. `resumed`: of
+        the calls that it returns from, if they are another's."""
         parameters = []
         for (name, type_), node in zip(signature.parameters, item.parameters, strict=True):
             variable = ir.Variable(name, type_, "parameter", node.span)
@@ -1434,7 +1474,10 @@ class BodyResolver:
                 self.untyped.add(variable)
             parameters.append(variable)
         before = len(self.report.diagnostics)
-        self.switches = {s.Suspends, s.Resumes} <= {type(clause) for clause in item.clauses}
+        clauses = {type(clause) for clause in item.clauses}
+        self.suspends, self.switches = s.Suspends in clauses, s.Resumes in clauses
+        if resumed is not None:
+            self.signature = replace(signature, result=resumed.result)
         if item.variadic:
             self._takes_any_words(signature, item.name.span)
         assert item.body is not None

@@ -355,9 +355,9 @@ class _Rows:
             if motion.kind == "set":
                 values[motion.register] = place
             elif place.plus is None:
-                if motion.kind == "store":
+                if motion.kind == "store" and insn.part != "resume":  # which puts back what was there
                     stores.append((place, state.get(motion.register), motion.size))
-                else:
+                elif motion.kind == "load":
                     cell = state.memory.get(place.symbol, {}).get(place.offset)
                     if cell is not None and cell[1] == motion.size:
                         values[motion.register] = cell[0]

@@ -477,7 +477,9 @@ class Continue(Execute):
             return None
         if sp in step.region and sp <= running.cfa:
             return running
-        return step.resumes.activation if step.resumes is not None and sp in step.resumes.region else None
+        if step.resumes is None or step.resumes.again or sp not in step.resumes.region:
+            return None  # what was in a frame that is gone is not all back yet
+        return step.resumes.activation
 
     def _scramble_below(self, region: Region, floor: int) -> None:
         if region is not PIT:

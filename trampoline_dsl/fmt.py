@@ -44,6 +44,7 @@ _LINES = frozenset(  # what has a line of its own
     {
         *(
             "save",
+            "restore",
             "frame",
             "let",
             "assign",

@@ -185,7 +185,7 @@ class Execution:
                 raise _Continue
             case ir.OnStack():
                 yield from self.on_stack(node)
-            case ir.SwitchStack(span=span):
+            case ir.SwitchStack(span=span) | ir.SaveFrame(span=span):
                 raise Trouble("what goes on behind `switch stack` is another call's affair", span)
             case ir.Asm():
                 self.run_asm(node)

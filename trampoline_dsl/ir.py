@@ -395,6 +395,17 @@ class SwitchStack:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveFrame:
+    """What the frame keeps for the caller is written, or (`restores`) read, at `address + offset`, `size` bytes."""
+
+    address: Expression
+    offset: int
+    size: int
+    restores: bool
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Asm:
     """Machine text of the user's. Registers are of this target."""
 
@@ -429,6 +440,7 @@ Statement = (
     | Continue
     | OnStack
     | SwitchStack
+    | SaveFrame
     | Asm
     | Expect
 )
@@ -503,6 +515,7 @@ class Suspension:
     of: str
     giving: Variable | None
     instead: int | None
+    resumed: Signature | None  # of the calls that it resumes, if those are another trampoline's
     span: Span = field(compare=False)
 
 
@@ -524,6 +537,13 @@ class Function:
     variadic: bool = False
     contract: Contract | None = None
     suspension: Suspension | None = None
+
+    @property
+    def returning(self) -> Signature:
+        """Of the calls that its `return` returns from."""
+        if self.suspension is not None and self.suspension.resumed is not None:
+            return self.suspension.resumed
+        return self.signature
 
     @property
     def signature(self) -> Signature:

@@ -83,6 +83,8 @@ Kind = Literal[
     "trap",
     "enter_stack",
     "leave_stack",
+    "frame_out",  # what the frame keeps for the caller, to uses[0] + value; defs: a register for each word on the way
+    "frame_in",
     "switch_stack",  # uses: the other frame's stack pointer
     "asm",
 ]

@@ -543,6 +543,8 @@ class _Lowering:
                 self._on_stack(node)
             case ir.SwitchStack(stack=stack):
                 self._switch_stack(stack)
+            case ir.SaveFrame():
+                self._save_frame(node)
             case ir.Asm():
                 self._asm(node)
             case ir.Expect():
@@ -1176,11 +1178,12 @@ class _Lowering:
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
         narrow: dict[Register, int] = {}
-        if node.value is not None and self.function.result is not None:
-            types = [p.type for p in self.function.parameters]
-            assignment = self._assignment(self.convention, types, self.function.result)
+        returning = self.function.returning
+        if node.value is not None and returning.result is not None:
+            types = [type_ for _, type_ in returning.parameters]
+            assignment = self._assignment(self.convention, types, returning.result)
             values = self.evaluate(node.value)
-            self._deliver(values, self.function.result, assignment.result, uses, places, "incoming_store")
+            self._deliver(values, returning.result, assignment.result, uses, places, "incoming_store")
             narrow = self._narrow((assignment.result,))
         self._copy_thread(self.convention, uses, places)
         if node.popping is not None:
@@ -1230,6 +1233,10 @@ class _Lowering:
     def _switch_stack(self, stack: ir.Expression) -> None:
         """Another caller wants its registers back, all that the convention keeps: this frame has those of its own."""
         value = self.evaluate(stack)[0]
+        self.add("switch_stack", (), (value,), clobbers=clobbers_of(self._keep_all()))
+
+    def _keep_all(self) -> Mapping[Register, int]:
+        """The frame saves all that the convention keeps, and the return address, whatever the body changes."""
         spared = set(of_thread(self.architecture))
         if self.convention.descriptors and self.architecture.toc is not None:
             spared.add(self.architecture.toc)  # whoever calls brings the callee's own: it is the same for all
@@ -1237,7 +1244,15 @@ class _Lowering:
         if self.convention.return_address is not None:
             kept[self.convention.return_address] = (1 << self.convention.return_address.bits) - 1
         self._lose(kept)
-        self.add("switch_stack", (), (value,), clobbers=clobbers_of(kept))
+        return kept
+
+    def _save_frame(self, node: ir.SaveFrame) -> None:
+        self._keep_all()
+        base, offset = self._base(node.address, node.offset)
+        word = self.new("word")
+        word.short = True
+        kind = "frame_in" if node.restores else "frame_out"
+        self.add(kind, (word,), (base,), value=offset, bits=8 * node.size)
 
     def _asm(self, node: ir.Asm) -> None:
         uses = []

@@ -35,7 +35,7 @@ MAXIMUM_ERRORS_OF_PIECE = 10
 _ITEM_WORDS = ("import", "const", "struct", "extern", "convention", "table", "trampoline", "check", "when")
 _STATEMENT_WORDS = (
     *("save", "frame", "let", "call", "jump", "return", "resume", "if", "else", "while", "break", "continue"),
-    *("on", "when", "asm", "expect", "trap", "syscall", "switch"),
+    *("on", "when", "asm", "expect", "trap", "syscall", "switch", "restore"),
 )
 _CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
@@ -921,7 +921,12 @@ class _Builder:
         return s.Block(tuple(self.each(tree)), self.span(tree))
 
     def _save(self, tree: Tree[Any]) -> s.Save:
-        return s.Save(self.name(tree.children[0]), self.span(tree))
+        what, place = tree.children
+        return s.Save(self.name(what), self.maybe(place), self.span(tree))
+
+    def _restore(self, tree: Tree[Any]) -> s.Restore:
+        what, place = tree.children
+        return s.Restore(self.name(what), self.make(place), self.span(tree))
 
     def _frame(self, tree: Tree[Any]) -> s.FrameBlock:
         return s.FrameBlock(tuple(self.each(tree)), self.span(tree))

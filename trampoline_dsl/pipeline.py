@@ -20,7 +20,7 @@ from .lir import DECLARED, Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
-from .target import Architecture, Convention, Frame, Insn, Relocation, Target
+from .target import Architecture, Convention, Frame, Insn, Register, Relocation, Target
 
 if TYPE_CHECKING:
     from .load import Extern, Loaded, LoadedFile
@@ -413,8 +413,9 @@ def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -
     architecture = target.architecture
     body = lower(function, architecture)
     allocation = allocate(body, architecture)
-    types = [p.type.value_type for p in function.parameters]
-    result = function.result.value_type if function.result else None
+    returning = function.returning
+    types = [type_.value_type for _, type_ in returning.parameters]
+    result = returning.result.value_type if returning.result else None
     in_memory = function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
     while True:
         try:
@@ -429,7 +430,28 @@ def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -
             body.contexts[need.context].exchange = home
             body.homes.append(home)
             continue
+        _check_same_frame(function, frame, program)
         return Artifact(function, target, frame, code, function.span.source, program)
+
+
+def _check_same_frame(function: ir.Function, frame: Frame, program: ir.Program) -> None:
+    """What switches to frames of another trampoline has one of its own that is laid out alike. Raises InputError."""
+    node = next((node for node in ir.walk(function.body) if isinstance(node, ir.SwitchStack)), None)
+    if node is None or function.suspension is None or function.suspension.resumed is None:
+        return
+    of = function.suspension.of
+    if of not in program.functions:
+        message = f"`{of}` has no body, and nothing is known of its frames"
+        raise InputError([Diagnostic("L017", message, node.span, notes=("give it one in this file",))])
+    other = compile_function(program.functions[of], program, 0).frame
+    if (other.size, _kept_in(other)) != (frame.size, _kept_in(frame)):
+        message = f"`{of}` has a frame of {other.size} bytes, and this one of {frame.size}, in another layout"
+        notes = (f"they are alike where neither calls anything, and `{of}` says `save callee_saves in`",)
+        raise InputError([Diagnostic("L017", message, node.span, notes=notes)])
+
+
+def _kept_in(frame: Frame) -> list[tuple[int, int, Register | None]]:
+    return [(slot.offset, slot.size, slot.register) for slot in frame.slots]
 
 
 def compile_module(module: Module, target: Target) -> Compiled:

@@ -14,7 +14,7 @@ from .body import BodyResolver, Scope, define
 from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
 from .layout import Layouts, scalar
 from .parse import EMPTY, parse
-from .suspensions import suspension
+from .suspensions import resumed_by, suspension
 from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
 
@@ -622,7 +622,8 @@ def _contract(item: s.Trampoline, signature: ir.Signature, environment: Environm
 def _function(
     item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str], environment: Environment
 ) -> ir.Function:
-    function = BodyResolver(environment, Scope(), signature).function(item, signature, untyped)
+    resumed = resumed_by(item, environment)
+    function = BodyResolver(environment, Scope(), signature).function(item, signature, untyped, resumed)
     return _suspending(function, item, signature, environment)
 
 

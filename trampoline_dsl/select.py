@@ -232,6 +232,8 @@ class _Selection:
                 return self.architecture.trap()
             case "enter_stack":
                 return self._enter_stack(operation, defs, uses)
+            case "frame_out" | "frame_in":
+                return self._copy_frame(operation, defs[0], uses[0])
             case "switch_stack":
                 moves = make.move(sp, uses[0])
                 return (replace(insn, part="resume") if sp in insn.writes else insn for insn in moves)
@@ -286,6 +288,25 @@ class _Selection:
         yield from self.make.move(self.sp, uses[0])
         # A program counter is the address of code, where a function pointer may point to something else.
         yield from self.make.jump_register(uses[1], self.convention.derive(descriptors=False))
+
+    def _copy_frame(self, operation: Operation, word: Register, base: Register) -> Iterator[Insn]:
+        """Every word of the frame that somebody else wants back, and of what is saved in the caller's area."""
+        size = self.architecture.word
+        words = kept_words(self.frame, size)
+        if len(words) * size * 8 > operation.bits:
+            needed, there = len(words) * size, operation.bits // 8
+            message = f"what {self.convention.name} keeps takes {needed} bytes here, and there are {there}"
+            raise InputError([Diagnostic("L016", message, operation.span, notes=(f"`uptr[{len(words)}]` is enough",))])
+        for index, place in enumerate(words):
+            there = operation.value + index * size
+            if operation.kind == "frame_out":
+                yield from self.make.load(word, self.sp, place, 8 * size, False)
+                yield from self.make.store(word, base, there, 8 * size)
+            else:
+                yield from self.make.load(word, base, there, 8 * size, False)
+                # The same as was there when it was saved, to those who walk the stack.
+                for insn in self.make.store(word, self.sp, place, 8 * size):
+                    yield replace(insn, part="resume")
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
@@ -541,6 +562,14 @@ class _Selection:
                 user_text=True,
             )
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+
+
+def kept_words(frame: Frame, word: int) -> list[int]:
+    """Where in a frame, and above it, is what was saved for the caller: bytes above sp, a word each."""
+    saved = [
+        slot for slot in frame.slots if slot.register is not None or slot.owner in ("return address", "back chain")
+    ]
+    return sorted({place // word * word for slot in saved for place in range(slot.offset, slot.offset + slot.size)})
 
 
 def _made(make: Callable[..., Iterable[Insn]], *operands: object) -> Iterator[Insn]:

@@ -42,7 +42,7 @@ def suspension(
         assert own is not None
         _returns_number(item, signature, report)
         variable, struct, word = own
-        made = ir.Suspension(variable, struct, word, None, "", None, None, suspends[0].span)
+        made = ir.Suspension(variable, struct, word, None, "", None, None, None, suspends[0].span)
         return made if len(report.diagnostics) == before else None
     clause = resumes[0]
     assert context is not None
@@ -64,13 +64,23 @@ def suspension(
     elif word is None and context.type.struct != struct:
         message = f"`{whose.name}` suspends a {struct}, and `{context.name}` is {context.type}"
         report.error("R098", message, clause.context.span, notes=[f"`{context.name}: ptr<{struct}>`"])
+    if theirs.convention is not signature.convention:
+        message = f"`{whose.name}` is called using {theirs.convention.name}, and this using {signature.convention.name}"
+        report.error("R098", message, clause.span)
     if not suspends and signature.result is not None:
         report.error("R098", f"`{item.name}` never returns, and has a result", item.name.span)
     instead = _given(clause, giving, whose, theirs, environment)
     if len(report.diagnostics) > before:
         return None
     of = theirs.name
-    return ir.Suspension(own[0] if own else None, struct, word, context, of, giving, instead, clause.span)
+    other = theirs if own is None else None
+    return ir.Suspension(own[0] if own else None, struct, word, context, of, giving, instead, other, clause.span)
+
+
+def resumed_by(item: s.Trampoline, environment: Environment) -> ir.Signature | None:
+    """The signature of the calls that a trampoline resumes, if those are another one's and it is known."""
+    names = [str(clause.of) for clause in item.clauses if isinstance(clause, s.Resumes) and clause.of is not None]
+    return environment.signatures.get(names[0]) if names and names[0] in environment.suspending else None
 
 
 def _parameter(name: s.Name, named: Mapping[str, ir.Variable], report: Report) -> ir.Variable | None:
@@ -171,4 +181,4 @@ def _given(
     return value
 
 
-__all__ = ["suspension"]
+__all__ = ["resumed_by", "suspension"]

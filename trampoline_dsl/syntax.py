@@ -223,9 +223,19 @@ class TargetSet:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """`save callee_saves`."""
+    """`save callee_saves`, `save callee_saves in a.b`."""
 
     what: Name
+    place: Name | None
+    span: Span = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """`restore callee_saves from a.b`."""
+
+    what: Name
+    place: Name
     span: Span = field(compare=False)
 
 
@@ -409,6 +419,7 @@ class Expect:
 
 Statement = (
     Save
+    | Restore
     | FrameBlock
     | Let
     | Assign
