@@ -46,6 +46,7 @@ _X86 = Case(
     "x86",
     ("x86_64-linux-gnu-as", "--64"),
     differs=r"endbr"  # does nothing on older machines
+    r"|tzcnt "  # is BSF there, for which compilers write it
     r"|bnd |rep|lock"  # prefixes that other instructions do not heed
     r"|(maskmovq|movq|movd|pextrw|cvt\w+) ",  # GNU as prefers another encoding
 )
@@ -82,7 +83,7 @@ CASES: Mapping[str, Case] = {
     ),
     "linux/ppc64": Case(
         "ppc",
-        ("powerpc64-linux-gnu-as", "-a64", "-mbig", "-mpower9", "-many", "-mregnames"),
+        ("powerpc64-linux-gnu-as", "-a64", "-mbig", "-mpower10", "-many", "-mregnames"),
         differs=r"(l|st)xvx "  # a name of lxvd2x and stxvd2x too
         r"|vabsdu",  # version 3.0 in the Power ISA's own table, and AltiVec's to GNU as
     ),
@@ -147,6 +148,12 @@ def test_gnu_as_agrees(target: str) -> None:
 
 # By variant, or by machine: the case that GNU as is told of more by, instructions of the baseline, and instructions
 # beyond it with the extension.
+POWER10 = (
+    *("brd %r3, %r4", "brw %r3, %r4", "brh %r3, %r4", "pdepd %r3, %r4, %r5", "pextd %r3, %r4, %r5"),
+    *("cfuged %r3, %r4, %r5", "cntlzdm %r3, %r4, %r5", "cnttzdm %r3, %r4, %r5", "lxvp %vs0, 16(%r3)"),
+    *("setbc %r3, 1", "setbcr %r3, 1", "setnbc %r3, 1", "setnbcr %r3, 1", "lxvpx %vs0, %r3, %r4"),
+    *("stxvpx %vs0, %r3, %r4", "xxmfacc 0"),
+)
 PICKED: Mapping[str, tuple[str, tuple[str, ...], Mapping[str, str]]] = {
     "linux/386": (
         "linux/386",
@@ -164,6 +171,7 @@ PICKED: Mapping[str, tuple[str, tuple[str, ...], Mapping[str, str]]] = {
             "vfmadd231ps xmm0, xmm1, xmm2": "AVX or later",
             "vpaddd zmm0, zmm1, zmm2": "AVX-512",
             "incsspq rax": "CET shadow stacks",
+            "vaddph zmm0, zmm1, zmm2": "AVX-512",
         },
     ),
     "linux/arm-soft": (
@@ -186,6 +194,7 @@ PICKED: Mapping[str, tuple[str, tuple[str, ...], Mapping[str, str]]] = {
             "vadd.i32 q0, q1, q2": "Advanced SIMD",
             "vfma.f64 d0, d1, d2": "VFPv4",
             "lda r0, [r1]": "Armv8",
+            "crc32cw r0, r1, r2": "CRC32",
         },
     ),
     "linux/arm64": (
@@ -214,7 +223,13 @@ PICKED: Mapping[str, tuple[str, tuple[str, ...], Mapping[str, str]]] = {
     "linux/ppc64": (
         "linux/ppc64",
         ("isel %r3, %r4, %r5, 1", "mtvsrd %vs0, %r3", "lxvd2x %vs0, %r3, %r4", "vaddudm %v0, %v1, %v2", "tend. 0"),
-        {"modsd %r3, %r4, %r5": "POWER9", "lxv %vs0, 16(%r3)": "POWER9", "cnttzd %r3, %r4": "POWER9"},
+        {
+            "modsd %r3, %r4, %r5": "POWER9",
+            "lxv %vs0, 16(%r3)": "POWER9",
+            "addex %r3, %r4, %r5, 0": "POWER9",
+            "scv 0": "POWER9",
+            **dict.fromkeys(POWER10, "POWER10"),
+        },
     ),
     "linux/s390x": (
         "linux/s390x",
@@ -222,7 +237,15 @@ PICKED: Mapping[str, tuple[str, tuple[str, ...], Mapping[str, str]]] = {
         {
             "mgrk %r2, %r3, %r4": "miscellaneous-instruction-extensions facility 2 (z14)",
             "vfasb %v0, %v1, %v2": "vector-enhancements facility 1 (z14)",
-            "selgr %r2, %r3, %r4, 8": "",
+            **dict.fromkeys(
+                ("selgr %r2, %r3, %r4, 8", "ncrk %r2, %r3, %r4", "popcnt %r2, %r3, 8", "mvcrl 0(%r2), 0(%r3)"),
+                "miscellaneous-instruction-extensions facility 3 (z15)",
+            ),
+            "vlbr %v0, 0(%r2), 1": "vector-enhancements facility 2 (z15)",
+            "vstrs %v0, %v1, %v2, %v3, 0": "vector-enhancements facility 2 (z15)",
+            "dfltcc %r2, %r4, %r6": "DEFLATE-conversion facility (z15)",
+            "nnpa": "neural-network-processing-assist facility (z16)",
+            "rdp %r2, %r4, %r6, 0": "z16",
         },
     ),
 }
@@ -285,13 +308,27 @@ def test_what_is_compiled_keeps_to_it(name: str) -> None:
 
 def test_data_are_not_taken_for_instructions() -> None:
     """What control does not come by, and is not known; it is told where control comes by."""
-    target = find_target("linux/s390x")
-    unknown = "selgr %r2, %r3, %r4, 8"
-    code = listed(target.architecture, ("agr %r2, %r3", unknown), "linux/s390x")
-    [found] = beyond_baseline(target, code)
-    assert str(found) == "`b9 e3 48 23` is no instruction that is known, beyond the baseline z13"
-    left = (Insn("br %r14", transfer="return"), Insn(".long 0xb9e34823"))
-    assert not beyond_baseline(target, replace(code, instructions=left))
+    target = find_target("linux/arm64")
+    reached = Code("t", bytes(8) + b"\xff" * 4, (), (Insn("nop"), Insn("nop"), Insn(".long")), (0, 4, 8), 0, "t.s")
+    nop = bytes.fromhex("1f2003d5")
+    reached = replace(reached, code=nop * 2 + b"\xff" * 4)
+    [found] = beyond_baseline(target, reached)
+    assert str(found) == "`ff ff ff ff` is no instruction that is known, beyond the baseline Armv8.0-A"
+    left = replace(reached.instructions[1], text="ret", transfer="return")
+    assert not beyond_baseline(target, replace(reached, instructions=(reached.instructions[0], left, Insn(".long"))))
+
+
+def test_a_way_in_behind_a_prefix() -> None:
+    """Over LOCK, as malloc of the GNU C library does it: one instruction, and another one within it."""
+    code = Code("t", bytes.fromhex("f00fb10f"), (), (Insn("lock cmpxchg [edi], ecx"), Insn("cmpxchg")), (0, 1), 0, "t")
+    assert not beyond_baseline(find_target("linux/386"), code)
+
+
+def test_what_the_disassembler_lacks_of_a_baseline_is_not_beyond_it() -> None:
+    target = find_target("linux/ppc64le")
+    lswx = Code("t", bytes.fromhex("2a7ca27d"), (), (Insn(".long 0x7da27c2a"),), (0,), 0, "t.s")
+    assert feature_beyond(target.architecture, lswx.code) == ("2a 7c a2 7d", None)
+    assert not beyond_baseline(target, lswx)
 
 
 # ---------------------------------------------------------------------------------------------------------- obligations

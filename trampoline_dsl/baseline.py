@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from .disassemble import grouped
+from .disassemble import disassemble_one, grouped
 from .target import Architecture, ByteOrder, Engines, Extensions, Insn, Target
 
 
@@ -53,20 +53,19 @@ def _beyond(target: Target, code: Listed, user_text: bool) -> Iterator[Beyond]:
         if insn.label is not None:
             passes = True
             continue
-        known = passes
-        if not known and not insn.user_text and insn.text.startswith("."):
-            continue  # data behind what control does not pass
-        if not slot:  # what is in a delay slot is executed before control leaves
+        is_data = insn.text.startswith(".") and (insn.relocation is not None or not passes)
+        if not slot and not is_data:  # what is in a delay slot is executed before control leaves
             passes = insn.transfer in ("none", "branch", "call", "system")
         slot = insn.delay_slot
-        known = known and insn.transfer != "trap"
-        data = insn.relocation is not None and insn.text.startswith(".")
-        if end == start or data or (user_text and not insn.user_text):
+        if is_data or end == start or (user_text and not insn.user_text):
             continue
-        text, feature = feature_beyond(target.architecture, code.code[start:end])
-        if feature is None or (not feature and not known):
-            continue
-        yield Beyond(start, insn.text if insn.user_text else text, feature, target.baseline)
+        piece = code.code[start:end]
+        if not insn.text.startswith("."):
+            # Where another way in is behind its prefix, the next one in the listing begins before this one ends.
+            piece = code.code[start : start + disassemble_one(target.architecture, code.code[start:], 0).size]
+        text, feature = feature_beyond(target.architecture, piece)
+        if feature is not None and insn.transfer != "trap":
+            yield Beyond(start, insn.text if insn.user_text else text, feature, target.baseline)
 
 
 def feature_beyond(architecture: Architecture, code: bytes) -> tuple[str, str | None]:
@@ -78,10 +77,14 @@ def feature_beyond(architecture: Architecture, code: bytes) -> tuple[str, str | 
 @lru_cache(maxsize=4096)
 def _feature(engines: Engines, order: ByteOrder, extensions: Extensions, code: bytes) -> tuple[str, str | None]:
     found = grouped(engines, code)
-    if found is None:
-        return code.hex(" "), ""
-    text, groups = found
-    return text, _extension(extensions, text, groups, int.from_bytes(code, order))
+    word = int.from_bytes(code, order)
+    if found is not None:
+        text, groups = found
+        return text, _extension(extensions, text, groups, word)
+    feature = _by_word(extensions, word)
+    if feature is None:
+        feature = next((name for pattern, name in extensions.codes if re.match(pattern, code.hex())), None)
+    return code.hex(" "), "" if feature is None and extensions.complete else feature
 
 
 def _extension(extensions: Extensions, text: str, groups: tuple[str, ...], word: int) -> str | None:
@@ -90,10 +93,13 @@ def _extension(extensions: Extensions, text: str, groups: tuple[str, ...], word:
         return None
     if any(word & mask == value for mask, value in extensions.within_words):
         return None
-    for mask, value, feature in extensions.words:
-        if word & mask == value:
-            return feature
+    if feature := _by_word(extensions, word):
+        return feature
     for group in groups:
         if feature := extensions.groups.get(group, ""):
             return feature
     return next((feature for pattern, feature in extensions.texts if re.match(pattern, spaced)), None)
+
+
+def _by_word(extensions: Extensions, word: int) -> str | None:
+    return next((feature for mask, value, feature in extensions.words if word & mask == value), None)

@@ -681,13 +681,17 @@ class Extensions:
     """Which instructions are beyond a baseline, as far as a disassembler tells; compared by identity. The extension
     that they are of: by the disassembler's `groups` of instructions; by patterns that their text begins with, with a
     blank behind it; by bits of their word, (mask, value, extension). `within` and `within_words`: those, by such a
-    pattern or such bits, that are not beyond it, whatever else is said."""
+    pattern or such bits, that are not beyond it, whatever else is said. `codes`: those that the disassembler does not
+    know, by patterns of their bytes in hexadecimal. `complete`: it knows all of the baseline, and so what it does not
+    know is beyond it."""
 
     groups: Mapping[str, str] = field(default_factory=dict)
     texts: tuple[tuple[str, str], ...] = ()
     words: tuple[tuple[int, int, str], ...] = ()
     within: str = ""
     within_words: tuple[tuple[int, int], ...] = ()
+    codes: tuple[tuple[str, str], ...] = ()
+    complete: bool = True
 
 
 TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is, or what stands for one in `got`

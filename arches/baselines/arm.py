@@ -16,7 +16,8 @@ _ARM_LATER = {
     "multpro": "multiprocessing extensions",
 }
 _ARM_NAMES = ((r"[su]div", "ARMv7 division"), (r"vac(ge|gt|le|lt)[.]", "Advanced SIMD"))
-ARM7 = Extensions({**_ARM_SIMD, **_ARM_LATER}, _ARM_NAMES)
+_ARM_WORDS = ((0x0F900DF0, 0x01000040, "CRC32"),)
+ARM7 = Extensions({**_ARM_SIMD, **_ARM_LATER}, _ARM_NAMES, _ARM_WORDS, complete=False)
 _VFP = dict.fromkeys(("vfp2", "vfp3", "dpvfp", "fpvmlx"), "floating point")
 # Of the group "v6", multiplications with results of 32 and 64 bits are older: DDI 0406C, A4.4.3.
 _CONDITION = r"(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)?"
@@ -41,4 +42,6 @@ ARM5 = Extensions(
         (r"(nop|yield|wf[ei]|sev|hint|dbg)", "ARMv6K"),
         (r"msr\w* [ac]psr_\w*g", "ARMv6"),
     ),
+    _ARM_WORDS,
+    complete=False,
 )

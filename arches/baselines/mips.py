@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from trampoline_dsl.target import Extensions
 
 # MIPS32 Architecture for Programmers, volume II, "Instruction Set"; MIPS IV Instruction Set, revision 3.2.
@@ -23,7 +25,7 @@ _MIPS_GROUPS = {
 # Linux reads the thread's pointer for those who have no such instruction: arch/mips/kernel/traps.c, simulate_rdhwr.
 _RDHWR = r"rdhwr \$v1, \$29"
 _MIPS_NAMES = ((r"rdhwr ", "MIPS32 release 2"),)
-MIPS32 = Extensions(_MIPS_GROUPS, _MIPS_NAMES, within=_RDHWR)
+MIPS32 = Extensions(_MIPS_GROUPS, _MIPS_NAMES, within=_RDHWR, complete=False)
 MIPS3 = Extensions(
     {
         **{name: feature.replace("MIPS32 release 2", "MIPS IV or later") for name, feature in _MIPS_GROUPS.items()},
@@ -41,13 +43,7 @@ _MIPS_FLOAT = ((r".*\$f(cc)?\d|c[tf]c1 |bc1|[\w.]+\.[sdwl](\.[sdwl])? ", "floati
 
 def _soft(extensions: Extensions) -> Extensions:
     """The same for machines without floating point."""
-    return Extensions(
-        extensions.groups,
-        (*_MIPS_FLOAT, *extensions.texts),
-        extensions.words,
-        extensions.within,
-        extensions.within_words,
-    )
+    return replace(extensions, texts=(*_MIPS_FLOAT, *extensions.texts))
 
 
 MIPS32_SOFT, MIPS3_SOFT = _soft(MIPS32), _soft(MIPS3)

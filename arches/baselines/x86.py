@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trampoline_dsl.target import Extensions
 
-_CET = r"endbr(32|64)"  # do nothing on machines without
+# ENDBR does nothing on machines without. TZCNT is BSF there (SDM volume 2B, "TZCNT"), for which compilers write it.
+_WITHIN = r"endbr(32|64)|tzcnt "
 
 # Intel SDM, volume 1, chapter 5, "Instruction Set Summary"; AMD64 Architecture Programmer's Manual, volume 3, appendix
 # D, "Instruction Subsets and CPUID Feature Flags".
@@ -60,5 +61,10 @@ _X86_NAMES = (
     (r"(rep \w+ )?(xcrypt\w+|xsha(1|256)|xstore(rng)?|montmul)", "VIA PadLock"),
     (r"(encl[suv]|getsec|pconfig|ptwrite|wbnoinvd|invpcid|clac|stac|[ls]lwpcb|lwp\w+)", "system extensions"),
 )
-AMD64 = Extensions(_X86_GROUPS, _X86_NAMES, within=_CET)
-SSE2 = Extensions(_X86_GROUPS, (*_X86_NAMES, (r"sys(call|ret)", "SYSCALL in 32-bit mode")), within=_CET)
+AMD64 = Extensions(
+    _X86_GROUPS,
+    _X86_NAMES,
+    within=_WITHIN,
+    codes=((r"62", "AVX-512"), (r"c[45]", "AVX or later")),  # SDM volume 2A, 2.3.5 and 2.7: prefixes
+)
+SSE2 = Extensions(_X86_GROUPS, (*_X86_NAMES, (r"sys(call|ret)", "SYSCALL in 32-bit mode")), within=_WITHIN)
