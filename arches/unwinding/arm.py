@@ -21,7 +21,7 @@ class ArmUnwinding(ByText):
 
     def __init__(self, registers: Mapping[str, Register]) -> None:
         super().__init__(registers)
-        whole = set(registers.values())
+        whole = tuple(dict.fromkeys(registers.values()))  # in an order, on which directives may depend
         self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER and r.number < 15}
         self.numbers |= {r: 256 + r.number for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR) and r.bits == 64}
         self.by_text |= dict(registers)

@@ -20,7 +20,7 @@ class Arm64Unwinding(ByText):
 
     def __init__(self, registers: Mapping[str, Register]) -> None:
         super().__init__(registers)
-        whole = set(registers.values())
+        whole = tuple(dict.fromkeys(registers.values()))  # in an order, on which directives may depend
         self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER and r.number <= 31 and r.name != "xzr"}
         floats = [r for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR)]
         self.numbers |= {r: 64 + r.number for r in floats}

@@ -23,7 +23,7 @@ class MipsUnwinding(ByText):
     def __init__(self, registers: Mapping[str, Register], word: int, order: ByteOrder) -> None:
         super().__init__(registers)
         self.word, self.order = word, order
-        whole = set(registers.values())
+        whole = tuple(dict.fromkeys(registers.values()))  # in an order, on which directives may depend
         self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER}
         self.floats = {r.number: r for r in whole if r.bank is Bank.FLOAT}
         self.numbers |= {r: 32 + n for n, r in self.floats.items()}

@@ -23,7 +23,7 @@ class Ppc64Unwinding(ByText):
         super().__init__(registers)
         self.integers = {n: registers[f"r{n}"] for n in range(32)}
         self.fields = {n: registers[f"cr{n}"] for n in range(8)}
-        whole = set(registers.values())
+        whole = tuple(dict.fromkeys(registers.values()))  # in an order, on which directives may depend
         self.numbers = {r: n for n, r in self.integers.items()}
         self.numbers |= {r: 32 + r.number for r in whole if r.bank is Bank.FLOAT}
         self.numbers |= {r: 77 + r.number for r in whole if r.bank is Bank.VECTOR}
