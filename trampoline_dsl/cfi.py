@@ -114,7 +114,7 @@ class Row(NamedTuple):
     register: int
     offset: int
     expression: Expression
-    rules: tuple[tuple[int, Rule], ...]
+    rules: Mapping[int, Rule]
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,14 @@ def directives(function: Described, architecture: Architecture) -> tuple[tuple[s
     machine."""
     described = _described(architecture)
     rows = _Rows(function, architecture, described).rows()
-    names = {number: register for register, number in described.numbers.items()}
+    names = _names(architecture)
     made: list[list[str]] = [[] for _ in function.code]
     places = [index for index, insn in enumerate(function.code) if insn.label is None]
     before: Row | None = _at_start(architecture, function.convention)
     remembered: list[int] = []
     for position, index in enumerate(places):
         row = rows[index]
-        if before is not None and row is not None and row != before:
+        if before is not None and row is not None and row is not before and row != before:
             start = _epilogue_before(function.code, places, rows, position)
             if start is not None:
                 remembered.append(start)
@@ -170,7 +170,7 @@ def _at_start(architecture: Architecture, convention: Convention) -> Row:
     """What assemblers take for granted where a function begins."""
     described = _described(architecture)
     pushed = architecture.word if convention.return_address is None else 0
-    return Row(described.sp, pushed + described.bias, NO_EXPRESSION, ())
+    return Row(described.sp, pushed + described.bias, NO_EXPRESSION, {})
 
 
 def _epilogue_before(
@@ -204,11 +204,11 @@ def _difference(before: Row, after: Row, names: Mapping[int, Register], mark: st
         yield f".cfi_def_cfa_register {after.register}"
     elif before.offset != after.offset:
         yield f".cfi_def_cfa_offset {after.offset}"
-    old, new = dict(before.rules), dict(after.rules)
-    for number in sorted({*old, *new}):
+    old, new = before.rules, after.rules
+    changed = [number for number, rule in new.items() if old.get(number) != rule]
+    changed += [number for number in old if number not in new]
+    for number in sorted(changed):
         rule = new.get(number)
-        if rule == old.get(number):
-            continue
         name = names.get(number)
         note = f" {mark} {name.name}" if name is not None and name.name != str(number) else ""
         match rule:
@@ -259,6 +259,33 @@ def _signed(value: int) -> list[int]:
             return made
 
 
+# Number, register, what it was entered with, and how many bytes of that are kept.
+Kept = tuple[int, Register, Value, int]
+
+
+@lru_cache(maxsize=256)
+def _kept(architecture: Architecture, convention: Convention) -> tuple[list[Kept], dict[Hashable, list[Kept]]]:
+    """The registers to be kept of which there is something to be said, and the same by what they were entered with."""
+    described = _described(architecture)
+    kept: list[Kept] = []
+    by_symbol: dict[Hashable, list[Kept]] = {}
+    for register, number in described.numbers.items():
+        if register in convention.kept and register not in (
+            architecture.sp,
+            convention.return_address,
+            architecture.toc,
+        ):
+            leader = described.kept_with.get(register, register)
+            kept.append((number, leader, Value(leader), -(-convention.kept[register].bit_length() // 8)))
+            by_symbol.setdefault(leader, []).append(kept[-1])
+    return kept, by_symbol
+
+
+@lru_cache(maxsize=64)
+def _names(architecture: Architecture) -> Mapping[int, Register]:
+    return {number: register for register, number in _described(architecture).numbers.items()}
+
+
 class _Rows:
     """Follows one function."""
 
@@ -272,18 +299,14 @@ class _Rows:
         motions = described.motions
         self.motions = [motions(insn) if insn.label is None else () for insn in self.code]
         self.labels = {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
-        convention = function.convention
-        self.link = convention.return_address
-        # Number, register, what it was entered with, and how many bytes of that are kept.
-        self.kept: list[tuple[int, Register, Value, int]] = []
-        for register, number in described.numbers.items():
-            if register in convention.kept and register not in (self.sp, self.link, architecture.toc):
-                leader = described.kept_with.get(register, register)
-                self.kept.append((number, leader, Value(leader), -(-convention.kept[register].bit_length() // 8)))
+        self.link = function.convention.return_address
+        self.kept, self.kept_as = _kept(architecture, function.convention)
         # What is worth knowing where it is. Whose callers are found on which stack adds to it.
-        self.wanted: set[Hashable] = {CFA, RETURN_ADDRESS, self.link, *(register for _, register, _, _ in self.kept)}
+        self.wanted: set[Hashable] = {CFA, RETURN_ADDRESS, self.link, *self.kept_as}
         self.made: set[Hashable] = set()  # the symbols of what instructions have made
         self.dirty = True  # something that is wanted has changed its place
+        self.changed: set[Hashable] | None = None  # of what is wanted, what has since the last row; None: anything
+        self.plain: Caller | None = None  # whose frame the last row is of, if all is on one stack there
         self.found: list[Row | None] = [None] * len(self.code)
 
     def rows(self) -> list[Row | None]:
@@ -314,7 +337,7 @@ class _Rows:
         """Go on from a place to where the code leaves or joins others, and say which labels are reached with what."""
         code, found = self.code, self.found
         row: Row | None = None
-        self.dirty = True
+        self.dirty, self.changed = True, None
         if code[index].label is not None:
             index += 1
         while index < len(code):
@@ -323,8 +346,8 @@ class _Rows:
                 yield index, state
                 return
             if self.dirty or row is None:
-                row = self._row(state)
-                self.dirty = False
+                row = self._row(state, row)
+                self.dirty, self.changed = False, set()
             found[index] = row
             following = index + 1
             if insn.delay_slot and following < len(code):
@@ -370,19 +393,25 @@ class _Rows:
                 values[register] = Value(symbol)
         wanted = self.wanted
         for register, value in values.items():
-            if state.get(register).symbol in wanted or value.symbol in wanted:
-                self.dirty = True
+            before = state.get(register)
+            if before.symbol in wanted or value.symbol in wanted:
+                self._touch(before.symbol, value.symbol)
             registers[register] = value
         for place, value, size in stores:
             self._overwrite(state, place, size)
             if value.symbol in wanted:
                 state.memory.setdefault(place.symbol, {})[place.offset] = (value, size)
-                self.dirty = True
+                self._touch(value.symbol)
         if insn.popped:
             registers[self.sp] = registers[self.sp].moved(insn.popped)
             self.dirty = True
         if registers[self.sp] != sp:
             self._moved(index, state, sp, registers[self.sp])
+
+    def _touch(self, *symbols: Hashable) -> None:
+        self.dirty = True
+        if self.changed is not None:
+            self.changed.update(symbols)
 
     def _sum(self, state: State, motion: Motion) -> Value | None:
         if motion.base is None:
@@ -413,26 +442,27 @@ class _Rows:
         for cells in state.memory.values():
             for offset in [offset for offset, (value, _) in cells.items() if value.symbol == symbol]:
                 del cells[offset]
-        self.dirty = True
+        self.dirty, self.changed = True, None
 
     def _overwrite(self, state: State, place: Value, size: int) -> None:
         cells = state.memory.get(place.symbol)
         if cells:
             for offset in range(place.offset - _WIDEST + 1, place.offset + size):
                 if offset in cells and place.offset < offset + cells[offset][1]:
-                    del cells[offset]
-                    self.dirty = True
+                    self._touch(cells.pop(offset)[0].symbol)
 
     def _moved(self, index: int, state: State, before: Value, now: Value) -> None:
         """The stack pointer has moved: what is below it is gone."""
         self.dirty = True
         part = self.code[index].part
+        if now.symbol != before.symbol or part == "resume":
+            self.changed = None
         if part == "resume":
             self._resumed(index, state, before)
         elif now.symbol == before.symbol:
             cells = state.memory.get(now.symbol, {})
             for offset in [offset for offset in cells if offset < now.offset]:
-                del cells[offset]
+                self._touch(cells.pop(offset)[0].symbol)
         elif part in ("switch", "push"):
             around = state.callers.get(before.symbol)
             if part == "push":
@@ -497,38 +527,50 @@ class _Rows:
 
     # ----------------------------------------------------------------------------------------------- what it amounts to
 
-    def _row(self, state: State) -> Row:
+    def _row(self, state: State, last: Row | None) -> Row:
+        """The row for what is known. `last`: the one before it, of which all is true that has not changed."""
         described = self.described
         sp = state.registers[self.sp]
         caller = state.callers.get(sp.symbol)
         if caller is None:
             # The stack is another one, whose caller nobody knows: a walk ends here.
-            return Row(described.sp, 0, NO_EXPRESSION, ((described.return_column, Rule("undefined")),))
+            return Row(described.sp, 0, NO_EXPRESSION, {described.return_column: Rule("undefined")})
         cfa, bias = caller.cfa, described.bias
         register, offset, expression = self._way_to(state, cfa, sp)
         places = _Places(state, cfa, sp, self)
-        rules: list[tuple[int, Rule]] = []
-        rule = places.rule(caller.pc, self.word, self.link)
-        if rule != self._initial_pc():
-            rules.append((described.return_column, rule))
-        registers, here = state.registers, places.here
-        for number, kept, value, size in self.kept:
-            if kept not in registers and value not in here and not places.elsewhere:
+        plain = caller if caller.keeps and not places.elsewhere else None
+        changed = self.changed if last is not None and plain is not None and plain is self.plain else None
+        self.plain = plain
+        rules: dict[int, Rule] = {}
+        entries: Sequence[Kept] = self.kept
+        if last is not None and changed is not None:
+            rules = dict(last.rules)
+            entries = [one for symbol in changed for one in self.kept_as.get(symbol, ())]
+            for number, _, _, _ in entries:
+                rules.pop(number, None)
+        if changed is None or caller.pc.symbol in changed:
+            rules.pop(described.return_column, None)
+            rule = places.rule(caller.pc, self.word, self.link)
+            if rule != self._initial_pc():
+                rules[described.return_column] = rule
+        registers, stored = state.registers, {value for value, _ in places.cells.values()}
+        for number, kept, value, size in entries:
+            if kept not in registers and value not in stored and not places.elsewhere:
                 continue  # as it was
             if caller.keeps:
                 rule = places.rule(value, size, kept)
             else:
                 rule = _SAME if state.get(kept) == value and value not in places.saved else Rule("undefined")
             if rule.kind != "same":
-                rules.append((number, rule))
+                rules[number] = rule
         if bias:
+            rules.pop(described.sp, None)
             rule = places.rule(cfa, self.word, self.sp)
             if rule.kind not in ("offset", "same"):
                 rule = Rule("value", -bias)
             if rule.kind != "same":
-                rules.append((described.sp, rule))
-        rules.sort()
-        return Row(register, 0 if expression.code else offset + bias, expression, tuple(rules))
+                rules[described.sp] = rule
+        return Row(register, 0 if expression.code else offset + bias, expression, rules)
 
     def _initial_pc(self) -> Rule:
         if self.link is not None:
@@ -585,11 +627,16 @@ class _Places:
 
     def __init__(self, state: State, cfa: Value, sp: Value, rows: _Rows) -> None:
         self.state, self.sp, self.rows = state, sp, rows
-        self.here: dict[Value, tuple[int, int]] = {}  # on the stack that the CFA is of
+        self.cells = state.memory.get(cfa.symbol, {})  # on the stack that the CFA is of
         self.shift = -cfa.offset - rows.described.bias
-        for offset, (value, size) in state.memory.get(cfa.symbol, {}).items():
-            self.here.setdefault(value, (offset, size))
         self.elsewhere = len(state.memory) > 1 or cfa.symbol != sp.symbol
+
+    def here(self, value: Value) -> tuple[int, int] | None:
+        """Where a value is on that stack, and how many bytes of it."""
+        for offset, (kept, size) in self.cells.items():
+            if kept == value:
+                return offset, size
+        return None
 
     @cached_property
     def reachable(self) -> list[tuple[Expression, tuple[Value, int]]]:
@@ -602,7 +649,7 @@ class _Places:
 
     def rule(self, value: Value, size: int, home: Register | None) -> Rule:
         """In memory first, since what is in a register may not outlive the next call."""
-        place = self.here.get(value)
+        place = self.here(value)
         if place is not None and place[1] >= size:
             return _offset(place[0] + self.shift)
         state, rows = self.state, self.rows
