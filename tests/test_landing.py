@@ -375,6 +375,16 @@ def test_calls_through_a_linkers_tables_pair_with_returns(target: str, tmp_path:
     assert verdict.obligations["landing"].state == "held"
 
 
+def test_a_file_without_a_table_of_sections_says_it_too(tmp_path: Path) -> None:
+    chosen = find_target("linux/amd64").linked("pic").protected()
+    program = compile_source(Source("t.tramp", BOTH), [chosen])[chosen.name]
+    data = bytearray(shared("linux/amd64", tmp_path, program.text))
+    assert read_image(bytes(data), "t").properties == {0xC0000002: 3}
+    data[0x28:0x30] = bytes(8)  # e_shoff
+    data[0x3C:0x40] = bytes(4)  # e_shnum, e_shstrndx
+    assert read_image(bytes(data), "t").properties == {0xC0000002: 3}
+
+
 def test_a_helper_that_takes_its_return_address_is_seen(tmp_path: Path) -> None:
     """In a file that is marked for shadow stacks."""
     program = of_text("linux/amd64", BOTH)

@@ -136,10 +136,10 @@ class _Reader:
     def _properties(self) -> dict[int, int]:
         """Linux Extensions to gABI, "Program Property": a note of the name GNU, whose properties have a type, a size
         and so many bytes, padded to a word of the file."""
-        for header in self.headers:
-            if header["sh_type"] == "SHT_NOTE" and header.name == ".note.gnu.property":
-                return _properties(header.data(), self.order, self.bits // 8)
-        return {}
+        notes = [h for h in self.headers if h["sh_type"] == "SHT_NOTE" and h.name == ".note.gnu.property"]
+        notes += [s for s in self.elf.iter_segments() if s["p_type"] == "PT_NOTE"]  # without a table of sections
+        found = (_properties(note.data(), self.order, self.bits // 8) for note in notes)
+        return next(filter(None, found), {})
 
     # -- sections
 
