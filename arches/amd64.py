@@ -380,10 +380,10 @@ class Amd64(X86):
         self.clang = ("--target=x86_64-windows-gnu",)
 
     def unwinding(self) -> Unwinding:
-        if self.object_format == "coff":
-            raise ValueError("Windows walks frames by tables of its own")
-        from .unwinding.x86 import X86Unwinding
+        from .unwinding.x86 import X64Unwinding, X86Unwinding
 
+        if self.object_format == "coff":
+            return X64Unwinding(self.registers, self.sp)
         return X86Unwinding(self.registers, self.sp, 8)
 
     def plan9(self) -> Plan9:

@@ -1086,16 +1086,15 @@ class Arm64(Architecture):
         that follow; then one store at 0(sp) and the step of sp become one instruction.
         """
         apart = [piece for one in code if not _is_idle(one) for piece in _apart(one)]
-        pairs = _with_pairs(apart)
+        tables = self.object_format == "coff"
+        pairs = _with_pairs(apart, tables)
         # Go's assembler does not follow the stack pointer through stores that move it.
-        return pairs if self.linkage == "go" else _with_steps(pairs)
+        return pairs if self.linkage == "go" else _with_steps(pairs, tables)
 
     def unwinding(self) -> Unwinding:
-        if self.object_format == "coff":
-            raise ValueError("Windows walks frames by tables of its own")
-        from .unwinding.arm64 import Arm64Unwinding
+        from .unwinding.arm64 import Arm64Unwinding, WindowsArm64Unwinding
 
-        return Arm64Unwinding(self.registers)
+        return (WindowsArm64Unwinding if self.object_format == "coff" else Arm64Unwinding)(self.registers)
 
     def plan9(self) -> Plan9:
         from .plan9.arm64 import Arm64Spelling
@@ -1187,19 +1186,20 @@ def _apart(one: Insn) -> Iterable[Insn]:
     return (one,)
 
 
-def _with_pairs(code: Sequence[Insn]) -> list[Insn]:
+def _with_pairs(code: Sequence[Insn], tables: bool = False) -> list[Insn]:
+    """`tables`: those of Windows have to describe what prologues save."""
     result: list[Insn] = []
     run: list[Insn] = []
     for one in code:
         if run and not _continues(run, one):
-            result += _paired(run)
+            result += _paired(run, tables)
             run = []
         if one.access is not None and not one.user_text and _PAIRABLE.match(one.text):
             run.append(one)
         else:
-            result += [*_paired(run), one]
+            result += [*_paired(run, tables), one]
             run = []
-    return result + _paired(run)
+    return result + _paired(run, tables)
 
 
 def _continues(run: Sequence[Insn], one: Insn) -> bool:
@@ -1211,7 +1211,7 @@ def _continues(run: Sequence[Insn], one: Insn) -> bool:
     return access.kind == "store" or (access.base not in loaded and access.register not in loaded)
 
 
-def _paired(run: Sequence[Insn]) -> list[Insn]:
+def _paired(run: Sequence[Insn], tables: bool) -> list[Insn]:
     """A run with its neighbours in pairs.
 
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
@@ -1222,7 +1222,7 @@ def _paired(run: Sequence[Insn]) -> list[Insn]:
     result: list[Insn] = []
     index = 0
     while index < len(run):
-        pair = _pair(run[index], run[index + 1]) if index + 1 < len(run) else None
+        pair = _pair(run[index], run[index + 1], tables) if index + 1 < len(run) else None
         result.append(pair or run[index])
         index += 2 if pair else 1
     return result
@@ -1238,7 +1238,7 @@ def _disjoint(run: Sequence[Insn]) -> bool:
     return all(a + size <= b for (a, size), (b, _) in pairwise(ordered))
 
 
-def _pair(first: Insn, second: Insn) -> Insn | None:
+def _pair(first: Insn, second: Insn, tables: bool) -> Insn | None:
     """Both, which are independent of each other, in one instruction, if there is one for them."""
     low, high = sorted((first, second), key=lambda one: _access(one).offset)
     a, b = _access(low), _access(high)
@@ -1246,6 +1246,9 @@ def _pair(first: Insn, second: Insn) -> Insn | None:
     if spelling is None or other is None or spelling[2] != other[2] or a.offset + a.bytes != b.offset:
         return None
     if a.offset % a.bytes or not -64 * a.bytes <= a.offset < 64 * a.bytes:
+        return None
+    in_frame = a.base == SP and (first.part, second.part) != ("body", "body")
+    if tables and in_frame and not _described(a.register, b.register):
         return None
     letter = spelling[2]
     registers = f"{narrow(a.register, letter)}, {narrow(b.register, letter)}"
@@ -1259,7 +1262,24 @@ def _pair(first: Insn, second: Insn) -> Insn | None:
     )
 
 
-def _with_steps(code: Sequence[Insn]) -> list[Insn]:
+def _told(register: Register) -> bool:
+    """Whether Windows' tables can say where a register is saved: x19 to x30, d8 to d15."""
+    return 8 <= register.number <= 15 if register.bank is Bank.FLOAT else 19 <= register.number <= 30
+
+
+def _described(low: Register, high: Register, step: bool = False) -> bool:
+    """Whether an unwind code stands for a pair that is saved, or (`step`) for one that moves sp too. Microsoft Learn,
+    "ARM64 exception handling", "Unwind codes"."""
+    if not _told(high):
+        return True
+    if not _told(low):
+        return not step
+    if high == LINK and low.number != 29:
+        return not step and low.number % 2 == 1
+    return high.number == low.number + 1
+
+
+def _with_steps(code: Sequence[Insn], tables: bool = False) -> list[Insn]:
     """The steps of sp taken together with the store or load at 0(sp) beside them."""
     result: list[Insn] = []
     index = 0
@@ -1275,13 +1295,13 @@ def _with_steps(code: Sequence[Insn]) -> list[Insn]:
             end = index + 1
             while end < len(code) and _at_sp(code[end], "st"):
                 end += 1
-            result += _lowered(one, size, list(code[index + 1 : end]))
+            result += _lowered(one, size, list(code[index + 1 : end]), tables)
             index = end
         else:
             start = len(result)
             while start and _at_sp(result[start - 1], "ld"):
                 start -= 1
-            result[start:] = _raised(one, size, result[start:])
+            result[start:] = _raised(one, size, result[start:], tables)
             index += 1
     return result
 
@@ -1291,13 +1311,15 @@ def _at_sp(one: Insn, kind: str) -> re.Match[str] | None:
     return match if match is not None and match[1] == kind else None
 
 
-def _lowered(step: Insn, size: int, stores: list[Insn]) -> list[Insn]:
+def _lowered(step: Insn, size: int, stores: list[Insn], tables: bool) -> list[Insn]:
     for index, one in enumerate(stores):
         match = _at_sp(one, "st")
         if match is None or match[4] is not None:
             continue
         # No store before this one may have written the same bytes.
-        if any(_reach(before, match) for before in stores[:index]) or not _steps_with(match, size, lowering=True):
+        if any(_reach(before, match) for before in stores[:index]) or not _steps_with(
+            match, size, tables, lowering=True
+        ):
             break
         mnemonic = "stp" if "," in match[2] else "str"
         merged = replace(
@@ -1312,10 +1334,10 @@ def _lowered(step: Insn, size: int, stores: list[Insn]) -> list[Insn]:
     return [step, *stores]
 
 
-def _raised(step: Insn, size: int, loads: list[Insn]) -> list[Insn]:
+def _raised(step: Insn, size: int, loads: list[Insn], tables: bool) -> list[Insn]:
     for index, one in enumerate(loads):
         match = _at_sp(one, "ld")
-        if match is None or match[4] is not None or not _steps_with(match, size, lowering=False):
+        if match is None or match[4] is not None or not _steps_with(match, size, tables, lowering=False):
             continue
         if any(one.writes & after.writes for after in loads[index + 1 :]):
             break
@@ -1332,9 +1354,15 @@ def _raised(step: Insn, size: int, loads: list[Insn]) -> list[Insn]:
     return [*loads, step]
 
 
-def _steps_with(match: re.Match[str], size: int, *, lowering: bool) -> bool:
+def _steps_with(match: re.Match[str], size: int, tables: bool, *, lowering: bool) -> bool:
     """Whether the instruction of this match can move sp by `size`: DDI 0487, "LDR", "LDP" and their like."""
     unit = _SIZES[match[3]]
+    if tables and "," in match[2]:
+        low, high = (_REGISTERS.get(name) for name in match[2].split(", "))
+        if low is not None and high is not None and not _described(low, high, step=True):
+            return False
+        if low is not None and _told(low) and (high is None or not _told(high)) and size > 256:
+            return False  # the code is that for a single register
     if "," in match[2]:
         return size % unit == 0 and size <= (64 if lowering else 63) * unit
     return size <= (256 if lowering else 255)

@@ -23,7 +23,7 @@ from .oracle import Oracle, Trace, return_place
 from .pipeline import Compiled
 from .run_asm import AsmMachine
 from .target import Register
-from .verify import DEFAULT_RUNS, Session, Subject, Verdict, baseline_violations, code_of
+from .verify import DEFAULT_RUNS, NOT_UNWOUND, Session, Subject, Verdict, baseline_violations, code_of
 from .world import Bytes, World, anonymous_callees, make_world
 
 
@@ -80,8 +80,8 @@ class ForeignSession(Session):
         program = self.build.program
         function, code = program.functions[name], self.foreign[name]
         target, file = program.target, self.placed.image.name
-        unwinding = code.unwinding is not None
-        subject = Subject(function, file, target.name, 0, code.instructions, target.architecture, unwinding)
+        why = "" if code.unwinding is not None else NOT_UNWOUND
+        subject = Subject(function, file, target.name, 0, code.instructions, target.architecture, why)
         verdict = self.judge_subject(subject, program.scenarios, seed, runs)
         frame = self.sizes.get(name, 0)
         words = function.contract is not None and function.suspension is None

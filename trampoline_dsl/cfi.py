@@ -43,6 +43,8 @@ class Value(NamedTuple):
         return Value(self.symbol, self.offset + offset, self.plus)
 
 
+BRACKETS = (".cfi_startproc", ".cfi_endproc")  # what stands around the code of a function with such directives
+
 CFA = "CFA"
 RETURN_ADDRESS = "return address"
 CONSTANT = "constant"
@@ -128,23 +130,15 @@ class Described:
 
 
 @lru_cache(maxsize=64)
-def _described(architecture: Architecture) -> Unwinding:
+def made_of(architecture: Architecture) -> Unwinding:
+    """What a machine's unwind information is made of; kept."""
     return architecture.unwinding()
 
 
-def header(architecture: Architecture) -> tuple[str, ...] | None:
-    """The directives that a file with call frame information begins with; None if there is none for the machine."""
-    try:
-        return _described(architecture).header
-    except ValueError:
-        return None
-
-
 def directives(function: Described, architecture: Architecture) -> tuple[tuple[str, ...], ...]:
-    """For each of a function's instructions the directives before it. Raises ValueError if there are none for the
-    machine."""
-    described = _described(architecture)
-    rows = _Rows(function, architecture, described).rows()
+    """For each of a function's instructions the directives before it."""
+    described = made_of(architecture)
+    rows = Follower(function, architecture, described).rows()
     names = _names(architecture)
     made: list[list[str]] = [[] for _ in function.code]
     places = [index for index, insn in enumerate(function.code) if insn.label is None]
@@ -168,7 +162,7 @@ def directives(function: Described, architecture: Architecture) -> tuple[tuple[s
 
 def _at_start(architecture: Architecture, convention: Convention) -> Row:
     """What assemblers take for granted where a function begins."""
-    described = _described(architecture)
+    described = made_of(architecture)
     pushed = architecture.word if convention.return_address is None else 0
     return Row(described.sp, pushed + described.bias, NO_EXPRESSION, {})
 
@@ -266,7 +260,7 @@ Kept = tuple[int, Register, Value, int]
 @lru_cache(maxsize=256)
 def _kept(architecture: Architecture, convention: Convention) -> tuple[list[Kept], dict[Hashable, list[Kept]]]:
     """The registers to be kept of which there is something to be said, and the same by what they were entered with."""
-    described = _described(architecture)
+    described = made_of(architecture)
     kept: list[Kept] = []
     by_symbol: dict[Hashable, list[Kept]] = {}
     for register, number in described.numbers.items():
@@ -283,10 +277,10 @@ def _kept(architecture: Architecture, convention: Convention) -> tuple[list[Kept
 
 @lru_cache(maxsize=64)
 def _names(architecture: Architecture) -> Mapping[int, Register]:
-    return {number: register for register, number in _described(architecture).numbers.items()}
+    return {number: register for register, number in made_of(architecture).numbers.items()}
 
 
-class _Rows:
+class Follower:
     """Follows one function."""
 
     def __init__(self, function: Described, architecture: Architecture, described: Unwinding) -> None:
@@ -625,7 +619,7 @@ class _Rows:
 class _Places:
     """Where values are, before one instruction."""
 
-    def __init__(self, state: State, cfa: Value, sp: Value, rows: _Rows) -> None:
+    def __init__(self, state: State, cfa: Value, sp: Value, rows: Follower) -> None:
         self.state, self.sp, self.rows = state, sp, rows
         self.cells = state.memory.get(cfa.symbol, {})  # on the stack that the CFA is of
         self.shift = -cfa.offset - rows.described.bias
@@ -674,4 +668,4 @@ _SAME = Rule("same")
 _WIDEST = 16  # bytes that one instruction stores of one register
 
 
-__all__ = ["Described", "directives", "header"]
+__all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "made_of"]

@@ -21,19 +21,21 @@ def function_text(
     title: str,
     symbol: str,
     unwinding: Sequence[Sequence[str]] | None = None,
+    brackets: tuple[str, str] = ("", ""),
 ) -> str:
     """One function: comments, directives, instructions. `symbol` is what C calls it: if that is another name,
-    the function has both. `unwinding`: the directives that stand before each instruction, if there are any."""
+    the function has both. `unwinding`: the directives that stand before each instruction, if there are any, and
+    `brackets` those around all."""
     lines = list(_comments([title, f"{convention.name}: {convention.title}", ""], target))
     lines += _comments(draw(frame, target.architecture.sp.name), target)
     if symbol != name:
         lines += target.architecture.function_header(symbol, convention)
     lines += target.architecture.function_header(name, convention)
     if unwinding is not None:
-        lines.append("\t.cfi_startproc")
+        lines.append(f"\t{brackets[0]}")
     lines += _body(code, target, source, unwinding or [()] * len(code))
     if unwinding is not None:
-        lines.append("\t.cfi_endproc")
+        lines.append(f"\t{brackets[1]}")
     lines += target.architecture.function_footer(name, convention)
     return "\n".join(lines) + "\n"
 

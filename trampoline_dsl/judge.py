@@ -36,6 +36,7 @@ from .oracle import (
     thread_base,
     thread_register,
 )
+from .pdata import Entries
 from .target import (
     HIGHEST_ERRNO,
     Architecture,
@@ -135,7 +136,8 @@ class Code:
     frame: int
     file: str
     stride: int = 0
-    unwinding: tuple[tuple[int, str], ...] | Table | None = None  # directives, each with the offset that it stands at
+    # Directives, each with the offset that it stands at, or what a file has.
+    unwinding: tuple[tuple[int, str], ...] | Table | Entries | None = None
     sources: Mapping[int, str] = field(default_factory=dict, compare=False)  # by offset: where else a line is from
 
     def source(self, index: int) -> str:

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from . import cfi, ir, plan9
+from . import cfi, ir, plan9, seh
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
@@ -20,7 +20,7 @@ from .lir import DECLARED, Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
-from .target import Architecture, Convention, Frame, Insn, Register, Relocation, Target
+from .target import Architecture, Convention, Frame, Insn, Register, Relocation, Target, WindowsUnwinding
 
 if TYPE_CHECKING:
     from .load import Extern, Loaded, LoadedFile
@@ -122,6 +122,7 @@ class Artifact:
         """The function in GNU syntax."""
         title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
         convention = self.function.convention
+        tables = cfi.made_of(self.target.architecture)
         symbol = c_symbol(self.function.signature)
         return function_text(
             self.name,
@@ -133,19 +134,31 @@ class Artifact:
             title,
             symbol,
             self.unwinding,
+            seh.brackets(self.name) if isinstance(tables, WindowsUnwinding) else cfi.BRACKETS,
         )
 
-    @cached_property
+    @property
     def unwinding(self) -> tuple[tuple[str, ...], ...] | None:
-        """The directives of call frame information that stand before each of `instructions`; None if the machine has
-        none."""
+        """The directives of unwind information that stand before each of `instructions`; None if there is none."""
+        return None if isinstance(self._unwinding, str) else self._unwinding
+
+    @property
+    def why_no_unwinding(self) -> str:
+        """Why there is no unwind information, if so."""
+        return self._unwinding if isinstance(self._unwinding, str) else ""
+
+    @cached_property
+    def _unwinding(self) -> tuple[tuple[str, ...], ...] | str:
         convention, architecture = self.function.convention, self.target.architecture
         pushed = self.function.table is not None and architecture.table_pushes
         described = cfi.Described(self.instructions, convention, self.frame.size, pushed)
         try:
+            tables = cfi.made_of(architecture)
+            if isinstance(tables, WindowsUnwinding):
+                return seh.directives(described, architecture, tables, self.name, lambda: self.offsets)
             return cfi.directives(described, architecture)
-        except ValueError:
-            return None
+        except ValueError as error:
+            return str(error)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The function as Go's assembler takes it; `symbol`: a symbol as Go writes it. The target is linked for Go."""
@@ -233,7 +246,9 @@ class TableArtifact:
         """The table in GNU syntax."""
         where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
-        unwinding = cfi.header(self.target.architecture) is not None
+        # On Windows what is in no table has no frame: Microsoft Learn, "x64 exception handling", "Unwind procedure".
+        tables = cfi.made_of(self.target.architecture)
+        unwinding = not isinstance(tables, WindowsUnwinding)
         return table_text(self.name, self.function.convention, self._kept.text, self.target, title, unwinding)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
@@ -326,7 +341,7 @@ class Compiled:
     def text(self) -> str:
         """The file's trampolines and tables as GNU as takes them."""
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
-        header = cfi.header(self.target.architecture) or ()
+        header = cfi.made_of(self.target.architecture).header
         file = PurePath(self.program.file).name
         return file_text(texts, self.target, file, self._c_symbols(), self._property_note(), header)
 

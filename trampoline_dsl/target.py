@@ -457,6 +457,25 @@ class Unwinding(ABC):
         """Those of one instruction that our code is made of."""
 
 
+class WindowsUnwinding(Unwinding):
+    """What Windows' tables of functions are made of on a machine: Microsoft Learn, "x64 exception handling" and "ARM64
+    exception handling". `numbers` are those that the tables have, as `pdata` says."""
+
+    tables: Literal["x64", "arm64"]
+    names: Mapping[str, int]  # `numbers` by what directives call registers
+    no_code: str = ""  # the directive for an instruction that does nothing to be undone, where each one has a code
+
+    @abstractmethod
+    def directive(self, step: int, saves: Sequence[tuple[Register, int]]) -> str | None:
+        """The directive for an instruction that lowers the stack pointer by `step` bytes and stores registers, each so
+        many bytes above where the stack pointer then is; or that takes this back. None if there is no code for it."""
+
+    @abstractmethod
+    def leaving(self, insn: Insn) -> Literal["step", "pop", "leave"] | None:
+        """What walks of the stack take an instruction for that they find in the code, and then expect behind it: a step
+        of the stack pointer, pops, and what leaves the function. None: it is none of these."""
+
+
 _LOCAL_LABEL = re.compile(r"\.?L(\d+_)?")
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from . import ir
 from .baseline import beyond_baseline
 from .body import ends
-from .cfi import header
 from .continuations import kind_of_run
 from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
@@ -27,6 +26,7 @@ from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world
 
 DEFAULT_RUNS = 16
 _WORLDS_WITH_SIGNALS = 1  # of each check that delivers signals; in each, one run for each way of delivering
+NOT_UNWOUND = "there is no unwind information for it"
 MOST_VIOLATIONS = 12  # of one trampoline on one target; more of them say nothing new
 
 State = Literal["held", "violated", "not run", "not applicable"]
@@ -135,10 +135,7 @@ def _unwinding(artifact: Artifact) -> tuple[tuple[int, str], ...] | None:
 def code_of_table(table: TableArtifact) -> Code:
     """What the judge is given of a table."""
     file = PurePath(table.source.name).name
-    unwinding = None if header(table.target.architecture) is None else ()
-    return Code(
-        table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file, table.stride, unwinding
-    )
+    return Code(table.name, table.code, table.relocations, table.instructions, table.offsets, 0, file, table.stride, ())
 
 
 def verify(
@@ -159,7 +156,8 @@ def verify(
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged, for those who read the verdict. `frame` in bytes; `unwinding`: there is such information."""
+    """What is judged, for those who read the verdict. `frame` in bytes; `why_not_unwound`: why there is no unwind
+    information, if so."""
 
     function: ir.Function
     file: str
@@ -167,7 +165,7 @@ class Subject:
     frame: int
     instructions: tuple[Insn, ...]
     architecture: Architecture
-    unwinding: bool
+    why_not_unwound: str = ""
 
 
 class Session:
@@ -217,7 +215,7 @@ class Session:
             artifact.frame.size,
             artifact.instructions,
             artifact.target.architecture,
-            self.codes[artifact.name].unwinding is not None,
+            "" if self.codes[artifact.name].unwinding is not None else artifact.why_no_unwinding or NOT_UNWOUND,
         )
         return self.judge_subject(subject, self.compiled.program.scenarios, seed, runs)
 
@@ -593,12 +591,8 @@ def _why_not_applicable(name: str, subject: Subject) -> str:
     function = subject.function
     if name == "effect" and function.contract is not None and function.suspension is None:
         return "it has no body, and no check of it expects anything that fails"
-    if name == "unwind" and not subject.unwinding:
-        try:
-            subject.architecture.unwinding()
-        except ValueError as error:
-            return str(error)
-        return "there is no unwind information for it"
+    if name == "unwind":
+        return subject.why_not_unwound
     if name in ("align", "area") and not any(insn.transfer == "call" for insn in subject.instructions):
         if name == "area" and function.suspension is not None and function.convention.back_chain:
             return ""  # the stack that is left has a chain too

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
-from . import unwind
+from . import pdata, unwind
 from .emulate import MachineError
 from .judge import Activation, Code, Execute, Violation, Watcher
-from .target import Architecture, Convention, Unwinding
+from .target import Architecture, Convention, Register, Unwinding, WindowsUnwinding
 
 MOST_FOUND = 4  # in one run; more of them say nothing new
 
@@ -26,6 +28,17 @@ def at_entry(architecture: Architecture, convention: Convention) -> unwind.Frame
     return unwind.Frame(numbers.sp, architecture.word, places={numbers.return_column: pc})
 
 
+class Found(NamedTuple):
+    """The caller that a walk finds: its stack pointer, where it goes on, and what a register of which the bits of a
+    mask are kept held in it; None where nobody knows. `sp_told`: what the stack pointer's own rule says, where it has
+    one."""
+
+    sp: int
+    pc: int | None
+    register: Callable[[Register, int], int | None]
+    sp_told: Callable[[], int | None] | None = None
+
+
 class Walker(Watcher):
     """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information."""
 
@@ -35,6 +48,7 @@ class Walker(Watcher):
         self.walked = 0
         architecture = run.architecture
         self.tables: dict[str, unwind.Table] = {}
+        self.functions: dict[str, tuple[pdata.Function, ...]] = {}
         self.numbers = described(architecture)
         self.registers = {number: register for register, number in self.numbers.numbers.items()}
         self.machine = unwind.Machine(self._register, self._read, architecture.word, architecture.order)
@@ -72,27 +86,65 @@ class Walker(Watcher):
             said = code.unwinding
             assert said is not None
             if not isinstance(said, unwind.Table):
+                assert isinstance(said, tuple)
                 said = unwind.read_directives(said, at_entry(self.run.architecture, convention))
             self.tables[code.name] = said
         return self.tables[code.name]
 
-    def _walk(self, code: Code, offset: int, activation: Activation) -> None:
-        run, numbers, machine = self.run, self.numbers, self.machine
-        convention = activation.function.convention
+    def _by_frames(self, code: Code, offset: int, convention: Convention) -> Found:
+        """By call frame information."""
+        numbers, machine = self.numbers, self.machine
         # Compilers leave it at the places of saved registers when these have been restored already.
         self.live = not isinstance(code.unwinding, unwind.Table)
         frame = self._table(code, convention).at(offset)
+        top = unwind.cfa(frame, machine)
+        pc = unwind.recovered(frame, numbers.return_column, top, machine.word, machine)
+
+        def held(register: Register, mask: int) -> int | None:
+            number = numbers.numbers[register]
+            size = numbers.saved_bytes(register, mask)
+            value = unwind.recovered(frame, number, top, size, machine)
+            if value is not None and frame.place(number).kind in ("offset", "expression"):
+                value = numbers.of_saved(register, value)
+            return value
+
+        def sp_told() -> int | None:
+            return unwind.recovered(frame, numbers.sp, top, machine.word, machine)
+
+        # Where the CFA is not the caller's stack pointer, that one has a rule of its own.
+        return Found(top - numbers.bias & machine.mask, pc, held, sp_told if numbers.bias else None)
+
+    def _by_tables(self, code: Code, offset: int, numbers: WindowsUnwinding) -> Found:
+        """By Windows' tables of functions. Without an entry, a function has no frame."""
+        if code.name not in self.functions:
+            said = code.unwinding
+            if not isinstance(said, pdata.Entries):
+                assert isinstance(said, tuple)
+                size = len(code.code)
+                said = pdata.read_directives(said, size, numbers.tables, numbers.names) if said else pdata.Entries(())
+            start = self.run.executed[-1] - offset
+            self.functions[code.name] = tuple(pdata.moved(entry, start) for entry in said.functions)
+        pc = self.run.executed[-1]
+        context = pdata.Context(pc, self._register, self._read)
+        caller = pdata.unwound(pdata.find(self.functions[code.name], pc), context, numbers.tables)
+        return Found(caller.get(numbers.sp), caller.pc, lambda register, _: caller.get(numbers.numbers[register]))
+
+    def _walk(self, code: Code, offset: int, activation: Activation) -> None:
+        run, numbers = self.run, self.numbers
+        convention = activation.function.convention
         address = run.executed[-1]
         self.walked += 1
-        column = numbers.return_column
-        top = unwind.cfa(frame, machine)
-        pc = unwind.recovered(frame, column, top, machine.word, machine)
+        if isinstance(numbers, WindowsUnwinding):
+            caller = self._by_tables(code, offset, numbers)
+        else:
+            caller = self._by_frames(code, offset, convention)
+        pc = caller.pc
         if run.leaves_for_good():
             if pc is not None:
                 self._violate(address, "the walk goes on from a stack that nobody was called on", found=pc)
             return
         callers = run.callers(activation)
-        found = (top - numbers.bias & machine.mask, pc)
+        found = (caller.sp, pc)
         if found not in [(sp, place) for sp, place, _ in callers]:
             sp, place, _ = callers[0]
             if found[0] != sp:
@@ -107,19 +159,15 @@ class Walker(Watcher):
             return
         if not any(keeps for sp, place, keeps in callers if (sp, place) == found):
             return
-        if numbers.bias:
-            self._check_sp(frame, top, found[0], address)
+        if caller.sp_told is not None:
+            self._check_sp(caller.sp_told(), caller.sp, address)
         for register, mask in convention.kept.items():
-            number = numbers.numbers.get(register)
-            if number is None or register not in activation.registers:
+            if register not in numbers.numbers or register not in activation.registers:
                 continue
             if register in (run.architecture.sp, run.architecture.toc):
                 # Whoever walks finds the table of contents by what is at the return address. ELFv2 ABI, 2.3.
                 continue
-            size = numbers.saved_bytes(register, mask)
-            value = unwind.recovered(frame, number, top, size, machine)
-            if value is not None and frame.place(number).kind in ("offset", "expression"):
-                value = numbers.of_saved(register, value)
+            value = caller.register(register, mask)
             if value is None or (value ^ activation.registers[register]) & mask:
                 self._violate(
                     address,
@@ -129,9 +177,7 @@ class Walker(Watcher):
                     found=None if value is None else value & mask,
                 )
 
-    def _check_sp(self, frame: unwind.Frame, top: int, sp: int, address: int) -> None:
-        """Where the CFA is not the caller's stack pointer, that one has a rule of its own."""
-        value = unwind.recovered(frame, self.numbers.sp, top, self.machine.word, self.machine)
+    def _check_sp(self, value: int | None, sp: int, address: int) -> None:
         if value != sp:
             name = self.run.architecture.sp.name
             message = f"the walk finds another {name} than the caller's"

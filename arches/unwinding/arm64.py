@@ -1,11 +1,13 @@
-"""arm64: DWARF for the Arm 64-bit Architecture (AADWARF64), 4.1."""
+"""arm64: DWARF for the Arm 64-bit Architecture (AADWARF64), 4.1. On Windows: Microsoft Learn, "ARM64 exception
+handling"."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from trampoline_dsl.target import Bank, Motion, Register
+from trampoline_dsl.target import Bank, Insn, Motion, Register, WindowsUnwinding
 
 from . import ByText, number
 
@@ -78,3 +80,50 @@ class Arm64Unwinding(ByText):
     def _keep(self, m: re.Match[str]) -> Iterable[Motion]:
         """The halfword was zero before: constants are made so."""
         yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2]) << number(m[3]))
+
+
+class WindowsArm64Unwinding(Arm64Unwinding, WindowsUnwinding):
+    """Windows: the tables know x19 to x30, and the lower halves of v8 to v15, here 64 + 8 to 64 + 15. The directives
+    are LLVM's. Microsoft Learn, "ARM64 exception handling", "Unwind codes"."""
+
+    tables = "arm64"
+    no_code = ".seh_nop"
+
+    def __init__(self, registers: Mapping[str, Register]) -> None:
+        super().__init__(registers)
+        self.numbers = {r: n for r, n in self.numbers.items() if 19 <= n <= 31 or 72 <= n <= 79}
+        self.names = {name: self.numbers[r] for name, r in self.by_text.items() if r in self.numbers}
+
+    def saved_bytes(self, register: Register, mask: int) -> int:
+        return 8
+
+    def directive(self, step: int, saves: Sequence[tuple[Register, int]]) -> str | None:
+        if not saves:
+            return f".seh_stackalloc {step}" if step % 16 == 0 and step < 1 << 28 else None
+        ordered = sorted(saves, key=lambda save: save[1])
+        numbers, offset = [self.numbers[register] for register, _ in ordered], ordered[0][1]
+        if len(numbers) > 1 and ordered[1][1] != offset + 8:
+            return None
+        if step and offset:
+            return None
+        name = f"x{numbers[0]}" if numbers[0] < 64 else f"d{numbers[0] - 64}"
+        letter = "" if numbers[0] < 64 else "f"
+        suffix, distance = ("_x", step) if step else ("", offset)
+        furthest = 504
+        match numbers:
+            case [_]:
+                what, furthest = f"save_{letter}reg", 256 if step else 504
+            case [29, 30]:
+                what, name, furthest = "save_fplr", "", 512 if step else 504
+            case [first, 30] if first % 2 and not step:
+                what = "save_lrpair"
+            case [first, second] if second == first + 1 and second != 30:
+                what, furthest = f"save_{letter}regp", 512 if step else 504
+            case _:
+                return None
+        if distance % 8 or distance > furthest:
+            return None
+        return f".seh_{what}{suffix} {name}{', ' if name else ''}{distance}"
+
+    def leaving(self, insn: Insn) -> Literal["step", "pop", "leave"] | None:
+        return "leave" if insn.transfer in ("return", "jump") else None

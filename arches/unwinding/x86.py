@@ -1,11 +1,13 @@
-"""386 and amd64: System V psABI i386, table 2.14, and x86-64 psABI, figure 3.36."""
+"""386 and amd64: System V psABI i386, table 2.14, and x86-64 psABI, figure 3.36. On Windows amd64 has numbers of its
+own: Microsoft Learn, "x64 exception handling"."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from trampoline_dsl.target import Motion, Register
+from trampoline_dsl.target import Bank, Insn, Motion, Register, WindowsUnwinding
 
 from . import ByText, number
 
@@ -75,6 +77,54 @@ class X86Unwinding(ByText):
 
     def _load(self, m: re.Match[str]) -> Iterable[Motion]:
         yield Motion("load", self.by_text[m[1]], self.by_text[m[2]], number(m[3]), self.word)
+
+
+class X64Unwinding(X86Unwinding, WindowsUnwinding):
+    """Windows on amd64: registers are numbered as in instructions, xmm0 is 16. Microsoft Learn, "x64 exception
+    handling", "Operation info"."""
+
+    tables = "x64"
+
+    def __init__(self, registers: Mapping[str, Register], sp: Register) -> None:
+        super().__init__(registers, sp, 8)
+        whole = set(registers.values())
+        vectors = [r for r in whole if r.bank is Bank.FLOAT]
+        self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER} | {r: 16 + r.number for r in vectors}
+        self.sp, self.return_column = self.numbers[sp], 32
+        self.names = {r.name: n for r, n in self.numbers.items()}
+        moves = (
+            (re.compile(rf"mov(?:up|ap)[sd] {_PLACE}, (xmm\d+)"), self._store_vector),
+            (re.compile(rf"mov(?:up|ap)[sd] (xmm\d+), {_PLACE}"), self._load_vector),
+        )
+        self.forms = {**self.forms, **dict.fromkeys(("movups", "movaps", "movupd", "movapd"), moves)}
+
+    def directive(self, step: int, saves: Sequence[tuple[Register, int]]) -> str | None:
+        if step and saves:
+            return f".seh_pushreg {saves[0][0]}" if step == 8 and len(saves) == 1 else None
+        if step:
+            return f".seh_stackalloc {step}" if step % 8 == 0 else None
+        [(register, offset)] = saves
+        if register.bank is Bank.INTEGER:
+            return f".seh_savereg {register}, {offset}" if offset % 8 == 0 else None
+        return f".seh_savexmm {register}, {offset}" if offset % 16 == 0 else None
+
+    def leaving(self, insn: Insn) -> Literal["step", "pop", "leave"] | None:
+        if insn.user_text:
+            return None
+        if re.fullmatch(rf"add {self.pointer}, \d\w*", insn.text):
+            return "step"
+        if re.fullmatch(rf"pop {_WORD}", insn.text):
+            return "pop"
+        # A jump to where a register says is none of those that are looked for.
+        if insn.transfer == "return" or (insn.transfer == "jump" and insn.relocation is not None):
+            return "leave"
+        return None
+
+    def _store_vector(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("store", self.by_text[m[3]], self.by_text[m[1]], number(m[2]), 16)
+
+    def _load_vector(self, m: re.Match[str]) -> Iterable[Motion]:
+        yield Motion("load", self.by_text[m[1]], self.by_text[m[2]], number(m[3]), 16)
 
 
 _WORD = r"[a-z]\w+"
