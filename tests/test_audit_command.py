@@ -99,6 +99,15 @@ def test_a_manifest_names_what_is_to_be_audited(folder: Path, capsys: pytest.Cap
     assert [v.good for v in report.verdicts] == [True, False, True]
 
 
+def test_what_a_table_enters_is_refused(folder: Path) -> None:
+    (folder / "table.tramp").write_text(
+        "table entries[4] enters f\nextern ext(a: uptr) using c\n"
+        "trampoline f(a: i32) -> i32 using c { call ext(table index) return a }\n"
+    )
+    with pytest.raises(InputError, match="is entered through the table `entries`"):
+        audit_file(folder / "objects" / "right.o", "f", folder / "table.tramp")
+
+
 def test_bytes_alone(folder: Path) -> None:
     (folder / "leaf.tramp").write_text("trampoline leaf(a: u64, b: u64) -> u64 using c { return a + b }\n")
     right, wrong = folder / "right.bin", folder / "wrong.bin"

@@ -57,12 +57,12 @@ def test_an_object_of_ours_has_the_bytes_and_relocations_of_its_artifacts(target
         ]
 
 
-def build(go: go_tools.Go, folder: Path, environment: dict[str, str]) -> None:
+def build(go: go_tools.Go, folder: Path, environment: dict[str, str], *options: str) -> None:
     """Build made.go of a folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        done = go.run("build", "-o", "made", "made.go", cwd=folder)
+        done = go.run("build", *options, "-o", "made", "made.go", cwd=folder)
     assert done.returncode == 0, done.stderr
 
 
@@ -124,6 +124,18 @@ def test_local_symbols_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_what_is_no_machine_code_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(ImageError, match=said):
         read_image(data, "made")
+
+
+def test_a_descriptor_among_the_code_leads_to_it(tmp_path: Path) -> None:
+    """As Go's linker writes them for ELFv1, without a section of their own."""
+    text = ".text\n.globl f\n.type f, %function\nf: .quad code, 0, 0\ncode: blr\n.globl _start\n_start: trap\n"
+    (tmp_path / "object.o").write_bytes(assembled("powerpc64-linux-gnu", text, tmp_path, "-a64", "-mbig"))
+    made = tmp_path / "made"
+    command = [need("powerpc64-linux-gnu-ld"), "-static", "-o", str(made), str(tmp_path / "object.o")]
+    subprocess.run(command, check=True, timeout=60)
+    image = read_file(made)
+    found = code_of_function(image, find_symbol(image, "f"), find_target("linux/ppc64"))
+    assert [insn.text for insn in found.instructions][:1] == ["blr"]
 
 
 def compiled_c(command: str, folder: Path, *options: str) -> bytes:
@@ -288,6 +300,10 @@ def test_a_binary_of_go(name: str, tmp_path: Path) -> None:
     found = image.line(symbol.code or 0)
     assert found is not None
     assert found[0].endswith(".s")
+    build(go, tmp_path, {"GOOS": system, "GOARCH": machine}, "-ldflags=-s -w")
+    stripped = read_file(tmp_path / "made")
+    assert find_symbol(stripped, "runtime·memmove").code == symbol.code
+    assert stripped.line(symbol.code or 0) is None
 
 
 def test_bytes_alone() -> None:

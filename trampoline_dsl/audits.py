@@ -178,6 +178,15 @@ def _own(program: ir.Program) -> list[str]:
 
 def _trampoline(request: Request, compiled: Compiled, symbol: Symbol) -> str:
     """The trampoline that the symbol is to keep to: the one named, that of the same name, or the only one."""
+    name = _named(request, compiled, symbol)
+    function = compiled.program.functions.get(name)
+    if function is not None and function.table is not None:
+        message = f"`{name}` is entered through the table `{function.table.name}`, and is not audited without it"
+        raise _wrong(request, "O004", message)
+    return name
+
+
+def _named(request: Request, compiled: Compiled, symbol: Symbol) -> str:
     own, target = _own(compiled.program), compiled.program.target.name
     if not own:
         raise _wrong(request, "O004", f"{request.source} declares no trampoline for {target}")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from .go_table import functions as go_functions
 from .image import FIRST_ADDRESS, Image, ImageError, Section, Symbol, find_symbol
 from .target import Target
+from .targets import find_target
 
 __all__ = ["Image", "ImageError", "Section", "Symbol", "find_symbol", "members", "read_file", "read_image", "read_raw"]
 
@@ -113,12 +116,22 @@ def _guarded(read: Callable[[bytes, str], Image], data: bytes, name: str) -> Ima
     if len(data) < 20:
         raise ImageError(f"{name} is cut off: it has {len(data)} bytes")
     try:
-        return read(data, name)
+        return _with_names_of_go(read(data, name))
     except ImageError:
         raise
     except Exception as error:
         said = " ".join(str(error).split())
         raise ImageError(f"{name} is damaged: {said or type(error).__name__}") from None
+
+
+def _with_names_of_go(image: Image) -> Image:
+    """The same with the functions that Go's own table names, where no symbol table does."""
+    if image.relocatable or any(symbol.kind == "function" and not symbol.mode for symbol in image.symbols):
+        return image
+    architecture = find_target(image.targets[0]).architecture
+    found = go_functions(image.sections, architecture.word, architecture.order)
+    addresses = {**{symbol.name: symbol.address for symbol in found if symbol.address is not None}, **image.addresses}
+    return replace(image, symbols=(*image.symbols, *found), addresses=addresses) if found else image
 
 
 # ------------------------------------------------------------------------------------------------------------- archives

@@ -261,7 +261,7 @@ class _Reader:
         word is where the code is."""
         opd = next((section for section in sections if section.name == ".opd"), None)
         if opd is None:
-            yield from symbols
+            yield from (self._of_go(symbol, sections) for symbol in symbols)
             return
         filled = {
             r.offset: addresses[r.symbol] + r.addend
@@ -276,6 +276,17 @@ class _Reader:
             word = opd.data[at - opd.address : at - opd.address + 8]
             code = filled.get(at, int.from_bytes(word, self.order))  # type: ignore[arg-type]
             yield replace(symbol, kind="function", code=code)
+
+    def _of_go(self, symbol: Symbol, sections: Sequence[Section]) -> Symbol:
+        """Go's linker makes no .opd: the descriptors of functions that C calls are among the code, and begin with the
+        upper half of an address, which is no instruction."""
+        conventions = find_target(self.targets[0]).conventions
+        if symbol.kind != "function" or symbol.code is None or not conventions["c"].descriptors or self.relocatable:
+            return symbol
+        word = self._word(symbol.code, sections)
+        if word >> 32 or not any(s.executable and s.address <= word < s.end for s in sections):
+            return symbol
+        return replace(symbol, address=word, code=word, size=0)  # nothing in the file refers to the descriptor
 
     # -- relocations
 

@@ -24,7 +24,9 @@ _PAGE = 0x1000
 _LONGEST = 16  # bytes of an instruction
 _TOGETHER = 0x1_0000  # bytes between sections that are mapped in one piece all the same
 # What a loader writes into a whole word: the address of a symbol, or where a part of the image itself is.
-_ADDRESS = re.compile(r"R_\w+_(JUMP_SLOT|JMP_SLOT|GLOB_DAT|ADDR64|ABS64|ABS32|64|32)|R_MIPS_REL32(/R_MIPS_64)?|IAT")
+_ADDRESS = re.compile(
+    r"R_\w+_(JUMP_SLOT|JMP_SLOT|GLOB_DAT|ADDR64|ABS64|ABS32|64|32)|R_MIPS_REL32(/R_MIPS_64)?|IAT|bind"
+)
 _OWN_ADDRESS = re.compile(r"R_\w+_RELATIVE(64)?|IMAGE_REL_BASED_\w+|rebase")
 # What only tells the linker how code may be made shorter, or which instruction set a machine may lack.
 _HINT = re.compile(

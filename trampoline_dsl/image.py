@@ -205,8 +205,6 @@ def find_symbol(image: Image, name: str) -> Symbol:
         notes = (f"its functions: {', '.join(shown)}{more}",)
     else:
         notes = ("it has no symbols of functions; an address can be given: `--symbol 0x...`",)
-    if not functions and any(section.name.endswith("gopclntab") for section in image.sections):
-        notes += ("the names in Go's own table, pclntab, are not read: link without -s",)
     raise ImageError(f"there is no symbol `{name}` in {image.name}", *notes)
 
 

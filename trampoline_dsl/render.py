@@ -28,11 +28,11 @@ _CONTEXT = 3  # instructions shown before and behind one
 _PLAIN_WIDTH = 144  # where there is no terminal
 
 
-def console(stream: TextIO) -> Console:
-    """A console that colours on a terminal only, and heeds NO_COLOR."""
+def console(stream: TextIO, width: int = _PLAIN_WIDTH) -> Console:
+    """A console that colours on a terminal only, and heeds NO_COLOR. `width`: where there is no terminal."""
     if stream.isatty():
         return Console(file=stream, highlight=False)
-    return Console(file=stream, width=_PLAIN_WIDTH, color_system=None, highlight=False, legacy_windows=False)
+    return Console(file=stream, width=width, color_system=None, highlight=False, legacy_windows=False)
 
 
 def progress(total: int) -> Progress:
@@ -50,10 +50,11 @@ def progress(total: int) -> Progress:
 
 def print_report(report: Report, stream: TextIO) -> None:
     """The table, what it cannot say in a mark, and every violation."""
-    out = console(stream)
+    audited = any(v.object for v in report.verdicts)
+    names = max((len(PurePath(v.object).name) + len(v.symbol) for v in report.verdicts), default=0)
+    out = console(stream, _PLAIN_WIDTH + names)
     shown = [name for name in OBLIGATIONS if any(_state(v, name) != "not applicable" for v in report.verdicts)]
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    audited = any(v.object for v in report.verdicts)
     table.add_column("object" if audited else "trampoline")
     if audited:
         table.add_column("symbol")
