@@ -14,12 +14,14 @@ from trampoline_dsl.binary import Image, read_image
 from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.fmt import layout
 from trampoline_dsl.foreign import definitions
+from trampoline_dsl.image import FIRST_ADDRESS, Section, Symbol
+from trampoline_dsl.judge import Code
 from trampoline_dsl.objects import has_objects, make_object
-from trampoline_dsl.pipeline import Compiled, compile_module
+from trampoline_dsl.pipeline import Artifact, Compiled, TableArtifact, compile_module
 from trampoline_dsl.resolve import load_module, own_trampolines
 from trampoline_dsl.target import Target
 from trampoline_dsl.targets import default_targets
-from trampoline_dsl.verify import Verdict
+from trampoline_dsl.verify import Verdict, code_of, code_of_table
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.tramp"))
@@ -104,14 +106,15 @@ def wrong(verdict: Verdict) -> list[str]:
     ]
 
 
-ELF = [t for t in default_targets() if t.architecture.object_format == "elf" and has_objects(t)]
+WITH_OBJECTS = [t for t in default_targets() if has_objects(t)]
+ELF = [t for t in WITH_OBJECTS if t.architecture.object_format == "elf"]
 
 
 def by_name(target: Target) -> str:
     return target.name
 
 
-@pytest.mark.parametrize("target", ELF, ids=by_name)
+@pytest.mark.parametrize("target", WITH_OBJECTS, ids=by_name)
 def test_our_own_objects_hold_with_a_body(target: Target) -> None:
     for path in examples(target):
         for verdict in audited(compiled(path, target), image_of(path, target)):
@@ -121,6 +124,7 @@ def test_our_own_objects_hold_with_a_body(target: Target) -> None:
 # Without a body nobody knows that these never return, or write where pointers in memory lead; or they call what a
 # parameter without a check points to.
 NEED_A_BODY = {"sigreturn", "cgocallback", "cgocallback_go1.21", "my_write", "write_barrier", "runtime.sigfwd"}
+NEED_A_BODY |= {"callbackasm", "runtime.sigresume", "runtime.firstcontinuetramp"}
 
 
 def bodiless(program: Compiled) -> Compiled:
@@ -141,7 +145,7 @@ def bodiless(program: Compiled) -> Compiled:
     )
 
 
-@pytest.mark.parametrize("target", ELF, ids=by_name)
+@pytest.mark.parametrize("target", WITH_OBJECTS, ids=by_name)
 def test_our_own_objects_hold_without_a_body(target: Target) -> None:
     judged = 0
     for path in examples(target):
@@ -155,3 +159,29 @@ def test_our_own_objects_hold_without_a_body(target: Target) -> None:
                 assert verdict.obligations["effect"].state == ("held" if switches else "not applicable")
                 judged += 1
     assert judged > 5
+
+
+def image_of_bytes(program: Compiled) -> Image:
+    """The bytes of each trampoline and table as a section of its own, without an assembler."""
+    sections, symbols, relocations = [], [], []
+    at = FIRST_ADDRESS
+    for made in (*program.own, *program.own_tables):
+        sections.append(Section(f".text.{made.name}", at, made.code, True, False))
+        symbols.append(Symbol(made.name, at, len(made.code), "function", False, at, code_of_any(made).local_entry))
+        relocations += [replace(r, offset=at + r.offset) for r in made.relocations]
+        at = -(-(at + len(made.code)) // 64) * 64
+    addresses = {symbol.name: symbol.address for symbol in symbols if symbol.address is not None}
+    target = (program.target.name,)
+    return Image("bytes", "raw", target, True, False, tuple(sections), tuple(symbols), tuple(relocations), addresses)
+
+
+def code_of_any(made: Artifact | TableArtifact) -> Code:
+    return code_of(made) if isinstance(made, Artifact) else code_of_table(made)
+
+
+@pytest.mark.parametrize("target", default_targets(), ids=by_name)
+def test_our_own_bytes_hold(target: Target) -> None:
+    for path in examples(target):
+        program = compiled(path, target)
+        for verdict in audited(program, image_of_bytes(program)):
+            assert not wrong(verdict)

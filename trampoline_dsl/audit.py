@@ -7,16 +7,17 @@ nothing of a frame's layout is demanded but what the body pins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Literal
 
 from . import ir
 from .decode import code_of_function
 from .deliver import Players
 from .foreign import ForeignBench, Placed, place
 from .free import Depths, Free, Observer
-from .image import Image, Symbol, on_the_stack
+from .image import Image, ImageError, Symbol, on_the_stack
 from .interpret import Trouble
 from .judge import Code, Execute, Interruptions, Violation
 from .oracle import Oracle, Trace, return_place
@@ -59,6 +60,9 @@ class ForeignSession(Session):
         own = {name: code_of(compiled.artifacts[name]) for name in program.functions if name not in symbols}
         self.anonymous = anonymous_callees(program)
         self.placed = placed = place(image, program, symbols, own, self.anonymous)
+        for table in program.tables.values():
+            if table.name not in placed.defined:
+                raise ImageError(f"`{table.trampoline}` is entered through `{table.name}`, which {image.name} has not")
         self.build = placed.build
         target = program.target
         self.foreign = {
@@ -155,7 +159,7 @@ class ForeignSession(Session):
         *,
         scramble: bool,
         follow: Register | None = None,
-        spare: str = "",
+        spare: Literal["", "below", "area"] = "",
         interruptions: Interruptions | None = None,
     ) -> Execute:
         run = super().execute(
@@ -166,7 +170,7 @@ class ForeignSession(Session):
             garbage,
             scramble=scramble,
             follow=follow,
-            spare=spare,  # type: ignore[arg-type]  # as it was given
+            spare=spare,
             interruptions=interruptions,
         )
         if isinstance(trace, Free) and run.finished and not run.violations and not scramble and not spare:
@@ -254,4 +258,4 @@ def _alignment(message: str) -> int:
     return int(message.rpartition(" ")[2])
 
 
-__all__ = ["ForeignSession", "Sequence", "audit"]
+__all__ = ["ForeignSession", "audit"]

@@ -116,7 +116,6 @@ class _Linker:
     unlinked: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.declared = {**self.build.program.externs, **self.build.program.functions, **self.build.program.variables}
         self.codes = {s.name: s.code + s.local_entry for s in self.image.symbols if s.code is not None}
         self.behind = {  # descriptors, and the code that they lead to
             s.address: s.code for s in self.image.symbols if s.address is not None and s.code not in (None, s.address)
@@ -146,7 +145,7 @@ class _Linker:
         own = {TOC_SYMBOL: self.build.symbols[TOC_SYMBOL], **self.build.for_linker}.get(name)
         if own is not None:
             return own, own
-        declared = next((one for one in names_of(name) if one in self.declared), None)
+        declared = next((one for one in names_of(name) if one in self.build.symbols), None)
         if declared is not None:
             return self.build.symbols[declared], self.build.pointers[declared]
         plan = self.build.plan
@@ -485,7 +484,7 @@ class ForeignBench(Bench):
             return
         if not run.executed:
             self.called.clear()
-        if address not in self.judged:
+        if address not in self.judged and self.listing[address][0].name not in self.strides:
             self.helpers[self.listing[address][0].name] = None
         run.step(address)
         if control.transfer == "call":
