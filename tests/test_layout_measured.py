@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import random
+import re
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from measure import Image, build, compiler, targets
 from tools import need
 
+from trampoline_dsl import compile_text
 from trampoline_dsl.diagnostics import Source
 from trampoline_dsl.ir import StructLayout
 from trampoline_dsl.resolve import load_module, resolve
@@ -110,3 +113,16 @@ def test_structs_are_laid_out_as_gcc_does(name: str) -> None:
         if _facts(ours[f"s{number}"], fields) != gcc:
             differing.append(f"s{number} {fields}: {_facts(ours[f's{number}'], fields)}, gcc {gcc}")
     assert not differing, "offsets, size, alignment\n" + "\n".join(differing)
+
+
+def test_windows_aligns_8_bytes_to_8() -> None:
+    text = "struct s { char a; long long b; char c; double d; }; int offsets[] = { __builtin_offsetof(struct s, b), "
+    text += "__builtin_offsetof(struct s, d), sizeof(struct s) };"
+    gcc = need("i686-w64-mingw32-gcc")
+    done = subprocess.run(
+        [gcc, "-S", "-x", "c", "-o", "-", "-"], input=text, capture_output=True, text=True, check=True
+    )
+    found = [int(number) for number in re.findall(r"^\t\.long\t(\d+)", done.stdout, re.MULTILINE)]
+    source = "struct s { a: i8 b: i64 c: i8 d: f64 }\ntrampoline f() using c { }"
+    layout = compile_text(source, "windows/386").program.structs["s"]
+    assert [layout.fields["b"].offset, layout.fields["d"].offset, layout.size] == found == [8, 24, 32]

@@ -96,7 +96,8 @@ def definitions(image: Image, wanted: Iterable[str], internal: Collection[str] =
             for name in names.get(spelling, ()):
                 other_entry = symbol.name.endswith(".abi0") == (name in internal)
                 rank = spelling != name, symbol.local, other_entry, symbol.name != name
-                if (not rank[0] or symbol.local) and (name not in found or rank < found[name][0]):
+                better = name not in found or rank < found[name][0]
+                if (not rank[0] or symbol.local) and better and image.section(symbol.address) is not None:
                     found[name] = rank, symbol
     return {name: symbol for name, (_, symbol) in found.items()}
 

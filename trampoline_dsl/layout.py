@@ -45,8 +45,8 @@ SCALARS = (*_INTEGERS, "uptr", "iptr", "ptr", "f32", "f64")
 
 def alignment_of(size: int, kind: str, target: Target) -> int:
     """C's alignment of a scalar of `size` bytes: its size, but i386 aligns 8-byte scalars to 4 (SysV i386 psABI 1.1,
-    table 2.1)."""
-    if size == 8 and target.architecture.name == "386":
+    table 2.1), other than Windows (MSVC, "x86: Alignment" of `__alignof`)."""
+    if size == 8 and target.architecture.name == "386" and target.os != "windows":
         return 4
     return size
 
