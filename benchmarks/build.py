@@ -2,7 +2,8 @@
 
 A warm build is everything from source text to bytes and assembly text, in a process that has built before: modules are
 loaded and encodings are known, the file's text is new. Before each build its trampolines are edited: each gets another
-slot in its frame and stores another number there, so that every pass has something new to do. One source is built for
+slot in its frame and stores another number there, so that every pass has something new to do. (Those that switch
+stacks have no slots, and get a variable.) One source is built for
 all targets, and its parsing is shared among them. A file with two trampolines counts as two builds: half of the time
 that it takes is set against GNU as on the text of one of them, with that of the tables that enter it.
 """
@@ -56,6 +57,8 @@ def edited(source: Source) -> Source:
     """The source with an edit that no other one has, in each of its trampolines."""
     number = next(_edits)
     statements = f"\n    frame {{ edit{number}: uptr }}\n    edit{number} = {number % NUMBERS}"
+    if "switch stack" in source.text:  # where a frame becomes another call's, it has no slots
+        statements = f"\n    let edit{number}: uptr = {number % NUMBERS}"
     return Source(source.name, BEGINNING.sub(lambda match: match[0] + statements, source.text))
 
 

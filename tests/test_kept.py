@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lark import Tree, UnexpectedInput
 
-from trampoline_dsl import assemble, parse
+from trampoline_dsl import assemble, cli, parse
 from trampoline_dsl import resolve as resolve_module
 from trampoline_dsl.diagnostics import InputError, Source, read_source, render
 from trampoline_dsl.kept import kept_file, read_table, write_table
@@ -388,3 +388,10 @@ def test_imported_declarations_are_not_made_again(monkeypatch: pytest.MonkeyPatc
         main = f'import "library.tramp"\ntrampoline main() using c {{ call inner({number}) }}\n'
         resolved(load_module(Source(str(tmp_path / "main.tramp"), main)))
     assert made == ["f", "inner", "entered", "main", "main", "main"]
+
+
+def test_a_command_parses_each_of_its_files_once(tmp_path: Path) -> None:
+    parse.parse.cache_clear()
+    main = ["build", str(ROOT / "examples"), "-o", str(tmp_path), "--target", "linux/amd64"]
+    assert cli.main(main) == 0
+    assert parse.parse.cache_info().misses == len(list((ROOT / "examples").glob("**/*.tramp")))

@@ -153,7 +153,7 @@ def _end_keywords(terminal: TerminalDef) -> None:
         terminal.priority = 1  # before names
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)  # a command's files, which it looks at more than once
 def parse(source: Source) -> s.File:
     """Parse a whole file; one that has not changed is not parsed again. Raises InputError with what is wrong in any
     part of it."""
@@ -257,7 +257,7 @@ class _KeptTree:
         self.right = False
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def _kept_tree(text: str) -> _KeptTree:
     """A declaration that has not changed is not parsed again where others have, though it may have moved."""
     return _KeptTree(_parsed(text))

@@ -46,7 +46,7 @@ class Imports:
         self.declared: dict[Target, Declared] = {}  # to be copied, and not to be changed
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _imports(sources: tuple[Source, ...], include: tuple[Path, ...]) -> Imports:
     return Imports(tuple(map(parse, sources)), include)
 
