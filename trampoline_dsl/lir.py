@@ -202,5 +202,6 @@ class Body:
     uses_toc: bool  # of what its caller gave it
     table: bool  # it is entered through a table
     words: tuple[int, tuple[Register, ...]] | None  # `Convention.words`, if it takes any number
+    bare: bool  # it never goes back to its own caller: it needs no frame until it goes on in another call's
     new_register: Callable[[str, bool, int], VirtualRegister]
     span: Span = field(repr=False)

@@ -244,8 +244,20 @@ class _Lowering:
             uses_toc,
             self.function.table is not None,
             self.words,
+            self._is_bare(uses_toc),
             self.new,
             self.function.span,
+        )
+
+    def _is_bare(self, uses_toc: bool) -> bool:
+        suspension = self.function.suspension
+        if suspension is None or suspension.suspends is not None or uses_toc:
+            return False
+        if any(isinstance(node, ir.Special) for node in ir.walk(self.function.body)):
+            return False  # where `sp` is that of a frame
+        switch = next((i for i, node in enumerate(self.function.body) if isinstance(node, ir.SwitchStack)), None)
+        return switch is not None and not any(
+            isinstance(node, ir.Return) for before in self.function.body[:switch] for node in ir.walk(before)
         )
 
     def _provide_toc(self) -> bool:

@@ -81,7 +81,8 @@ class _Selection:
         if self.body.table:
             self._enter_by_table()
         self._home_words()
-        self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
+        if not self.bare:
+            self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
         if self.body.uses_toc and architecture.got is not None:
             self.emit(architecture.find_got(self.body.name, self.convention), self.body.span, "prologue")
         for operation in self.allocation.operations:
@@ -139,9 +140,18 @@ class _Selection:
     def sp(self) -> Register:
         return self.architecture.sp
 
+    @property
+    def bare(self) -> bool:
+        """Whether there is no frame of its own."""
+        return self.body.bare and not self.frame.body_slots
+
     def place(self, home: Home) -> int:
         """Bytes above sp."""
-        return self.frame.size + home.incoming if home.incoming is not None else home.offset
+        if home.incoming is None:
+            return home.offset
+        if self.bare:
+            return home.incoming + (self.architecture.word if self.convention.return_address is None else 0)
+        return self.frame.size + home.incoming
 
     # ------------------------------------------------------------------------------------------------------ operations
 
@@ -236,7 +246,8 @@ class _Selection:
                 return self._copy_frame(operation, defs[0], uses[0])
             case "switch_stack":
                 moves = make.move(sp, uses[0])
-                return (replace(insn, part="resume") if sp in insn.writes else insn for insn in moves)
+                part: FramePart = "body" if self.bare else "resume"  # of which the one frame says what is in the other
+                return (replace(insn, part=part) if sp in insn.writes else insn for insn in moves)
             case "leave_stack":
                 home = self.body.contexts[operation.context].saved_sp
                 assert home is not None
@@ -290,22 +301,21 @@ class _Selection:
         yield from self.make.jump_register(uses[1], self.convention.derive(descriptors=False))
 
     def _copy_frame(self, operation: Operation, word: Register, base: Register) -> Iterator[Insn]:
-        """Every word of the frame that somebody else wants back, and of what is saved in the caller's area."""
-        size = self.architecture.word
-        words = kept_words(self.frame, size)
-        if len(words) * size * 8 > operation.bits:
-            needed, there = len(words) * size, operation.bits // 8
-            message = f"what {self.convention.name} keeps takes {needed} bytes here, and there are {there}"
-            raise InputError([Diagnostic("L016", message, operation.span, notes=(f"`uptr[{len(words)}]` is enough",))])
-        for index, place in enumerate(words):
-            there = operation.value + index * size
+        """All in the frame that somebody else wants back, and what is saved in the caller's area."""
+        pieces, size = kept_pieces(self.frame, self.architecture.word)
+        if 8 * size > operation.bits:
+            message = f"what {self.convention.name} keeps takes {size} bytes here, and there are {operation.bits // 8}"
+            words = -(-size // self.architecture.word)
+            raise InputError([Diagnostic("L016", message, operation.span, notes=(f"`uptr[{words}]` is enough",))])
+        for place, there, bytes_ in pieces:
+            there += operation.value
             if operation.kind == "frame_out":
-                yield from self.make.load(word, self.sp, place, 8 * size, False)
-                yield from self.make.store(word, base, there, 8 * size)
+                yield from self.make.load(word, self.sp, place, 8 * bytes_, False)
+                yield from self.make.store(word, base, there, 8 * bytes_)
             else:
-                yield from self.make.load(word, base, there, 8 * size, False)
+                yield from self.make.load(word, base, there, 8 * bytes_, False)
                 # The same as was there when it was saved, to those who walk the stack.
-                for insn in self.make.store(word, self.sp, place, 8 * size):
+                for insn in self.make.store(word, self.sp, place, 8 * bytes_):
                     yield replace(insn, part="resume")
 
     # ----------------------------------------------------------------------------------------------------------- calls
@@ -564,12 +574,22 @@ class _Selection:
         yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
 
 
-def kept_words(frame: Frame, word: int) -> list[int]:
-    """Where in a frame, and above it, is what was saved for the caller: bytes above sp, a word each."""
+def kept_pieces(frame: Frame, word: int) -> tuple[list[tuple[int, int, int]], int]:
+    """What was saved for the caller in a frame, and above it, in pieces of a word at most: bytes above sp, bytes from
+    the start of a copy, bytes of each; and the bytes of the copy."""
     saved = [
         slot for slot in frame.slots if slot.register is not None or slot.owner in ("return address", "back chain")
     ]
-    return sorted({place // word * word for slot in saved for place in range(slot.offset, slot.offset + slot.size)})
+    sizes: dict[int, int] = {}
+    for slot in saved:
+        for place in range(slot.offset, slot.offset + slot.size, word):
+            sizes[place] = max(sizes.get(place, 0), min(word, slot.offset + slot.size - place))
+    pieces: list[tuple[int, int, int]] = []
+    end = 0
+    for place, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+        pieces.append((place, end, size))
+        end += size
+    return pieces, end
 
 
 def _made(make: Callable[..., Iterable[Insn]], *operands: object) -> Iterator[Insn]:
