@@ -237,3 +237,56 @@ def test_the_kernel_answers_as_the_source_says(target: str, tmp_path: Path) -> N
     assert built.returncode == 0, built.stderr
     result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
     assert result.returncode == 0, f"the check in line {result.returncode - 1} (modulo 200) failed"
+
+
+# -------------------------------------------------------------------------------------------- calls that return twice
+
+RETURNS_TWICE = """
+struct jump_buffer { unsigned long sp, kept[80]; };
+int set_jump(struct jump_buffer *) __attribute__((returns_twice));
+void long_jump(struct jump_buffer *, int) __attribute__((noreturn));
+
+static struct jump_buffer buffer;
+static volatile int times;
+static volatile double sink;
+
+__attribute__((noinline)) static void deep(int depth, double x)
+{
+    volatile char room[200];
+    room[0] = (char) depth;
+    sink = x * depth;
+    if (depth)
+        deep(depth - 1, x + room[0]);
+    else
+        long_jump(&buffer, times - 1);
+}
+
+int main(void)
+{
+    double a = 1.5, b = 2.5, a0, b0;
+    for (int i = 0; i < 3; i++) { a += sink + i; b *= 2; }
+    a0 = a; b0 = b;
+    int came = set_jump(&buffer);
+    int wanted = times < 2 ? times : times - 1;    /* 0 at first, then 1 for 0, 1, 2, 3 */
+    if (came != wanted || a != a0 || b != b0)
+        return 1 + times;
+    if (++times < 5)
+        deep(times, 3.0);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("target", RUNNERS)
+def test_calls_return_twice_in_c(target: str, tmp_path: Path) -> None:
+    compile_command = compiler(target)
+    for program in (compile_command[0], *RUNNERS[target]):
+        need(program)
+    source = (Path(__file__).parent.parent / "examples" / "c" / "set_jump.tramp").read_text("utf-8")
+    (tmp_path / "trampolines.s").write_text(compile_text(source, target).text, "utf-8")
+    (tmp_path / "program.c").write_text(RETURNS_TWICE, "utf-8")
+    command = [*compile_command, "-O2", "-static", "-o", "program", "program.c", "trampolines.s"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
+    assert result.returncode == 0, f"after {result.returncode - 1} returns"
