@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from trampoline_dsl.target import (
     GOT_SYMBOL,
+    IMAGE_BASE,
     Assignment,
     Bank,
     Code,
@@ -362,6 +363,7 @@ class Amd64(X86):
                 "IMAGE_REL_AMD64_ADDR64": Fixup(8, 0xFFFFFFFFFFFFFFFF, in_place=True),
                 "IMAGE_REL_AMD64_REL32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True, ahead=4),
                 "IMAGE_REL_AMD64_ADDR32": Fixup(4, 0xFFFFFFFF, in_place=True),
+                "IMAGE_REL_AMD64_ADDR32NB": Fixup(4, 0xFFFFFFFF, in_place=True, base=IMAGE_BASE),
                 **{
                     f"IMAGE_REL_AMD64_REL32_{n}": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True, ahead=4 + n)
                     for n in range(1, 6)

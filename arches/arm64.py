@@ -33,6 +33,7 @@ from itertools import pairwise
 from typing import Literal
 
 from trampoline_dsl.target import (
+    IMAGE_BASE,
     STRAIGHT_ON,
     Access,
     Architecture,
@@ -353,6 +354,7 @@ _COFF_FIXUPS: Mapping[str, Fixup] = {
     "IMAGE_REL_ARM64_PAGEOFFSET_12L": Fixup(4, 0x003FFC00, in_place=True, scaled=True),
     "IMAGE_REL_ARM64_ADDR64": Fixup(8, WHOLE, in_place=True),
     "IMAGE_REL_ARM64_ADDR32": Fixup(4, 0xFFFFFFFF, in_place=True),
+    "IMAGE_REL_ARM64_ADDR32NB": Fixup(4, 0xFFFFFFFF, in_place=True, base=IMAGE_BASE),
     "IMAGE_REL_ARM64_BRANCH19": Fixup(4, 0x00FFFFE0, shift=2, pc_relative=True, in_place=True),
     "IMAGE_REL_ARM64_BRANCH14": Fixup(4, 0x0007FFE0, shift=2, pc_relative=True, in_place=True),
 }

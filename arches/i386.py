@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from trampoline_dsl.target import (
     GOT_SYMBOL,
+    IMAGE_BASE,
     Access,
     Assignment,
     Bank,
@@ -377,6 +378,7 @@ class I386(X86):
         self.fixups = MappingProxyType(
             {
                 "IMAGE_REL_I386_DIR32": Fixup(4, 0xFFFFFFFF, in_place=True),
+                "IMAGE_REL_I386_DIR32NB": Fixup(4, 0xFFFFFFFF, in_place=True, base=IMAGE_BASE),
                 "IMAGE_REL_I386_REL32": Fixup(4, 0xFFFFFFFF, pc_relative=True, in_place=True, ahead=4),
             }
         )

@@ -17,7 +17,7 @@ from .image import Image, Section, Symbol, names_of
 from .judge import Bench, Code
 from .landing import promised
 from .link import LinkError, got_entry, link
-from .target import TOC_SYMBOL, Architecture, Control, Insn, Relocation
+from .target import IMAGE_BASE, TOC_SYMBOL, Architecture, Control, Insn, Relocation
 from .world import STUB_SPACING, Build, Room, prepare
 
 _PAGE = 0x1000
@@ -143,7 +143,7 @@ class _Linker:
                 return address, address  # it is absolute
             code = self.codes.get(name)
             return (address if code is None else code) + self.distance, address + self.distance
-        own = {TOC_SYMBOL: self.build.symbols[TOC_SYMBOL], **self.build.for_linker}.get(name)
+        own = self.tables().get(name)
         if own is not None:
             return own, own
         declared = next((one for one in names_of(name) if one in self.build.symbols), None)
@@ -152,6 +152,11 @@ class _Linker:
         plan = self.build.plan
         place = self.missing.setdefault(name, plan.variables.end + 0x10_0000 + STUB_SPACING * len(self.missing))
         return place, place
+
+    def tables(self) -> dict[str, int]:
+        """Where what linkers define is."""
+        base = {IMAGE_BASE: self.build.plan.image[0].base} if self.build.plan.image else {}
+        return {**self.build.for_linker, TOC_SYMBOL: self.build.symbols[TOC_SYMBOL], **base}
 
     def entry(self, name: str) -> int:
         """The address of a symbol's entry in the global offset table."""
@@ -189,7 +194,7 @@ class _Linker:
         """The bytes of an object's section with its relocated fields filled."""
         fixups = self.architecture.fixups
         base = section.address + self.distance
-        symbols: dict[str, int] = {**self.build.for_linker, TOC_SYMBOL: self.build.symbols[TOC_SYMBOL]}
+        symbols = self.tables()
         branches: list[Relocation] = []
         others: list[Relocation] = []
         for index, relocation in enumerate(relocations):
@@ -428,7 +433,9 @@ class ForeignBench(Bench):
         """A field that could not be filled, of code that has run or of data that it has read."""
         ran = set(executed)
         for place, reason in self.inside.unlinked.items():
-            if place in self.unlinked_read or any(place - back in ran for back in range(_LONGEST)):
+            section = self.inside.section(place)
+            in_code = section is not None and section.executable
+            if place in self.unlinked_read or (in_code and any(place - back in ran for back in range(_LONGEST))):
                 return f"a relocation of {self.inside.image.name} is not known here: {reason}"
         return ""
 

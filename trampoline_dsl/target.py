@@ -715,6 +715,7 @@ class Extensions:
 
 TOC_SYMBOL = ".TOC."  # the linker's name for where a table of contents is, or what stands for one in `got`
 GOT_SYMBOL = "_GLOBAL_OFFSET_TABLE_"  # the linkers' name for where the global offset table is
+IMAGE_BASE = "__ImageBase"  # Microsoft's linker's name for where a PE file is loaded
 GP_SYMBOL = "_gp"  # the linker's name for what gp holds on MIPS
 BASE_SYMBOL = ".SB"  # what `Architecture.symbol_base` has to hold
 PLAIN_SYMBOL = re.compile(r"[A-Za-z_.][A-Za-z0-9_.]*")
