@@ -16,6 +16,7 @@ from .disassemble import data_text, disassemble_one, instruction_unit
 from .image import Image, ImageError, Symbol
 from .judge import Code
 from .link import LinkError, link
+from .pdata import Entries
 from .target import Control, Insn, Target
 from .unwind import Table, UnwindError
 
@@ -102,7 +103,7 @@ class _Function:
             unwinding=self._unwinding(),
         )
 
-    def _unwinding(self) -> Table | None:
+    def _unwinding(self) -> Table | Entries | None:
         if self.image.unwindings is None:
             return None
         try:

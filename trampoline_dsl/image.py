@@ -14,6 +14,7 @@ from dataclasses import field
 from functools import lru_cache
 from typing import Literal, Protocol
 
+from .pdata import Entries
 from .records import dataclass
 from .target import Relocation, Target
 from .targets import all_targets
@@ -77,7 +78,7 @@ class Lines(Protocol):
 class Unwindings(Protocol):
     """The unwind information of an image."""
 
-    def of(self, start: int, end: int) -> Table | None:
+    def of(self, start: int, end: int) -> Table | Entries | None:
         """What it says of the code from `start` to `end`; None if it says nothing. Raises UnwindError."""
         ...
 

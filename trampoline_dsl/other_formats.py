@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lief
 
 from .elf import DebugLines
 from .image import FIRST_ADDRESS, MOST_BYTES, Image, ImageError, Section, Symbol, targets_for
 from .link import explicit_addends
+from .pdata import Tables
 from .target import Relocation
 from .targets import find_target
 
@@ -129,6 +130,15 @@ class _Windows:
                 found[short] = _decompressed(self.content(index, size))
         return found
 
+    def unwindings(self, base: int, sections: Sequence[Section]) -> Tables | None:
+        """Windows' tables of functions, of the machines that have them in a form that is known."""
+        tables: dict[int, Literal["x64", "arm64"]] = {0x8664: "x64", 0xAA64: "arm64"}
+        if self.machine not in tables:
+            return None
+        pdata = [section.data for section in sections if section.name.startswith(".pdata")]
+        loaded = {section.address: section.data for section in sections if not section.executable}
+        return Tables(tables[self.machine], base, pdata, loaded)
+
     def symbols(self) -> dict[int, Symbol]:
         """By their number in the file's table, in which some entries are parts of others. LIEF 1.0 does not find names
         that are the end of longer ones."""
@@ -209,7 +219,26 @@ class _Coff(_Windows):
             relocations=tuple(relocations),
             addresses={"": 0, **defined},
             lines=self.lines(defined, by_number),
+            unwindings=self.unwindings(0, self.with_addresses(sections, relocations, defined)),
         )
+
+    def with_addresses(
+        self, sections: Sequence[Section], relocations: Sequence[Relocation], defined: Mapping[str, int]
+    ) -> list[Section]:
+        """Those of unwind information, with their fields filled in. PE Format, "Type Indicators": ADDR32NB counts from
+        where the image begins, here 0."""
+        found = []
+        for section in sections:
+            if not section.name.startswith((".pdata", ".xdata")):
+                continue
+            data = bytearray(section.data)
+            for one in relocations:
+                if section.address <= one.offset <= section.end - 4 and one.type.endswith("_ADDR32NB"):
+                    at = one.offset - section.address
+                    value = int.from_bytes(data[at : at + 4], "little") + defined.get(one.symbol, 0)
+                    data[at : at + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
+            found.append(replace(section, data=bytes(data)))
+        return found
 
     def sections(self) -> Iterator[Section]:
         place = FIRST_ADDRESS
@@ -292,6 +321,7 @@ class _Pe(_Windows):
             relocations=relocations,
             addresses={"": 0, **defined},
             lines=_debug_lines(self.architecture.word, self.debug_sections()),
+            unwindings=self.unwindings(self.base, sections),
         )
 
     def sections(self) -> Iterator[Section]:

@@ -365,6 +365,30 @@ def read_functions(pdata: bytes, machine: Machine, read: Callable[[int, int], by
     return tuple(made)
 
 
+class Tables:
+    """The tables of an image that is at `base`. `pdata`: the contents of sections of that name; `loaded`: those that
+    they lead to, by their addresses. They are read when they are asked for first."""
+
+    def __init__(self, machine: Machine, base: int, pdata: Sequence[bytes], loaded: Mapping[int, bytes]) -> None:
+        self.machine, self.base, self.pdata, self.loaded = machine, base, pdata, loaded
+        self._functions: list[Function] | None = None
+
+    def of(self, start: int, end: int) -> Entries | None:
+        """The entries of the code from `start` to `end`; None if there are none. Raises UnwindError."""
+        if self._functions is None:
+            tables = (read_functions(data, self.machine, self._read) for data in self.pdata)
+            self._functions = [moved(one, self.base) for table in tables for one in table]
+        found = tuple(moved(one, -start) for one in self._functions if one.begin < end and start < one.end)
+        return Entries(found) if found else None
+
+    def _read(self, address: int, size: int) -> bytes:
+        address += self.base
+        for start, data in self.loaded.items():
+            if start <= address and address + size <= start + len(data):
+                return data[address - start : address - start + size]
+        raise UnwindError(f"unwind information at {address:#x} lies outside of the file")
+
+
 def _read_x64(entry: bytes, read: Callable[[int, int], bytes], depth: int) -> Function:
     """ "struct RUNTIME_FUNCTION", "struct UNWIND_INFO", "struct UNWIND_CODE"."""
     begin, end, where = struct.unpack("<3I", entry)
@@ -543,4 +567,15 @@ def _lowered(size: int) -> list[Code]:
     return [Code(step=size)] if size <= 4080 else [Code(step=4080), Code(step=size - 4080)]
 
 
-__all__ = ["Code", "Context", "Entries", "Function", "find", "moved", "read_directives", "read_functions", "unwound"]
+__all__ = [
+    "Code",
+    "Context",
+    "Entries",
+    "Function",
+    "Tables",
+    "find",
+    "moved",
+    "read_directives",
+    "read_functions",
+    "unwound",
+]

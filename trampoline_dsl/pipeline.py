@@ -157,7 +157,7 @@ class Artifact:
             if isinstance(tables, WindowsUnwinding):
                 return seh.directives(described, architecture, tables, self.name, lambda: self.offsets)
             return cfi.directives(described, architecture)
-        except ValueError as error:
+        except seh.NotDescribed as error:
             return str(error)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:

@@ -23,6 +23,11 @@ from .target import Architecture, Register, WindowsUnwinding, spelled
 _LONGEST_PROLOGUE = 255  # bytes on amd64: "Size of prolog" is a byte
 _LONGEST_INSTRUCTION = 15  # bytes on amd64: SDM volume 2, 2.3.11
 
+
+class NotDescribed(Exception):
+    """A frame that Windows' tables cannot describe: why not."""
+
+
 MOVES = "its stack pointer moves in its body, and Windows' tables have no words for that"
 CROSSES = "a jump in it would be taken for the way out: what Windows' tables say of it has several parts"
 
@@ -35,7 +40,7 @@ def directives(
     offsets: Callable[[], Sequence[int]],
 ) -> tuple[tuple[str, ...], ...]:
     """For each of a function's instructions the directives before it, between `.seh_proc` and `.seh_endproc`. `name`:
-    its symbol; `offsets`: where its instructions begin, in bytes. Raises ValueError with the reason why the tables
+    its symbol; `offsets`: where its instructions begin, in bytes. Raises NotDescribed with the reason why the tables
     cannot describe it."""
     made = _Function(function, architecture, described, name, offsets)
     if described.no_code:
@@ -98,7 +103,7 @@ class _Function:
             if register in written or register in loaded or in_memory:
                 self.changed.append(register)
                 if -(-kept.bit_length() // 8) > described.saved_bytes(register, kept):
-                    raise ValueError(f"Windows' tables have no place for all of {register.name}")
+                    raise NotDescribed(f"Windows' tables have no place for all of {register.name}")
 
     # -------------------------------------------------------------------------------------------- what holds at a place
 
@@ -108,13 +113,13 @@ class _Function:
         return row
 
     def _depth(self, index: int) -> int:
-        """Bytes from the stack pointer up to the CFA. Raises ValueError."""
+        """Bytes from the stack pointer up to the CFA. Raises NotDescribed."""
         row, rules = self._row(index)
         pc = rules.get(self.described.return_column)
         # Where a call pushes the return address, a walk finds it next to the CFA and nowhere else.
         elsewhere = pc is not None and (pc.kind != "offset" or self.start.depth > 0)
         if row.register != self.described.sp or row.expression.code or elsewhere:
-            raise ValueError(MOVES)
+            raise NotDescribed(MOVES)
         return row.offset
 
     def _cell(self, index: int, register: Register) -> int | None:
@@ -124,7 +129,7 @@ class _Function:
         if rule is None:
             return None
         if rule.kind != "offset":
-            raise ValueError(f"what {register.name} was is in no place that Windows' tables can name")
+            raise NotDescribed(f"what {register.name} was is in no place that Windows' tables can name")
         return rule.offset
 
     def _holds(self, claim: _Claim, index: int) -> bool:
@@ -188,7 +193,7 @@ class _Function:
     def _directive(self, position: int, step: int, saves: Saves) -> str:
         made = self.described.directive(step, saves)
         if made is None:
-            raise ValueError(f"no code of Windows' tables stands for `{self.code[self.places[position]].text}`")
+            raise NotDescribed(f"no code of Windows' tables stands for `{self.code[self.places[position]].text}`")
         return made
 
     def _say(self, position: int, *lines: str) -> None:
@@ -207,7 +212,7 @@ class _Function:
             if insn.transfer == "jump" and insn.target in self.labels:
                 target = next((place for place in self.places if place > self.labels[insn.target]), None)
                 if target is None or inside[target] != inside[index]:
-                    raise ValueError(CROSSES)
+                    raise NotDescribed(CROSSES)
 
     def _describe_part(self, start: int) -> int:
         """One entry of the table, which begins at the position `start`; where it ends."""
@@ -217,7 +222,7 @@ class _Function:
             self._say(start, *reversed(brackets(self.name)))
         if claim.depth != self.start.depth:
             if claim.depth < self.start.depth:
-                raise ValueError("the return address is off the stack already")
+                raise NotDescribed("the return address is off the stack already")
             self._say(start, self._directive(start, claim.depth - self.start.depth, []))
         for register, offset in claim.saved.items():
             self._say(start, self._directive(start, 0, [(register, offset + claim.depth)]))
@@ -235,7 +240,7 @@ class _Function:
             elif self._holds(claim, self.places[position]):
                 position += 1
             elif position == start:
-                raise ValueError("Windows' tables have no words for its frame")
+                raise NotDescribed("Windows' tables have no words for its frame")
             else:
                 return position
         return position
@@ -311,7 +316,7 @@ class _Function:
             undone = self._undone(index, self.places[position + 1])
             self._say(position + 1, self._directive(position, *undone) if any(undone) else self.described.no_code)
             position += 1
-        raise ValueError(MOVES)
+        raise NotDescribed(MOVES)
 
     def _undone(self, index: int, following: int) -> Step:
         """By how much an instruction raises the stack pointer, and the registers that it loads back."""
@@ -324,4 +329,4 @@ class _Function:
         return depth - self._depth(following), loads
 
 
-__all__ = ["brackets", "directives"]
+__all__ = ["NotDescribed", "brackets", "directives"]

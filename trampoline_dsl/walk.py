@@ -118,12 +118,15 @@ class Walker(Watcher):
         """By Windows' tables of functions. Without an entry, a function has no frame."""
         if code.name not in self.functions:
             said = code.unwinding
+            if isinstance(said, unwind.Table):
+                raise unwind.UnwindError(said.unsaid)
             if not isinstance(said, pdata.Entries):
-                assert isinstance(said, tuple)
+                assert said is not None
                 size = len(code.code)
                 said = pdata.read_directives(said, size, numbers.tables, numbers.names) if said else pdata.Entries(())
             start = self.run.executed[-1] - offset
             self.functions[code.name] = tuple(pdata.moved(entry, start) for entry in said.functions)
+        self.live = not isinstance(code.unwinding, pdata.Entries)
         pc = self.run.executed[-1]
         context = pdata.Context(pc, self._register, self._read)
         caller = pdata.unwound(pdata.find(self.functions[code.name], pc), context, numbers.tables)

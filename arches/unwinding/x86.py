@@ -13,7 +13,7 @@ from . import ByText, number
 
 _I386 = {"eax": 0, "ecx": 1, "edx": 2, "ebx": 3, "esp": 4, "ebp": 5, "esi": 6, "edi": 7}
 _AMD64 = {"rax": 0, "rdx": 1, "rcx": 2, "rbx": 3, "rsi": 4, "rdi": 5, "rbp": 6, "rsp": 7}
-_PLACE = r"(?:\w+ ptr )?\[(\w+)(?:([+-]\w+))?\]"
+_PLACE = r"(?:\w+ ptr )?\[(\w+)(?:([+-]\d\w*))?\]"
 
 
 class X86Unwinding(ByText):
