@@ -546,13 +546,19 @@ class X86(Architecture):
         )
 
     def call(self, symbol: str, callee: Convention) -> Code:
-        yield self.relative("call", 0xE8, symbol, "call")
+        call = self.relative("call", 0xE8, symbol, "call")
+        yield replace(call, reads=call.reads | self.taken(callee))
 
     def tail_call(self, symbol: str, callee: Convention) -> Code:
         yield self.relative("jmp", 0xE9, symbol, "jump")
 
     def call_register(self, address: Register, callee: Convention) -> Code:
-        yield Insn(f"call {address}", frozenset({address, self.sp}), memory="both", transfer="call")
+        reads = frozenset({address, self.sp}) | self.taken(callee)
+        yield Insn(f"call {address}", reads, memory="both", transfer="call")
+
+    def taken(self, callee: Convention) -> frozenset[Register]:
+        """The registers that a callee may find arguments in, on 386, where loads before a call may be left out."""
+        return frozenset(callee.integer_arguments) if self.word == 4 else frozenset()
 
     def jump_register(self, address: Register, callee: Convention) -> Code:
         yield Insn(f"jmp {address}", frozenset({address}), transfer="jump")
