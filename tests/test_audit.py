@@ -124,7 +124,7 @@ def test_our_own_objects_hold_with_a_body(target: Target) -> None:
 # Without a body nobody knows that these never return, or write where pointers in memory lead; or they call what a
 # parameter without a check points to.
 NEED_A_BODY = {"sigreturn", "cgocallback", "cgocallback_go1.21", "my_write", "write_barrier", "runtime.sigfwd"}
-NEED_A_BODY |= {"callbackasm", "runtime.sigresume", "runtime.firstcontinuetramp"}
+NEED_A_BODY |= {"callbackasm", "runtime.sigresume", "runtime.firstcontinuetramp", "__restore_rt"}
 
 
 def bodiless(program: Compiled) -> Compiled:
