@@ -1,0 +1,103 @@
+"""Assembly that people write, audited on every target: what is right holds, and each mistake is found for what it is.
+
+The functions are in hand/right.py, the mistakes in hand/wrong.py, what they have to keep to in hand/contracts.tramp."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hand.right import RIGHT, text_of
+from hand.wrong import MISTAKES, Mistake, lines_of
+from tools import need
+
+from trampoline_dsl.audit import audit
+from trampoline_dsl.binary import read_image
+from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.image import Image, find_symbol
+from trampoline_dsl.pipeline import Compiled, compile_module
+from trampoline_dsl.resolve import load_module
+from trampoline_dsl.targets import find_target
+from trampoline_dsl.verify import Verdict
+
+HAND = Path(__file__).parent / "hand"
+
+
+@cache
+def contracts(target: str, file: str, checked: bool = True) -> Compiled:
+    """A file's declarations for a target, with its checks or without."""
+    text = (HAND / file).read_text("utf-8")
+    source = Source(file, text if checked else text[: text.index("\ncheck ")])
+    return compile_module(load_module(source), find_target(target))
+
+
+def assembled(target: str, functions: dict[str, str]) -> Image:
+    command = find_target(target).architecture.gnu_as
+    need(command[0])
+    with tempfile.TemporaryDirectory(prefix="hand-") as folder:
+        made = Path(folder, "hand.o")
+        written = text_of(target, functions).encode()
+        done = subprocess.run([*command, "-o", str(made), "-"], input=written, capture_output=True, timeout=60)
+        assert not done.returncode, done.stderr.decode()
+        return read_image(made.read_bytes(), made.name)
+
+
+@cache
+def right(target: str) -> Image:
+    return assembled(target, RIGHT[target])
+
+
+@cache
+def wrong(target: str) -> Image:
+    """All mistakes of a target in one object, each in a function of its own."""
+    return assembled(target, {name: "\n".join(lines) for name, lines in mistaken(target).items()})
+
+
+def mistaken(target: str) -> dict[str, list[str]]:
+    return {
+        f"{mistake.function}_{number}": mistake.edit(lines_of(RIGHT[target][mistake.function]))
+        for number, mistake in enumerate(MISTAKES[target])
+    }
+
+
+def judged(target: str, image: Image, function: str, symbol: str, program: Compiled) -> Verdict:
+    [verdict] = audit(image, {function: find_symbol(image, symbol)}, program, runs=4)
+    return verdict
+
+
+def states(verdict: Verdict) -> dict[str, str]:
+    return {name: f"{finding.state}: {finding.reason}" for name, finding in verdict.obligations.items()}
+
+
+@pytest.mark.parametrize("file", ["contracts.tramp", "bodies.tramp"])
+@pytest.mark.parametrize("target", RIGHT)
+def test_right_ones_hold(target: str, file: str) -> None:
+    for function in RIGHT[target]:
+        verdict = judged(target, right(target), function, function, contracts(target, file))
+        assert not verdict.violations
+        applies = {name for name, finding in verdict.obligations.items() if finding.state != "not applicable"}
+        assert all(verdict.obligations[name].state == "held" for name in applies), states(verdict)
+        assert {"preserve", "sp", "args", "below", "bounds", "writes", "reads", "flow"} <= applies
+        assert ("effect" in applies) == (file == "bodies.tramp")
+
+
+@pytest.mark.parametrize(
+    ("target", "number", "mistake"),
+    [
+        pytest.param(target, number, mistake, id=f"{target}-{mistake.function}: {mistake.kind}")
+        for target, mistakes in MISTAKES.items()
+        for number, mistake in enumerate(mistakes)
+    ],
+)
+def test_each_mistake_is_found(target: str, number: int, mistake: Mistake) -> None:
+    program = contracts(target, "contracts.tramp", mistake.checked)
+    verdict = judged(target, wrong(target), mistake.function, f"{mistake.function}_{number}", program)
+    found = [(v.obligation, v.register, v.message) for v in verdict.violations]
+    if mistake.obligation:
+        assert any(o == mistake.obligation and mistake.register in (r, "") for o, r, _ in found), found
+    else:
+        assert not found
+        assert not any(finding.state == "not run" for finding in verdict.obligations.values()), states(verdict)
