@@ -4,10 +4,11 @@ How a fenced block says what it is:
 
 * `console`: lines that begin with `$ ` are run, the rest is their output. A line `...` stands for any lines.
   `trampoline` is run from a folder with `examples` and the named files in it, `make demo` as its recipe says,
-  `python benchmarks/NAME.py` as it is, and `echo $?` prints the last status.
+  `python benchmarks/NAME.py` and GNU as as they are, and `echo $?` prints the last status.
 * `tramp`: a whole file, compiled for every target. `tramp NAME.tramp` is also there for `console` blocks.
   `tramp fragment` is completed by the comment `<!-- complete ... -->` before it, in which `@@` stands for the fragment.
   `tramp wrong` does not compile; a `diagnostic` block behind it has what is said.
+* `asm NAME.s`: a file that is there for `console` blocks.
 * `python`: executed, one document's blocks after each other; with `>>>`, as a doctest.
 * `text`, `sh`, `json`: shown only.
 """
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools import need
 
 from trampoline_dsl.diagnostics import InputError, Source
 from trampoline_dsl.pipeline import compile_source
@@ -39,7 +41,7 @@ from trampoline_dsl.targets import default_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-KINDS = {"console", "tramp", "diagnostic", "python", "text", "sh", "json"}
+KINDS = {"console", "tramp", "asm", "diagnostic", "python", "text", "sh", "json"}
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 COMPLETE = re.compile(r"<!-- complete\n(?P<text>(?:(?!-->).)*)-->\s*\Z", re.DOTALL)
 EXAMPLE = "example.tramp"
@@ -61,7 +63,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        return next((word for word in self.words if word.endswith(".tramp")), None)
+        return next((word for word in self.words if word.endswith((".tramp", ".s"))), None)
 
     @property
     def source(self) -> str:
@@ -135,14 +137,16 @@ def run_commands(block: Block) -> Iterator[tuple[str, list[str], list[str]]]:
         else:
             words = shlex.split(_recipe(line.removeprefix("make ")) if line.startswith("make ") else line)
             if words[0] == "trampoline":
-                program = ["-m", "trampoline_dsl"]
+                program = [sys.executable, "-m", "trampoline_dsl"]
+            elif words[0].endswith("-linux-gnu-as"):
+                program = [need(words[0])]
             else:
                 assert words[0] == "python", f"{block}: {line}"
                 assert words[1].startswith("benchmarks/"), f"{block}: {line}"
-                program = [str(ROOT / words.pop(1))]
+                program = [sys.executable, str(ROOT / words.pop(1))]
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
             done = subprocess.run(
-                [sys.executable, *program, *words[1:]],
+                [*program, *words[1:]],
                 cwd=folder(block.document),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

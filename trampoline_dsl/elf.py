@@ -636,15 +636,21 @@ class CallFrames:
     def __init__(self, word: int, little: bool, load: Callable[[], Mapping[str, tuple[int, bytes]]]) -> None:
         self.word, self.little, self.load = word, little, load
         self._descriptions: list[Description] | None = None
+        self._trouble = ""
 
     def of(self, start: int, end: int) -> Table | None:
         """What is said of the code from `start` to `end`; None if nothing is. Raises UnwindError."""
         if self._descriptions is None:
+            self._descriptions = []
             try:
-                self._descriptions = list(self._read())
+                for description in self._read():
+                    self._descriptions.append(description)
             except Exception as error:  # whatever pyelftools raises on what it does not understand
-                raise UnwindError(f"the unwind information cannot be read: {error}") from error
-        return table_of(self._descriptions, start, end)
+                self._trouble = f"the unwind information cannot be read: {error}"
+        found = table_of(self._descriptions, start, end)
+        if found is None and self._trouble:  # it may be in what comes behind
+            raise UnwindError(self._trouble)
+        return found
 
     def __getstate__(self) -> tuple[int, bool, Callable[[], Mapping[str, tuple[int, bytes]]]]:
         return self.word, self.little, self.load

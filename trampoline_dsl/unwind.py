@@ -52,6 +52,11 @@ class Table:
     frames: tuple[Frame | None, ...]
     unsaid: str = "there is no unwind information for this instruction"
 
+    @property
+    def unread(self) -> str:
+        """Why there is not one frame."""
+        return self.unsaid if not any(self.frames) else ""
+
     def at(self, offset: int) -> Frame:
         """What holds at an offset. Raises UnwindError where nothing is said."""
         index = bisect_right(self.starts, offset) - 1

@@ -21,6 +21,7 @@ from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
 from .target import Architecture, Insn, Register, Target
+from .unwind import Table
 from .walk import Walker
 from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
@@ -242,6 +243,11 @@ class Session:
         """Why nobody relies on landing pads, if so."""
         return "" if self.bench.protection is not None else "the target is not built with control-flow protection"
 
+    def unread(self, name: str) -> str:
+        """Why the unwind information of a function cannot be followed, if so."""
+        said = self.codes[name].unwinding
+        return said.unread if isinstance(said, Table) else ""
+
     def problem(self, visited: Iterable[int]) -> str:
         """Why runs that executed these instructions do not show what they should; empty if they do."""
         return ""
@@ -263,7 +269,8 @@ class Session:
             if plain.violations:
                 record.violate(self._caused(plain, function, scenario, world, trace, 2 * number))
                 continue
-            if news and self.codes[function.name].unwinding is not None:
+            walkable = self.codes[function.name].unwinding is not None and not self.unread(function.name)
+            if news and walkable:
                 record.violate(self.walked(function, scenario, world, trace, 2 * number))
             if 2 * number + 1 >= runs:
                 continue
@@ -578,6 +585,8 @@ class _Record:
 
     def _blind(self, obligation: str) -> str:
         """Why the engine cannot see what an obligation is about."""
+        if obligation == "unwind":
+            return self.session.unread(self.function.name)
         if obligation != "preserve":
             return ""
         machine = self.session.bench.machine

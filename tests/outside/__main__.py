@@ -21,11 +21,12 @@ PARTS = {
     "c": "into C: linked in each way by the cross gcc, between hostile assembly, from objects of GNU as and of clang",
     "go": "into Go itself: its own tests, and others, with functions of its runtime replaced",
     "windows": "Go's own Windows tests under wine, with callbacks and exception handlers replaced",
+    "audit": "the judge over functions of an unchanged Go's runtime, in what its linker made",
 }
 
 
 # What is shown in one table.
-TABLES = (("assembler", "c"), ("go",), ("windows",))
+TABLES = (("assembler", "c"), ("go",), ("windows",), ("audit",))
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 PLACE = re.compile(r"(?<=<!-- make outside -->\n).*?(?=<!-- end -->)", re.DOTALL)

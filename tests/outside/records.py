@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["held", "failed", "not applicable"]
+# "found": what the judge says of code that is not ours; the README says the same.
+State = Literal["held", "found", "failed", "not applicable"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def matrix(cells: Sequence[Cell]) -> str:
 def shown(cell: Cell) -> str:
     """What is in the table for a cell."""
     first = cell.text.splitlines()[0] if cell.text else ""
-    return {"held": first or "held", "failed": f"**failed**: {first}"}.get(cell.state, "–")
+    return {"held": first or "held", "found": first, "failed": f"**failed**: {first}"}.get(cell.state, "–")
 
 
 def in_matrix(text: str) -> dict[tuple[str, str], str]:
