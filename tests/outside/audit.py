@@ -137,9 +137,9 @@ def said(verdict: Verdict) -> str:
     """What is in the table: the obligations that are violated, and what did not run."""
     violated = [name for name, finding in verdict.obligations.items() if finding.state == "violated"]
     text = "violates " + ", ".join(violated) if violated else ""
-    rest = {f.reason for f in verdict.obligations.values() if f.state == "not run"}
+    rest = [name for name, finding in verdict.obligations.items() if finding.state == "not run"]
     if verdict.paths_run < verdict.paths_total:
         text += f"{'; ' if text else ''}{verdict.paths_run} of {verdict.paths_total} paths"
     elif rest:
-        text += f"{'; ' if text else ''}not run: {min(rest)}"
+        text += f"{'; ' if text else ''}not run: {', '.join(rest)}"
     return text or "held"
