@@ -10,7 +10,10 @@ import pytest
 from broken import Change, both, change, code_from, drop, found, insert, written
 from switches import SOURCE, SWITCHES
 
+from trampoline_dsl.audit import audit
+from trampoline_dsl.binary import read_raw
 from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.image import find_symbol
 from trampoline_dsl.pipeline import Compiled, compile_module
 from trampoline_dsl.resolve import load_module
 from trampoline_dsl.target import Insn
@@ -218,3 +221,44 @@ def test_checks_set_the_other_parameters() -> None:
     text = text.replace("twice = 1 }", "twice = 12345 }")
     [verdict] = verify(compile_module(load_module(Source("jump.tramp", text)), find_target("linux/amd64")))
     found(verdict, "effect", "rax")
+
+
+CONTRACT = """
+struct context { words: uptr[96] }
+struct fiber { context: ptr }
+
+trampoline jump(from: ptr<fiber>, to: ptr, value: iptr) -> iptr using c
+    suspends from.context resumes to giving value
+trampoline swap(from: ptr<context>, to: ptr<context>) using c suspends from resumes to
+"""
+
+
+def audited(target: str, name: str, changes: Change = list) -> Verdict:
+    """The verdict on the bytes of a switch, of which nothing is known but its declaration."""
+    made = code_from(program(target)[name], changes(instructions(target, name)), 0)
+    assert not made.relocations
+    image = read_raw(made.code, f"{name}.bin", find_target(target))
+    contract = compile_module(load_module(Source("contract.tramp", CONTRACT)), find_target(target))
+    [verdict] = audit(image, {name: find_symbol(image, name)}, contract, runs=4)
+    return verdict
+
+
+@pytest.mark.parametrize("name", ["jump", "swap"])
+@pytest.mark.parametrize("target", SWITCHES)
+def test_right_bytes_hold_by_their_declaration(target: str, name: str) -> None:
+    verdict = audited(target, name)
+    assert verdict.good, (str(verdict), verdict.violations, verdict.obligations)
+
+
+AUDITED = [case for case in WRONG if case[0] in ("linux/amd64", "linux/s390x") and case[1] in ("jump", "swap")]
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "changes", "obligation", "register"),
+    [(case[0], case[1], *case[3:]) for case in AUDITED],
+    ids=["-".join(case[:3]).replace(" ", "_") for case in AUDITED],
+)
+def test_wrong_bytes_are_found_by_their_declaration(
+    target: str, name: str, changes: Change, obligation: str, register: str | None
+) -> None:
+    found(audited(target, name, changes), obligation, register)
