@@ -189,3 +189,29 @@ def test_lines_of_debug_information() -> None:
     [found] = judged("amd64", body).violations
     assert found.source == "hand.s:7"
     assert found.instruction == "mov rbx, rdi"
+
+
+SWITCHING = """
+struct context { top: uptr }
+extern helper() using c
+trampoline f(c: ptr<context>) using c CLAUSE
+check f { new x: context  stack other  given { c = x  x.top = other.top } }
+"""
+SWITCHES = "push rbp\nmov rbp, rsp\nmov rsp, [rdi]\ncall helper\nmov rsp, rbp\npop rbp\nret"
+
+
+@pytest.mark.parametrize(
+    ("clause", "behind", "obligation"),
+    [
+        ("switches", "", ""),
+        ("", "", "bounds"),
+        ("switches", "add rsp, 16", "bounds"),
+        ("switches", "sub rsp, 8", "align"),
+        ("switches", "mov qword ptr [rsp + 8], 1", "writes"),
+    ],
+)
+def test_moves_to_another_stack(clause: str, behind: str, obligation: str) -> None:
+    body = SWITCHES.replace("mov rsp, [rdi]", f"mov rsp, [rdi]\n{behind}")
+    verdict = judged("amd64", body, SWITCHING.replace("CLAUSE", clause))
+    assert {v.obligation for v in verdict.violations} == ({obligation} if obligation else set())
+    assert verdict.good == (not obligation)

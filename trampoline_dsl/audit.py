@@ -248,6 +248,8 @@ def _advised(violation: Violation, function: ir.Function) -> Violation:
             advice = "lower the stack pointer before anything is stored there"
         case "sp" if message.startswith(("returns to", "returns with")):
             advice = "raise the stack pointer by as many bytes as it was lowered, and pop what was pushed"
+        case "bounds" if function.contract is not None and not function.contract.switches:
+            advice = "if it is to move to a stack of its check, say so: `switches` behind its declaration"
         case "writes" if "its declaration" in message:
             advice = f"if that is meant, say so: `writes NAME` behind the declaration of {function.name}"
     return replace(violation, advice=advice) if advice else violation
