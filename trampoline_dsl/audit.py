@@ -142,7 +142,7 @@ class ForeignSession(Session):
     ) -> Trace:
         """What the source does in a world, with frames as they have been seen. Raises Trouble."""
         build = replace(self.build, slots=slots)
-        oracle = Oracle(build, world, frames, scenario, self.anonymous, self.asm, switched)
+        oracle = Oracle(build, world, frames, scenario, self.anonymous, self.asm, switched, self.foreign)
         try:
             return oracle.run(function, return_place(self.build, 0))
         except KeyError as error:

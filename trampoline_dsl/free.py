@@ -89,8 +89,8 @@ class Free(Witness):
                 self._may_write(function, made.arguments)
         if made is not None:
             self.events.append(made)
-            if made.kind == "call":
-                activation = run.activations[-1]
+            activation = run.activations[-1]
+            if made.kind == "call" and run.machine.sp != activation.sp:
                 self.calls.append(Seen(activation.function.name, activation.cfa, made))
         return made
 
@@ -119,7 +119,9 @@ class Free(Witness):
         if run.bench.enters_through_pointer(run.executed):
             callee = ir.Constant(run.build.pointers[signature.name], _word(run), signature.span)
         found = run._return_address(convention, sp)
-        jumped = found == activation.return_address and not run.bench.is_code(found)
+        left = run._leads_home(found, activation)
+        # What a callee that the judge plays is entered by makes no difference: it returns, and then the trampoline has.
+        jumped = left and signature.name in self.build.program.functions
         node: ir.Call | ir.TailCall
         if jumped:
             node = ir.TailCall(callee, (), convention, signature.span)

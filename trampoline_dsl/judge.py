@@ -196,6 +196,9 @@ class Arrival:
     return_address: int
     number: int
     jumped: bool
+    left: bool = (
+        False  # the trampoline's frame is gone: it has jumped, or code from elsewhere does so where its source calls
+    )
 
 
 class Watcher:
@@ -1270,7 +1273,9 @@ class Execute:
         pushed = self.word if convention.return_address is None else 0
         cfa = sp + pushed
         jumped = event.kind == "jump"
-        if jumped:
+        return_address = self._return_address(convention, sp)
+        left = jumped or (self.bench.foreign and self._leads_home(return_address, activation))
+        if left:
             self._check_left(activation, sp, convention)
         else:
             if cfa != event.sp and not self.bench.foreign:
@@ -1292,8 +1297,7 @@ class Execute:
                 expected=cfa // convention.alignment * convention.alignment,
                 found=cfa,
             )
-        return_address = self._return_address(convention, sp)
-        self._check_return_address(name, return_address, activation, jumped)
+        self._check_return_address(name, return_address, activation, left)
         self._check_arguments(name, signature, event, cfa)
         self._check_stacks(f"calls {name}", convention, ())
         if convention.thread is not None:
@@ -1302,7 +1306,11 @@ class Execute:
         self._compare_memory(event)
         self._compare_pinned(name, event)
         self.calls += 1
-        return Arrival(name, signature, event, cfa, return_address, self.calls, jumped)
+        return Arrival(name, signature, event, cfa, return_address, self.calls, jumped, left)
+
+    def _leads_home(self, return_address: int, activation: Activation) -> bool:
+        """Whether it is the one that the trampoline was given, so that what is called returns to its caller."""
+        return return_address == activation.return_address and not self.bench.is_code(return_address)
 
     def _compare_pinned(self, name: str, event: Event) -> None:
         for place, data in event.pinned.items():
@@ -1745,7 +1753,7 @@ class Execute:
         if convention.toc_slot is not None:
             keep.append(cfa + convention.toc_slot)
         saved = [(place, machine.read(place, self.word)) for place in keep]
-        top = self._frame_top(arrival.event, activation, cfa) if not arrival.jumped else cfa + stack_bytes
+        top = self._frame_top(arrival.event, activation, cfa) if not arrival.left else cfa + stack_bytes
         for start, end in owned:
             end = min(end, max(top, start))
             if end > start and self.spare != "area":
