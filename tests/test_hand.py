@@ -10,13 +10,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hand.ready import READY
 from hand.right import RIGHT, text_of
 from hand.wrong import MISTAKES, Mistake, lines_of
 from tools import need
 
+from trampoline_dsl import compile_text
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import read_image
-from trampoline_dsl.diagnostics import Source
+from trampoline_dsl.diagnostics import Source, read_source
 from trampoline_dsl.image import Image, find_symbol
 from trampoline_dsl.pipeline import Compiled, compile_module
 from trampoline_dsl.resolve import load_module
@@ -24,6 +26,7 @@ from trampoline_dsl.targets import find_target
 from trampoline_dsl.verify import Verdict
 
 HAND = Path(__file__).parent / "hand"
+CONTRACTS = Path(__file__).parent.parent / "examples" / "contracts"
 
 
 @cache
@@ -101,3 +104,56 @@ def test_each_mistake_is_found(target: str, number: int, mistake: Mistake) -> No
     else:
         assert not found
         assert not any(finding.state == "not run" for finding in verdict.obligations.values()), states(verdict)
+
+
+@cache
+def ready_contracts(target: str, file: str) -> Compiled:
+    source = read_source(CONTRACTS / f"{file}.tramp")
+    return compile_module(load_module(source), find_target(target))
+
+
+@cache
+def ready_image(target: str) -> Image:
+    """What is written for the ready contracts, and each mistake in it, in one object."""
+    functions = {}
+    for number, ready in enumerate(READY):
+        if ready.target == target:
+            functions[f"ready_{number}"] = ready.text
+            for mistake, (edit, _, _) in enumerate(ready.mistakes):
+                functions[f"ready_{number}_{mistake}"] = "\n".join(edit(lines_of(ready.text)))
+    return assembled(target, functions)
+
+
+def judged_by_contract(number: int, symbol: str) -> Verdict:
+    ready = READY[number]
+    file, _, trampoline = ready.contract.partition(":")
+    return judged(ready.target, ready_image(ready.target), trampoline, symbol, ready_contracts(ready.target, file))
+
+
+@pytest.mark.parametrize("number", range(len(READY)), ids=[f"{r.target}-{r.contract}" for r in READY])
+def test_ready_contracts_hold_and_find(number: int) -> None:
+    verdict = judged_by_contract(number, f"ready_{number}")
+    assert not verdict.violations
+    assert not any(finding.state == "not run" for finding in verdict.obligations.values()), states(verdict)
+    for mistake, (_, obligation, register) in enumerate(READY[number].mistakes):
+        found = judged_by_contract(number, f"ready_{number}_{mistake}").violations
+        told = [(v.obligation, v.register, v.message) for v in found]
+        assert any(o == obligation and register in (r, "") for o, r, _ in told), (mistake, told)
+
+
+LEAVES = """
+extern go_enter() using go0
+extern pops(a: uptr) using stdcall
+trampoline bridge() using c
+trampoline thunk(a: uptr) using c
+"""
+
+
+def test_what_is_jumped_to_has_to_keep_as_much() -> None:
+    """It returns to the caller, who relies on what the trampoline's convention says."""
+    image = assembled("linux/386", {"bridge": "jmp go_enter", "thunk": "jmp pops"})
+    program = compile_text(LEAVES, "linux/386")
+    lost = judged("linux/386", image, "bridge", "bridge", program).violations
+    assert {v.register for v in lost if v.obligation == "preserve"} >= {"ebx", "ebp", "esi", "edi"}
+    popped = judged("linux/386", image, "thunk", "thunk", program).violations
+    assert [v.obligation for v in popped] == ["sp"]
