@@ -13,6 +13,7 @@ import pytest
 from hand.ready import READY
 from hand.right import RIGHT, text_of
 from hand.wrong import MISTAKES, Mistake, lines_of
+from switches import SWITCHES
 from tools import need
 
 from trampoline_dsl import compile_text
@@ -157,3 +158,26 @@ def test_what_is_jumped_to_has_to_keep_as_much() -> None:
     assert {v.register for v in lost if v.obligation == "preserve"} >= {"ebx", "ebp", "esi", "edi"}
     popped = judged("linux/386", image, "thunk", "thunk", program).violations
     assert [v.obligation for v in popped] == ["sp"]
+
+
+NAMES = {"swap": "swap_context", "jump": "jump_fcontext", "set": "set_jump", "long": "long_jump"}
+RETURNS = {"arm": "bx lr", "arm64": "ret", "mips": "jr $ra", "ppc64": "blr", "s390x": "br %r14"}
+
+
+@cache
+def switches(target: str) -> Image:
+    """The context switches of switches.py as an object, under the names of the ready contracts."""
+    back = RETURNS.get(find_target(target).architecture.family, "ret")
+    functions = {}
+    for name, text in SWITCHES[target].items():
+        lines = [line.removeprefix("SLOT ") for line in lines_of(text)]
+        functions[NAMES[name]] = "\n".join(line.removeprefix("RETURN").strip() or back for line in lines)
+    return assembled(target, functions)
+
+
+@pytest.mark.parametrize("target", SWITCHES)
+def test_context_switches_hold_by_the_ready_contracts(target: str) -> None:
+    symbols = {NAMES[one]: find_symbol(switches(target), NAMES[one]) for one in SWITCHES[target]}
+    for verdict in audit(switches(target), symbols, ready_contracts(target, "switches"), runs=4):
+        assert not verdict.violations
+        assert not any(finding.state == "not run" for finding in verdict.obligations.values()), states(verdict)
