@@ -9,9 +9,9 @@ After DWARF 5, 6.4; the directives are those of GNU as and LLVM. `.cfi_escape` c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal, NamedTuple
 
 from .target import Architecture, Convention, Insn, Motion, Register, Unwinding, of_thread
@@ -359,7 +359,7 @@ class Follower:
     def _step(self, index: int, state: State) -> None:
         insn = self.code[index]
         motions = self.motions[index]
-        if not motions and not insn.writes and not insn.popped:
+        if not motions and not insn.writes and not insn.popped and insn.transfer != "call":
             return
         registers = state.registers
         sp = registers[self.sp]
@@ -396,6 +396,8 @@ class Follower:
             if value.symbol in wanted:
                 state.memory.setdefault(place.symbol, {})[place.offset] = (value, size)
                 self._touch(value.symbol)
+        if insn.transfer == "call":
+            self._called(index, state)
         if insn.popped:
             registers[self.sp] = registers[self.sp].moved(insn.popped)
             self.dirty = True
@@ -406,6 +408,14 @@ class Follower:
         self.dirty = True
         if self.changed is not None:
             self.changed.update(symbols)
+
+    def _called(self, index: int, state: State) -> None:
+        """A callee may overwrite what is in registers, but for what its caller's caller wants back there."""
+        for register, value in state.registers.items():
+            moved = value.symbol is not register and register is not self.sp
+            if moved and value.symbol in self.wanted:
+                state.registers[register] = Value((index, register))
+                self._touch(value.symbol)
 
     def _sum(self, state: State, motion: Motion) -> Value | None:
         if motion.base is None:
@@ -526,11 +536,12 @@ class Follower:
         described = self.described
         sp = state.registers[self.sp]
         caller = state.callers.get(sp.symbol)
-        if caller is None:
+        way = self._way_to(state, caller.cfa, sp) if caller is not None else None
+        if caller is None or way is None:
             # The stack is another one, whose caller nobody knows: a walk ends here.
             return Row(described.sp, 0, NO_EXPRESSION, {described.return_column: Rule("undefined")})
         cfa, bias = caller.cfa, described.bias
-        register, offset, expression = self._way_to(state, cfa, sp)
+        register, offset, expression = way
         places = _Places(state, cfa, sp, self)
         plain = caller if caller.keeps and not places.elsewhere else None
         changed = self.changed if last is not None and plain is not None and plain is self.plain else None
@@ -571,8 +582,8 @@ class Follower:
             return _SAME
         return _offset(-self.word - self.described.bias)
 
-    def _way_to(self, state: State, wanted: Value, sp: Value) -> tuple[int, int, Expression]:
-        """A value as register and offset, or as an expression."""
+    def _way_to(self, state: State, wanted: Value, sp: Value) -> tuple[int, int, Expression] | None:
+        """A value as register and offset, or as an expression; None if it is not to be found."""
         described = self.described
         if sp.symbol == wanted.symbol and sp.plus == wanted.plus:
             return described.sp, wanted.offset - sp.offset, NO_EXPRESSION
@@ -590,24 +601,28 @@ class Follower:
             value = state.get(register)
             if value.symbol == wanted.symbol and value.plus is None:
                 return number, wanted.offset - value.offset, NO_EXPRESSION
-        return described.sp, 0, NO_EXPRESSION
+        return None
 
     def reachable(self, state: State, sp: Value) -> Iterator[tuple[Expression, tuple[Value, int]]]:
-        """What is kept on this stack, and on those that words on it lead to: how its address is found, and what it
-        is."""
-        ways: list[tuple[Value, Expression | None]] = [(sp, None)]
+        """What is kept on this stack, on those that registers point into, and on those that words on them lead to: how
+        its address is found, and what it is."""
+        ways: list[tuple[Value, Callable[[int], Expression]]] = [(sp, partial(self.based, self.sp, self.described.sp))]
         seen = {sp.symbol}
+        for register, number in self.described.numbers.items():
+            value = state.get(register)
+            if value.symbol in state.callers and value.symbol not in seen and value.plus is None:
+                seen.add(value.symbol)
+                ways.append((value, partial(self.based, register, number)))
         for base, way in ways:
             if base.plus is not None:
                 continue
             for offset, cell in state.memory.get(base.symbol, {}).items():
-                distance = offset - base.offset
-                address = self.based(self.sp, self.described.sp, distance) if way is None else way.plus(distance)
+                address = way(offset - base.offset)
                 yield address, cell
                 value = cell[0]
-                if value.symbol not in seen and len(ways) < _DEEPEST and value.symbol in state.callers:
+                if value.symbol in state.callers and value.symbol not in seen and len(ways) < _DEEPEST:
                     seen.add(value.symbol)
-                    ways.append((value, address.loaded()))
+                    ways.append((value, address.loaded().plus))
 
     def based(self, register: Register, number: int, offset: int) -> Expression:
         words = f"{register.name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else register.name

@@ -800,7 +800,8 @@ class Execute:
             if region is None or top not in region or not sp <= top <= best:
                 continue
             caller = own if pushed is None else (*pushed, False)
-            found = [*found, caller] if top == best else [caller]
+            # Above a part of its own stack it may be there, or in its frame still.
+            found = [*found, caller] if top == best or activation.cfa in region else [caller]
             best = top
         return found
 

@@ -443,6 +443,8 @@ class Unwinding(ABC):
     bias: int = 0  # bytes from the stack pointer at the caller's call up to what DWARF takes for the CFA
     header: tuple[str, ...] = ()  # directives at the top of a file
     kept_with: Mapping[Register, Register] = {}  # registers that are saved in one word with another one
+    # Other numbers that a register's caller value may be described by: of pieces of one size, the lowest bits first.
+    also: Mapping[Register, tuple[int, ...]] = {}
 
     def saved_bytes(self, register: Register, mask: int) -> int:
         """How many bytes are in memory of a register whose bits `mask` are kept."""

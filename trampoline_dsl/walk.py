@@ -31,12 +31,13 @@ def at_entry(architecture: Architecture, convention: Convention) -> unwind.Frame
 class Found(NamedTuple):
     """The caller that a walk finds: its stack pointer, where it goes on, and what a register of which the bits of a
     mask are kept held in it; None where nobody knows. `sp_told`: what the stack pointer's own rule says, where it has
-    one."""
+    one. `told_else`: what a register held by rules for other numbers than its own, which has none."""
 
     sp: int
     pc: int | None
     register: Callable[[Register, int], int | None]
     sp_told: Callable[[], int | None] | None = None
+    told_else: Callable[[Register, int], int | None] = lambda *_: None
 
 
 class Walker(Watcher):
@@ -100,19 +101,29 @@ class Walker(Watcher):
         top = unwind.cfa(frame, machine)
         pc = unwind.recovered(frame, numbers.return_column, top, machine.word, machine)
 
-        def held(register: Register, mask: int) -> int | None:
-            number = numbers.numbers[register]
-            size = numbers.saved_bytes(register, mask)
+        def saved(register: Register, number: int, size: int) -> int | None:
             value = unwind.recovered(frame, number, top, size, machine)
             if value is not None and frame.place(number).kind in ("offset", "expression"):
                 value = numbers.of_saved(register, value)
             return value
 
+        def held(register: Register, mask: int) -> int | None:
+            return saved(register, numbers.numbers[register], numbers.saved_bytes(register, mask))
+
+        def told_else(register: Register, mask: int) -> int | None:
+            also = numbers.also.get(register, ())
+            if numbers.numbers[register] in frame.places or not also or any(n not in frame.places for n in also):
+                return None
+            step = numbers.saved_bytes(register, mask) // len(also)
+            pieces = [saved(register, number, step) for number in also]
+            whole = sum((piece or 0) << 8 * step * place for place, piece in enumerate(pieces))
+            return None if None in pieces else whole
+
         def sp_told() -> int | None:
             return unwind.recovered(frame, numbers.sp, top, machine.word, machine)
 
         # Where the CFA is not the caller's stack pointer, that one has a rule of its own.
-        return Found(top - numbers.bias & machine.mask, pc, held, sp_told if numbers.bias else None)
+        return Found(top - numbers.bias & machine.mask, pc, held, sp_told if numbers.bias else None, told_else)
 
     def _by_tables(self, code: Code, offset: int, numbers: WindowsUnwinding) -> Found:
         """By Windows' tables of functions. Without an entry, a function has no frame."""
@@ -170,13 +181,14 @@ class Walker(Watcher):
             if register in (run.architecture.sp, run.architecture.toc):
                 # Whoever walks finds the table of contents by what is at the return address. ELFv2 ABI, 2.3.
                 continue
-            value = caller.register(register, mask)
-            if value is None or (value ^ activation.registers[register]) & mask:
+            value, right = caller.register(register, mask), activation.registers[register]
+            found_in = (value, caller.told_else(register, mask))
+            if all(one is None or (one ^ right) & mask for one in found_in):
                 self._violate(
                     address,
                     f"the walk finds another {register.name} than the caller's",
                     register=register.name,
-                    expected=activation.registers[register] & mask,
+                    expected=right & mask,
                     found=None if value is None else value & mask,
                 )
 

@@ -24,6 +24,8 @@ class ArmUnwinding(ByText):
         whole = tuple(dict.fromkeys(registers.values()))  # in an order, on which directives may depend
         self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER and r.number < 15}
         self.numbers |= {r: 256 + r.number for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR) and r.bits == 64}
+        # gcc describes a register of 64 bits by its halves, s0 to s31 (AADWARF32, 4.1, note 4: obsolete, and in use).
+        self.also = {r: (64 + 2 * n, 65 + 2 * n) for r, number in self.numbers.items() if 0 <= (n := number - 256) < 16}
         self.by_text |= dict(registers)
         self.pointer = next(r for r, n in self.numbers.items() if n == 13)
         one = ((re.compile(rf"(ld|st)r {_R}, {_PLACE}"), self._single),)

@@ -29,6 +29,8 @@ class Ppc64Unwinding(ByText):
         self.numbers |= {r: 77 + r.number for r in whole if r.bank is Bank.VECTOR}
         self.numbers |= {self.fields[n]: 68 + n for n in (2, 3, 4)}
         self.kept_with = {self.fields[n]: self.fields[2] for n in (3, 4)}
+        # For ELFv1 gcc lets the column of CR2 stand for the whole word; for ELFv2 each field has its own.
+        self.also = dict.fromkeys(self.kept_with, (70,))
         self.link = registers["lr"]
         self.numbers[self.link] = 65
         place = rf"(-?\w+)\({_R}\)"
