@@ -471,7 +471,7 @@ class Follower:
             around = state.callers.get(before.symbol)
             if part == "push":
                 pc = self._pushed(index, state)
-                around = Caller(now.moved(self.function.frame), pc, False)
+                around = Caller(now.moved(self.function.frame + self._still_to_come(index)), pc, False)
                 self.wanted.add(pc.symbol)
             if around is not None:
                 state.callers[now.symbol] = around
@@ -490,6 +490,16 @@ class Follower:
         for symbol in [symbol for symbol in state.memory if symbol != sp.symbol]:
             del state.memory[symbol]
 
+    def _still_to_come(self, index: int) -> int:
+        """How far the instructions behind one of a push move the stack pointer, which one alone cannot move so far."""
+        distance = 0
+        for following in range(index + 1, len(self.code)):
+            moves = [m for m in self.motions[following] if m.kind == "set" and m.register is m.base is self.sp]
+            if self.code[following].part != "push" or not moves or any(m.index is not None for m in moves):
+                break
+            distance += sum(m.offset for m in moves)
+        return distance
+
     def _pushed(self, index: int, state: State) -> Value:
         """The program counter that the next instructions store where a walk looks for it."""
         convention = self.function.convention
@@ -502,7 +512,7 @@ class Follower:
                     return state.get(motion.register)
             insn = self.code[following]
             changed |= insn.writes
-            if insn.transfer != "none" or self.sp in insn.writes:
+            if insn.transfer != "none" or (self.sp in insn.writes and insn.part != "push"):
                 break
         return Value(("pushed", index))
 

@@ -19,6 +19,7 @@ from tests.outside.records import Cell, in_matrix, matrix, shown
 PARTS = {
     "assembler": "Go's assembler and go vet over what we write for them, and the judge over Go's objects",
     "c": "into C: linked in each way by the cross gcc, between hostile assembly, from objects of GNU as and of clang",
+    "unwind": "libgcc's unwinder finds its way through frames of trampolines, and across a switch of stacks",
     "go": "into Go itself: its own tests, and others, with functions of its runtime replaced",
     "windows": "Go's own Windows tests under wine, with callbacks and exception handlers replaced",
     "audit": "the judge over functions of an unchanged Go's runtime, in what its linker made",
@@ -26,7 +27,7 @@ PARTS = {
 
 
 # What is shown in one table.
-TABLES = (("assembler", "c"), ("go",), ("windows",), ("audit",))
+TABLES = (("assembler", "c", "unwind"), ("go",), ("windows",), ("audit",))
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 PLACE = re.compile(r"(?<=<!-- make outside -->\n).*?(?=<!-- end -->)", re.DOTALL)
