@@ -1,14 +1,21 @@
-"""Unwinding: libgcc's unwinder finds its way through frames of trampolines, natively or under qemu-user.
+"""Unwinding: libgcc's unwinder and gdb find their way through frames of trampolines, natively or under qemu-user.
 
 A C function that is called through trampolines asks `_Unwind_Backtrace`, by which C++ throws and which glibc's
 `backtrace` calls, who called it: each caller is compared by its name, across a switch to another stack as well. On
-arm this unwinder reads tables of another kind, which are not made.
+arm this unwinder reads tables of another kind, which are not made. gdb looks for the way to main before every
+instruction of the trampolines.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +85,10 @@ int main(void);
 #define CODE(function) ((void *)(function))
 #endif
 
+#ifdef __ARM_EABI_UNWINDER__
+#define _Unwind_FindEnclosingFunction(pc) (pc)
+#endif
+
 static void *found[32];
 static int count;
 static char stack[1 << 16] __attribute__((aligned(16)));
@@ -128,6 +139,43 @@ int __attribute__((noinline)) main(void)
 }
 """
 
+# For gdb's own Python. Where control enters behind a function's beginning, $entry says how far.
+WALK = r"""
+import gdb
+
+CHAINS = [["saves_all", "main"], ["changes_all", "saves_all", "main"]]
+CHAINS += [[name, "main"] for name in ("direct", "on_another_stack", "large")]
+
+def chain():
+    frame, names = gdb.newest_frame(), []
+    while frame is not None:
+        names.append((frame.name() or "?").lstrip("."))
+        frame = frame.older()
+    return names
+
+def walk():
+    steps = 0
+    for name in ("direct", "saves_all", "on_another_stack", "large"):
+        gdb.Breakpoint(f"*({name} + $entry)", temporary=True)
+        gdb.execute("continue", to_string=True)
+        names = chain()
+        while names[0] != "main":
+            if names[0] in {chain[0] for chain in CHAINS}:
+                steps += 1
+                if names not in CHAINS:
+                    place = gdb.execute("x/i $pc", to_string=True).strip()
+                    print("wrong: at", place, "the callers are", *names)
+                    return
+                gdb.execute("stepi", to_string=True)
+            else:
+                gdb.execute("finish", to_string=True)
+            names = chain()
+    print("walked:", steps)
+
+walk()
+"""
+GDB = "gdb-multiarch"
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", action="append", choices=list(MACHINES), help="may be repeated (default: all)")
@@ -136,6 +184,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
     for target in chosen.target or MACHINES:
         yield cell(target)
+        yield by_gdb(target)
 
 
 def cell(target: str) -> Cell:
@@ -157,8 +206,66 @@ def cell(target: str) -> Cell:
     return Cell(target, column, "failed", "it finds its way without the directives as well")
 
 
+def by_gdb(target: str) -> Cell:
+    """gdb walks from before every instruction of trampolines that call, natively or through qemu-user's gdb server."""
+    column = "gdb"
+    try:
+        with tempfile.TemporaryDirectory(prefix="trampoline-unwind-") as name:
+            folder = Path(name)
+            made(target, NO_PIE, folder, clang=False)
+            (folder / "walk.py").write_text(WALK, "utf-8")
+            said = _debugged(target, folder)
+    except Failure as failure:
+        return Cell(target, column, "failed", str(failure))
+    walked = re.search(r"^walked: (\d+)$", said, re.MULTILINE)
+    if walked is None:
+        wrong = re.search(r"^wrong: (.*)$", said, re.MULTILINE)
+        return Cell(target, column, "failed", wrong[1] if wrong else said.strip()[-300:])
+    return Cell(target, column, "held", f"{walked[1]} instructions")
+
+
+def _debugged(target: str, folder: Path) -> str:
+    """What gdb prints. Raises Failure."""
+    runner = MACHINES[target].runner
+    if shutil.which(GDB) is None:
+        raise Failure(f"{GDB} is not installed")
+    program, socket = str(folder / "program"), folder / "socket"
+    begin = ["break main", "run"]
+    server = None
+    if runner:
+        command = [runner[0], "-g", str(socket), *runner[1:], program]
+        quiet = subprocess.DEVNULL
+        server = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        begin = [f"set sysroot {runner[-1]}", f"target remote {socket}"]
+    # 64-Bit ELF V2 ABI, 3.4.1: callers of the same module enter behind what sets the table of contents up.
+    entry = 8 if target == "linux/ppc64le" else 0
+    commands = ["set confirm off", "set pagination off", *begin, f"set $entry = {entry}", f"source {folder}/walk.py"]
+    words = [word for command in (*commands, "kill") for word in ("-ex", command)]
+    try:
+        for _ in range(100):
+            if server is None or socket.exists():
+                break
+            time.sleep(0.1)
+        done = subprocess.run(
+            [GDB, "-q", "-nx", "-batch", *words, program], capture_output=True, text=True, check=False, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{GDB} does not end within 120 seconds") from None
+    finally:
+        if server is not None:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+    return done.stdout + done.stderr
+
+
 def run(target: str, way: Way, folder: Path, *, clang: bool, without: bool = False) -> None:
     """Build and run the program, without unwind information if so wanted. Raises Failure."""
+    made(target, way, folder, clang=clang, without=without).run(MACHINES[target])
+
+
+def made(target: str, way: Way, folder: Path, *, clang: bool, without: bool = False) -> _Build:
+    """The program, built. Raises Failure."""
     build = _Build(target, way, folder, clang)
     go = way.linkage == "static"
     text = compiled_text(SOURCE + GO * go, target, way.linkage)
@@ -169,4 +276,4 @@ def run(target: str, way: Way, folder: Path, *, clang: bool, without: bool = Fal
         "program.c", PROGRAM, "-O2", "-fasynchronous-unwind-tables", "-fno-optimize-sibling-calls", *["-DGO"] * go
     )
     build.link({"library": ["trampolines.o"], "callee": [], "program": ["program.o"]})
-    build.run(MACHINES[target])
+    return build
