@@ -169,6 +169,26 @@ def test_wrong_input_is_told(folder: Path) -> None:
     assert [d.code for d in caught.value.diagnostics] == ["O001"]
 
 
+def test_a_manifest_is_told_where_it_is_wrong(folder: Path) -> None:
+    manifest = folder / "audits.toml"
+    for change, code, line in (
+        ('target = "linux/amd46"', "T001", 1),
+        ('target = "linux/arm"', "O003", 1),
+        ('member = "x.o"', "O001", 1),
+        ('base = -1\ntarget = "linux/amd64"', "O001", 1),
+        ("base = 1", "O003", 1),
+        ('base = "1"', "O005", 5),
+        ("include = [3]", "O005", 5),
+        ('trampoline = "g"', "O004", 1),
+        ('directory = "\\u0000"', "O001", 1),
+    ):
+        manifest.write_text(f'[[audit]]\nobject = "objects/right.o"\nsymbol = "f"\nsource = "f.tramp"\n{change}\n')
+        with pytest.raises(InputError) as caught:
+            audit_manifest(manifest)
+        [found] = caught.value.diagnostics
+        assert (found.code, found.span and found.span.line) == (code, line), change
+
+
 def test_mach_o_needs_a_target(tmp_path: Path) -> None:
     (tmp_path / "f.tramp").write_text(CONTRACT)
     (tmp_path / "f.c").write_text("int ext(int); int f(int a) { return a + ext(a); }\n")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from . import ir
 from .audit import audit
-from .binary import Image, ImageError, Symbol, find_symbol, read_file, read_raw
+from .binary import Image, ImageError, Symbol, find_symbol, read_bytes, read_file, read_raw
 from .campaign import in_processes
 from .decode import code_of_function
 from .diagnostics import Diagnostic, InputError, Source, Span, read_source, suggestion
@@ -116,12 +116,8 @@ def _image(request: Request) -> Image:
         raise _wrong(request, "O003", "bytes alone do not say what machine they are for", "name it: `--target`")
     if request.member:
         raise _wrong(request, "O001", f"bytes alone have no member `{request.member}`")
-    try:
-        data = request.object.read_bytes()
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise _wrong(request, "O001", f"{request.object} cannot be read: {said}") from None
-    target, base = find_target(request.target), request.base
+    target, base = _named_target(request), request.base
+    data = _told(request, "O001", lambda: read_bytes(request.object))
     return _told(request, "O001", lambda: read_raw(data, str(request.object), target, base))
 
 
@@ -139,6 +135,13 @@ def _state(path: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def _named_target(request: Request) -> Target:
+    try:
+        return find_target(request.target)
+    except InputError as error:
+        raise InputError([replace(d, span=request.place) for d in error.diagnostics]) from None
+
+
 def _target(request: Request, image: Image) -> Target:
     """The one that was named, if the image can be for it; or the first that it can be for, and the source is."""
     if not request.target:
@@ -152,7 +155,7 @@ def _target(request: Request, image: Image) -> Target:
         declared = [t for t in map(find_target, image.targets) if _declared(request, t)]
         found = declared[0] if declared else find_target(image.targets[0])
     else:
-        found = find_target(request.target)
+        found = _named_target(request)
         same = {find_target(name).architecture.name for name in image.targets}
         fits = found.architecture.name in same if image.format == "macho" else found.name in image.targets
         if not fits:

@@ -15,8 +15,20 @@ from .image import FIRST_ADDRESS, Image, ImageError, Section, Symbol, find_symbo
 from .target import Target
 from .targets import find_target
 
-__all__ = ["Image", "ImageError", "Section", "Symbol", "find_symbol", "members", "read_file", "read_image", "read_raw"]
+__all__ = [
+    "Image",
+    "ImageError",
+    "Section",
+    "Symbol",
+    "find_symbol",
+    "members",
+    "read_bytes",
+    "read_file",
+    "read_image",
+    "read_raw",
+]
 
+MOST_OF_A_FILE = 1 << 29  # bytes
 _ARCHIVE, _THIN_ARCHIVE = b"!<arch>\n", b"!<thin>\n"
 _MACHO = (0xFEEDFACE, 0xFEEDFACF, 0xCEFAEDFE, 0xCFFAEDFE)
 _FAT = (0xCAFEBABE, 0xCAFEBABF)
@@ -27,11 +39,23 @@ _GO_ARCHIVE = b"__.PKGDEF"
 def read_file(path: Path, member: str = "") -> Image:
     """The image in a file. `member`: the name of one in an archive, or the machine in a Mach-O file for several. Raises
     ImageError with what is wrong with it, in words."""
+    return _read(read_bytes(path), str(path), member, path.parent)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file. Raises ImageError where it cannot be read, or has more than MOST_OF_A_FILE."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(1 << 20)
+            if len(data) == 1 << 20:  # room for the limit itself is costly
+                data += file.read(MOST_OF_A_FILE + 1 - len(data))
     except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error.strerror}") from None
-    return _read(data, str(path), member, path.parent)
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ImageError(f"{str(path)!r} cannot be read: {error}") from None
+    if len(data) > MOST_OF_A_FILE:
+        raise ImageError(f"{path} is larger than {MOST_OF_A_FILE >> 20} MiB, the most that is read")
+    return data
 
 
 def read_image(data: bytes, name: str, member: str = "") -> Image:

@@ -230,7 +230,7 @@ class _Reader:
         if kind == "STT_SECTION":
             return Symbol(section.name if section is not None else "", address, 0, "other", True)
         if kind == "STT_OBJECT":
-            return Symbol(name, address, size, "object", local)
+            return Symbol(name.partition("@")[0], address, size, "object", local)
         mode = ""
         labels = kind == "STT_NOTYPE" and executable and not local and not _MAPPING.fullmatch(name)
         if kind in ("STT_FUNC", "STT_LOOS") or labels:  # STT_LOOS is STT_GNU_IFUNC
