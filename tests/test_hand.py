@@ -181,3 +181,12 @@ def test_context_switches_hold_by_the_ready_contracts(target: str) -> None:
     for verdict in audit(switches(target), symbols, ready_contracts(target, "switches"), runs=4):
         assert not verdict.violations
         assert not any(finding.state == "not run" for finding in verdict.obligations.values()), states(verdict)
+
+
+def test_what_the_body_jumps_to_may_be_called() -> None:
+    called = "stp x29, x30, [sp, #-16]!; sub x0, x0, #16; bl method; ldp x29, x30, [sp], #16; ret"
+    image = assembled("linux/arm64", {"thunk": called, "thunk_1": called.replace("; ldp", "; mov x0, #1; ldp")})
+    program = contracts("linux/arm64", "bodies.tramp")
+    assert not judged("linux/arm64", image, "thunk", "thunk", program).violations
+    lost = judged("linux/arm64", image, "thunk", "thunk_1", program).violations
+    assert [(v.obligation, v.register) for v in lost] == [("args", "x0")]
