@@ -39,6 +39,11 @@ class Value(NamedTuple):
     offset: int = 0
     plus: Hashable = None
 
+    @property
+    def start(self) -> Hashable:
+        """What places at a known distance from this one have in common."""
+        return self.symbol if self.plus is None else (self.symbol, self.plus)
+
     def moved(self, offset: int) -> Value:
         return Value(self.symbol, self.offset + offset, self.plus)
 
@@ -371,13 +376,12 @@ class Follower:
                 continue
             if motion.kind == "set":
                 values[motion.register] = place
-            elif place.plus is None:
-                if motion.kind == "store" and insn.part != "resume":  # which puts back what was there
-                    stores.append((place, state.get(motion.register), motion.size))
-                elif motion.kind == "load":
-                    cell = state.memory.get(place.symbol, {}).get(place.offset)
-                    if cell is not None and cell[1] == motion.size:
-                        values[motion.register] = cell[0]
+            elif motion.kind == "store" and insn.part != "resume":  # which puts back what was there
+                stores.append((place, state.get(motion.register), motion.size))
+            elif motion.kind == "load":
+                cell = state.memory.get(place.start, {}).get(place.offset)
+                if cell is not None and cell[1] == motion.size:
+                    values[motion.register] = cell[0]
         for register in insn.writes:
             if register not in values:
                 symbol = (index, register)
@@ -394,7 +398,7 @@ class Follower:
         for place, value, size in stores:
             self._overwrite(state, place, size)
             if value.symbol in wanted:
-                state.memory.setdefault(place.symbol, {})[place.offset] = (value, size)
+                state.memory.setdefault(place.start, {})[place.offset] = (value, size)
                 self._touch(value.symbol)
         if insn.transfer == "call":
             self._called(index, state)
@@ -433,8 +437,10 @@ class Follower:
             return None
         if value.symbol == CONSTANT:
             return other.moved(value.offset)
-        if value.plus is None and other.offset == 0 and other.plus is None:
-            return Value(value.symbol, value.offset, other.symbol)
+        if value.plus is None and other.plus is None:
+            if other.symbol in state.callers:  # the stack pointer, and how far from it
+                value, other = other, value
+            return Value(value.symbol, value.offset + other.offset, other.symbol)
         return None
 
     def _forget(self, state: State, symbol: Hashable) -> None:
@@ -449,7 +455,7 @@ class Follower:
         self.dirty, self.changed = True, None
 
     def _overwrite(self, state: State, place: Value, size: int) -> None:
-        cells = state.memory.get(place.symbol)
+        cells = state.memory.get(place.start)
         if cells:
             for offset in range(place.offset - _WIDEST + 1, place.offset + size):
                 if offset in cells and place.offset < offset + cells[offset][1]:
@@ -464,7 +470,10 @@ class Follower:
         if part == "resume":
             self._resumed(index, state, before)
         elif now.symbol == before.symbol:
-            cells = state.memory.get(now.symbol, {})
+            if now.plus != before.plus:
+                self.changed = None
+                state.memory.pop(before.start, None)
+            cells = state.memory.get(now.start, {})
             for offset in [offset for offset in cells if offset < now.offset]:
                 self._touch(cells.pop(offset)[0].symbol)
         elif part in ("switch", "push"):
@@ -547,10 +556,14 @@ class Follower:
         sp = state.registers[self.sp]
         caller = state.callers.get(sp.symbol)
         way = self._way_to(state, caller.cfa, sp) if caller is not None else None
-        if caller is None or way is None:
+        if caller is None or (way is None and sp.plus is None):
             # The stack is another one, whose caller nobody knows: a walk ends here.
             return Row(described.sp, 0, NO_EXPRESSION, {described.return_column: Rule("undefined")})
         cfa, bias = caller.cfa, described.bias
+        if way is None:
+            # Arguments have been taken off the stack, and how many is not known any more: as the caller finds it.
+            cfa = sp.moved(self.word if self.link is None else 0)
+            way = described.sp, cfa.offset - sp.offset, NO_EXPRESSION
         register, offset, expression = way
         places = _Places(state, cfa, sp, self)
         plain = caller if caller.keeps and not places.elsewhere else None
@@ -646,7 +659,7 @@ class _Places:
 
     def __init__(self, state: State, cfa: Value, sp: Value, rows: Follower) -> None:
         self.state, self.sp, self.rows = state, sp, rows
-        self.cells = state.memory.get(cfa.symbol, {})  # on the stack that the CFA is of
+        self.cells = state.memory.get(cfa.start, {})  # on the stack that the CFA is of
         self.shift = -cfa.offset - rows.described.bias
         self.elsewhere = len(state.memory) > 1 or cfa.symbol != sp.symbol
 

@@ -803,6 +803,11 @@ class Execute:
             # Above a part of its own stack it may be there, or in its frame still.
             found = [*found, caller] if top == best or activation.cfa in region else [caller]
             best = top
+        if activation.function.variadic and found == [own]:
+            # Arguments have been taken off the stack: what is behind the return address is the caller's again.
+            behind = sp + (self.word if activation.function.convention.return_address is None else 0)
+            if activation.cfa < behind <= activation.cfa + self._popped(activation):
+                found.append((behind, activation.return_address, True))
         return found
 
     def leaves_for_good(self) -> bool:

@@ -12,7 +12,7 @@ from trampoline_dsl.target import Bank, Insn, Motion, Register, WindowsUnwinding
 from . import ByText, number
 
 _SIZES = {"x": 8, "d": 8, "q": 16}
-_ONE = r"([xdq]\d+|sp)"
+_ONE = r"([xdq]\d+|sp|xzr)"
 _PLACE = r"\[(x\d+|sp)(?:, #(-?\w+))?\](!)?(?:, #(-?\w+))?"
 
 
@@ -57,7 +57,8 @@ class Arm64Unwinding(ByText):
         pointer, at = self.by_text[base], number(offset)
         for name in names:
             size = _SIZES[name[0]]
-            yield Motion("store" if way == "st" else "load", self.by_text[name], pointer, at, size)
+            if name != "xzr":
+                yield Motion("store" if way == "st" else "load", self.by_text[name], pointer, at, size)
             at += size
         if before:
             yield Motion("set", pointer, pointer, number(offset))
