@@ -277,7 +277,7 @@ def silent_steps(artifact: Artifact) -> bool:
 
 def check_depths(session: Session, artifact: Artifact, symbol: go_tools.GoSymbol) -> None:
     function = artifact.function
-    if plan9.unfollowed(function.convention, artifact.frame):
+    if plan9.unfollowed(function.convention, artifact.frame, artifact.instructions):
         return
     scenarios = [s for s in session.compiled.program.scenarios if s.trampoline == function.name] or [None]
     base = session.build.symbols[artifact.name]
