@@ -35,6 +35,18 @@ class ByText(Unwinding):
                     return ()  # a part of a register, or a symbol
         return ()
 
+    def move(self, m: re.Match[str]) -> Iterable[Motion]:
+        """Groups: destination, source."""
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
+
+    def constant(self, m: re.Match[str]) -> Iterable[Motion]:
+        """Groups: destination, number."""
+        yield Motion("set", self.by_text[m[1]], None, number(m[2]))
+
+    def indexed(self, m: re.Match[str]) -> Iterable[Motion]:
+        """Groups: "add" or "sub", destination, base, index."""
+        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], index=self.by_text[m[4]], minus=m[1] == "sub")
+
 
 def number(text: str | None) -> int:
     return int(text, 0) if text else 0

@@ -33,7 +33,7 @@ class ArmUnwinding(ByText):
         float_ = ((re.compile(rf"v(ld|st)r (d\d+), {_PLACE}"), self._single),)
         add = (
             (re.compile(rf"(add|sub) {_R}, {_R}, #(\w+)"), self._add),
-            (re.compile(rf"(add|sub) {_R}, {_R}, {_R}"), self._index),
+            (re.compile(rf"(add|sub) {_R}, {_R}, {_R}"), self.indexed),
         )
         self.forms = {
             "str": one,
@@ -45,10 +45,10 @@ class ArmUnwinding(ByText):
             "add": add,
             "sub": add,
             "mov": (
-                (re.compile(rf"mov {_R}, {_R}"), self._move),
-                (re.compile(rf"mov {_R}, #(-?\w+)"), self._constant),
+                (re.compile(rf"mov {_R}, {_R}"), self.move),
+                (re.compile(rf"mov {_R}, #(-?\w+)"), self.constant),
             ),
-            "movw": ((re.compile(rf"movw {_R}, #(\w+)"), self._constant),),
+            "movw": ((re.compile(rf"movw {_R}, #(\w+)"), self.constant),),
             "movt": ((re.compile(rf"movt {_R}, #(\w+)"), self._upper),),
             "orr": ((re.compile(rf"orr {_R}, {_R}, #(\w+)"), self._or),),
             "push": ((re.compile(r"push \{(.*)\}"), self._push),),
@@ -110,15 +110,6 @@ class ArmUnwinding(ByText):
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
         size = number(m[4]) if m[1] == "add" else -number(m[4])
         yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], size)
-
-    def _index(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], index=self.by_text[m[4]], minus=m[1] == "sub")
-
-    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
-
-    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], None, number(m[2]))
 
     def _upper(self, m: re.Match[str]) -> Iterable[Motion]:
         yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2]) << 16)

@@ -31,7 +31,7 @@ class Arm64Unwinding(ByText):
         pair = ((re.compile(rf"(ld|st)p {_ONE}, {_ONE}, {_PLACE}"), self._pair),)
         add = (
             (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), #(\w+)(, lsl #0xc)?"), self._add),
-            (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), (x\d+)"), self._index),
+            (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), (x\d+)"), self.indexed),
         )
         self.forms = {
             **dict.fromkeys(("str", "ldr", "stur", "ldur"), single),
@@ -39,8 +39,8 @@ class Arm64Unwinding(ByText):
             "add": add,
             "sub": add,
             "mov": (
-                (re.compile(r"mov (x\d+|sp), (x\d+|sp)"), self._move),
-                (re.compile(r"mov (x\d+), #(-?\w+)"), self._constant),
+                (re.compile(r"mov (x\d+|sp), (x\d+|sp)"), self.move),
+                (re.compile(r"mov (x\d+), #(-?\w+)"), self.constant),
             ),
             "movk": ((re.compile(r"movk (x\d+), #(\w+), lsl #(\w+)"), self._keep),),
         }
@@ -68,15 +68,6 @@ class Arm64Unwinding(ByText):
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
         size = number(m[4]) << (12 if m[5] else 0)
         yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], size if m[1] == "add" else -size)
-
-    def _index(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], index=self.by_text[m[4]], minus=m[1] == "sub")
-
-    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
-
-    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], None, number(m[2]))
 
     def _keep(self, m: re.Match[str]) -> Iterable[Motion]:
         """The halfword was zero before: constants are made so."""

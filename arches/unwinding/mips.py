@@ -30,14 +30,14 @@ class MipsUnwinding(ByText):
         memory = ((re.compile(rf"(l|s)([wd]) {_R}, {_PLACE}"), self._integer),)
         float_ = ((re.compile(rf"(l|s)([wd])c1 {_R}, {_PLACE}"), self._float),)
         add = ((re.compile(rf"d?addiu {_R}, {_R}, (-?\w+)"), self._add),)
-        index = ((re.compile(rf"d?(add|sub)u {_R}, {_R}, {_R}"), self._index),)
+        index = ((re.compile(rf"d?(add|sub)u {_R}, {_R}, {_R}"), self.indexed),)
         self.forms = {
             **dict.fromkeys(("lw", "sw", "ld", "sd"), memory),
             **dict.fromkeys(("lwc1", "swc1", "ldc1", "sdc1"), float_),
             **dict.fromkeys(("addiu", "daddiu"), add),
             **dict.fromkeys(("addu", "daddu", "subu", "dsubu"), index),
-            "move": ((re.compile(rf"move {_R}, {_R}"), self._move),),
-            "li": ((re.compile(rf"li {_R}, (-?\w+)"), self._constant),),
+            "move": ((re.compile(rf"move {_R}, {_R}"), self.move),),
+            "li": ((re.compile(rf"li {_R}, (-?\w+)"), self.constant),),
             "lui": ((re.compile(rf"lui {_R}, (-?\w+)"), self._upper),),
             "ori": ((re.compile(rf"ori {_R}, {_R}, (\w+)"), self._add),),
         }
@@ -62,15 +62,6 @@ class MipsUnwinding(ByText):
             yield Motion("set", self.by_text[m[1]], None, number(m[3]))
         else:
             yield Motion("set", self.by_text[m[1]], self.by_text[m[2]], number(m[3]))
-
-    def _index(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], index=self.by_text[m[4]], minus=m[1] == "sub")
-
-    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
-
-    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], None, number(m[2]))
 
     def _upper(self, m: re.Match[str]) -> Iterable[Motion]:
         value = (number(m[2]) & 0xFFFF) << 16

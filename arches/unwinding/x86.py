@@ -37,7 +37,7 @@ class X86Unwinding(ByText):
             "sub": ((re.compile(rf"sub ({_WORD}), (-?\d\w*)"), self._subtract),),
             "lea": ((re.compile(rf"lea ({_WORD}), {_PLACE}"), self._address),),
             "mov": (
-                (re.compile(f"mov {two}"), self._move),
+                (re.compile(f"mov {two}"), self.move),
                 (re.compile(rf"mov {_PLACE}, ({_WORD})"), self._store),
                 (re.compile(rf"mov ({_WORD}), {_PLACE}"), self._load),
             ),
@@ -68,9 +68,6 @@ class X86Unwinding(ByText):
 
     def _address(self, m: re.Match[str]) -> Iterable[Motion]:
         yield Motion("set", self.by_text[m[1]], self.by_text[m[2]], number(m[3]))
-
-    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]])
 
     def _store(self, m: re.Match[str]) -> Iterable[Motion]:
         yield Motion("store", self.by_text[m[3]], self.by_text[m[1]], number(m[2]), self.word)
