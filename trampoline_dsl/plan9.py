@@ -144,8 +144,8 @@ def unfollowed(convention: Convention, frame: Frame, code: Sequence[Insn]) -> bo
     """Whether Go's assembler is not told of the room that a function makes. Go's linker adds up the steps of the stack
     pointer along all ways through functions that never ask for more stack, and refuses more than 792 bytes
     (cmd/link/internal/ld/stackcheck.go). It cannot know that a function that C calls begins on C's stack, where there
-    is enough, and on ppc64 most of that is what such a function saves. No traceback goes through it (TOPFRAME). Nor does
-    that assembler know of a frame that a function has not made, and comes to by moving to another stack."""
+    is enough, and on ppc64 most of that is what such a function saves. No traceback goes through it (TOPFRAME). Nor
+    does that assembler know of a frame that a function has not made, and comes to by moving to another stack."""
     if go_convention(convention):
         return False
     comes_to_one = any(insn.part == "resume" for insn in code) and not any(insn.part == "prologue" for insn in code)
