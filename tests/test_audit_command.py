@@ -12,6 +12,11 @@ from tools import need
 
 from trampoline_dsl import InputError, audit_file, audit_manifest
 from trampoline_dsl.cli import main
+from trampoline_dsl.diagnostics import read_source
+from trampoline_dsl.objects import make_object
+from trampoline_dsl.pipeline import compile_module
+from trampoline_dsl.resolve import load_module
+from trampoline_dsl.targets import find_target
 
 CONTRACT = """\
 extern ext(a: i32) -> i32 using c
@@ -99,7 +104,7 @@ def test_a_manifest_names_what_is_to_be_audited(folder: Path, capsys: pytest.Cap
     assert [v.good for v in report.verdicts] == [True, False, True]
 
 
-def test_what_a_table_enters_is_refused(folder: Path) -> None:
+def test_what_a_table_enters_is_refused_without_the_table(folder: Path) -> None:
     (folder / "table.tramp").write_text(
         "table entries[4] enters f\nextern ext(a: uptr) using c\n"
         "trampoline f(a: i32) -> i32 using c { call ext(table index) return a }\n"
@@ -215,3 +220,15 @@ def test_damaged_objects_never_make_a_traceback(folder: Path, capsys: pytest.Cap
         capsys.readouterr()
     assert seen <= {0, 1, 2}
     assert 2 in seen
+
+
+def test_a_table_that_the_object_has_is_gone_through(folder: Path) -> None:
+    (folder / "entered.tramp").write_text(
+        "table entries[4] enters f\nextern ext(a: uptr) using c\n"
+        "trampoline f(a: i32) -> i32 using c { call ext(table index) return a }\n"
+    )
+    target = find_target("linux/amd64")
+    program = compile_module(load_module(read_source(folder / "entered.tramp")), target)
+    need(target.architecture.gnu_as[0])
+    (folder / "entered.o").write_bytes(make_object(target, program.text))
+    assert audit_file(folder / "entered.o", "f", folder / "entered.tramp", runs=2).good

@@ -20,6 +20,7 @@ from .binary import Image, ImageError, Symbol, find_symbol, read_bytes, read_fil
 from .campaign import in_processes
 from .decode import code_of_function
 from .diagnostics import Diagnostic, InputError, Source, Span, read_source, suggestion
+from .foreign import definitions
 from .image import names_of
 from .pipeline import Compiled, compile_module
 from .records import dataclass
@@ -81,7 +82,7 @@ def _audited(task: _Task) -> Verdict:
     target = _target(request, image)
     symbol = _told(request, "O002", lambda: find_symbol(image, task.symbol or f"{request.base or 0:#x}"))
     compiled = _compiled(request, target)
-    name = _trampoline(request, compiled, symbol)
+    name = _trampoline(request, compiled, symbol, image)
     code = _told(request, "O002", lambda: code_of_function(image, symbol, target))
     found = _told(
         request,
@@ -179,12 +180,13 @@ def _own(program: ir.Program) -> list[str]:
     return [*program.own, *program.own_contracts]
 
 
-def _trampoline(request: Request, compiled: Compiled, symbol: Symbol) -> str:
+def _trampoline(request: Request, compiled: Compiled, symbol: Symbol, image: Image) -> str:
     """The trampoline that the symbol is to keep to: the one named, that of the same name, or the only one."""
     name = _named(request, compiled, symbol)
     function = compiled.program.functions.get(name)
-    if function is not None and function.table is not None:
-        message = f"`{name}` is entered through the table `{function.table.name}`, and is not audited without it"
+    table = function.table.name if function is not None and function.table is not None else ""
+    if table and table not in definitions(image, [table]):
+        message = f"`{name}` is entered through the table `{table}`, which {image.name} does not define"
         raise _wrong(request, "O004", message)
     return name
 
