@@ -170,6 +170,7 @@ GO0 = C.derive(
     red_zone=0,
     thread=ThreadSlot("fs", -8),
     linker_may_write=(),
+    frame_pointer=rbp,
     notes={
         "kept": "rbp only: Go keeps frame pointers, and takes every other register for clobbered by a call",
         "mxcsr": "Go never changes floating point modes",

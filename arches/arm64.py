@@ -186,6 +186,7 @@ C = Convention(
     thread=None,
     scratch=(IP0, IP1),
     linker_may_write=(IP0, IP1),
+    frame_pointer=X[29],
     notes={
         "x16": 'x16 and x17 belong to PLTs and veneers at every call (AAPCS64, "Use of IP0 and IP1 by the linker")',
         "x18": _PLATFORM_NOTE,
@@ -230,6 +231,7 @@ GO0 = Convention(
     thread=X[28],
     scratch=(IP0, IP1),
     linker_may_write=(IP0, IP1),
+    frame_pointer=X[29],
     notes={
         "return address": "a function that calls keeps it at 0(sp), where Go's traceback looks",
         "x18": _PLATFORM_NOTE,

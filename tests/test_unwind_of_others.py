@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tools import need
 
-from trampoline_dsl import compile_text
+from trampoline_dsl import audit_file, compile_text
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.target import Bank, Register, Target
@@ -126,3 +126,37 @@ def test_an_audit_walks_by_what_the_file_says(linked: bool, tmp_path: Path) -> N
     assert [v.obligations["unwind"].state for v in verdicts] == ["held", "violated", "not applicable"]
     assert verdicts[2].obligations["unwind"].reason == "there is no unwind information for it"
     assert [(v.obligation, v.register, v.address) for v in verdicts[1].violations] == [("unwind", "rbx", 3)]
+
+
+GENERAL = """\
+    .text
+    .globl f
+    .type f, %function
+f:
+    .cfi_startproc
+    stp x29, x30, [sp, #-16]!
+    .cfi_def_cfa_offset 16
+    .cfi_offset 29, -16
+    .cfi_offset 30, -8
+    mov x29, {value}
+    bl g
+    ldp x29, x30, [sp], #16
+    .cfi_restore 29
+    .cfi_restore 30
+    .cfi_def_cfa_offset 0
+    ret
+    .cfi_endproc
+    .size f, .-f
+"""
+
+
+@pytest.mark.parametrize(("value", "state"), [("x0", "violated"), ("sp", "held")])
+def test_a_frame_pointer_is_for_nothing_else(value: str, state: str, tmp_path: Path) -> None:
+    """arm64: AAPCS64, "The frame pointer"."""
+    (tmp_path / "f.tramp").write_text("extern g(a: uptr) using c\ntrampoline f(a: uptr) using c\n")
+    (tmp_path / "f.s").write_text(GENERAL.format(value=value))
+    command = [need("aarch64-linux-gnu-as"), "f.s", "-o", "f.o"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    [verdict] = audit_file(tmp_path / "f.o", "f", tmp_path / "f.tramp", runs=2).verdicts
+    assert verdict.obligations["unwind"].state == state
+    assert {v.obligation for v in verdict.violations} == ({"unwind"} if state == "violated" else set())

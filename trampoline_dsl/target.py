@@ -200,6 +200,8 @@ class Convention:
     thread_copy: Register | None = None  # holds what is in the `thread` slot too, at every call and every return
     go_abi: str = ""  # how Go tells it from ABI0: "ABIInternal"
     decoration: str = "{name}"  # C's symbol of a function, from its name and the `bytes` of its arguments
+    frame_pointer: Register | None = None
+    # at all times the caller's own, or points to a frame record: the caller's frame pointer, and the return address
 
     def __post_init__(self) -> None:
         for register, mask in self.kept.items():

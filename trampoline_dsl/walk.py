@@ -173,6 +173,7 @@ class Walker(Watcher):
             return
         if not any(keeps for sp, place, keeps in callers if (sp, place) == found):
             return
+        self._check_chain(activation, address)
         if caller.sp_told is not None:
             self._check_sp(caller.sp_told(), caller.sp, address)
         for register, mask in convention.kept.items():
@@ -191,6 +192,24 @@ class Walker(Watcher):
                     expected=right & mask,
                     found=None if value is None else value & mask,
                 )
+
+    def _check_chain(self, activation: Activation, address: int) -> None:
+        """Whoever walks by frame records comes to the caller's too. In the midst of a switch of contexts the records
+        are still those of the one that was left."""
+        function, word = activation.function, self.run.word
+        pointer = function.convention.frame_pointer
+        if pointer is None or pointer not in activation.registers or function.suspension is not None:
+            return
+        value, right = self.run.machine.get(pointer), activation.registers[pointer]
+        if value == right:
+            return
+        try:
+            record = [int.from_bytes(self._read(value + offset, word), self.run.order) for offset in (0, word)]
+        except (unwind.UnwindError, MachineError):
+            record = []
+        if record != [right, activation.return_address]:
+            message = f"{pointer.name} neither is the caller's nor points to a frame record that leads there"
+            self._violate(address, message, register=pointer.name, expected=right, found=value)
 
     def _check_sp(self, value: int | None, sp: int, address: int) -> None:
         if value != sp:
