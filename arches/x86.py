@@ -64,7 +64,7 @@ def integers(prefix: str) -> tuple[Register, ...]:
 
 def free(order: Sequence[Register], convention: Convention) -> tuple[Register, ...]:
     """Those of the registers that a convention leaves to values."""
-    taken = {*convention.reserved, *convention.scratch, convention.thread}
+    taken = {*convention.reserved, *convention.scratch, convention.thread, convention.frame_pointer}
     return tuple(register for register in order if register not in taken)
 
 

@@ -796,13 +796,13 @@ class Execute:
         if not any(activation.cfa in region and region.base <= sp <= best for region in self.stack_of):
             best = 1 << 8 * self.word
         region = next((r for r in self.stack_of if r.base <= sp <= r.end), None)
-        for top, pushed in self.trace.switches:
-            if region is None or top not in region or not sp <= top <= best:
-                continue
-            caller = own if pushed is None else (*pushed, False)
-            # Above a part of its own stack it may be there, or in its frame still.
-            found = [*found, caller] if top == best or activation.cfa in region else [caller]
-            best = top
+        here = [s for s in self.trace.switches if region is not None and s[0] in region and sp <= s[0] <= best]
+        if here:
+            # Above a part of its own stack it may be there, or in its frame still; and where one block is within another
+            # on the same stack, or comes after it, in either's.
+            lowest = min(top for top, _ in here) + self.bench.codes[activation.function.name].frame
+            callers = [own if pushed is None else (*pushed, False) for top, pushed in here if top <= lowest]
+            found = [*(found if region is not None and activation.cfa in region else []), *dict.fromkeys(callers)]
         if activation.function.variadic and found == [own]:
             # Arguments have been taken off the stack: what is behind the return address is the caller's again.
             behind = sp + (self.word if activation.function.convention.return_address is None else 0)
