@@ -200,6 +200,8 @@ class Walker(Watcher):
         pointer = function.convention.frame_pointer
         if pointer is None or pointer not in activation.registers or function.suspension is not None:
             return
+        if not self._kept_by_all(pointer):
+            return  # a callee has lost it, by its right
         value, right = self.run.machine.get(pointer), activation.registers[pointer]
         if value == right:
             return
@@ -210,6 +212,12 @@ class Walker(Watcher):
         if record != [right, activation.return_address]:
             message = f"{pointer.name} neither is the caller's nor points to a frame record that leads there"
             self._violate(address, message, register=pointer.name, expected=right, found=value)
+
+    def _kept_by_all(self, register: Register) -> bool:
+        program = self.run.build.program
+        signatures = (*program.externs.values(), *self.run.anonymous.values())
+        conventions = {s.convention for s in signatures} | {f.convention for f in program.functions.values()}
+        return all(convention.keeps(register) for convention in conventions)
 
     def _check_sp(self, value: int | None, sp: int, address: int) -> None:
         if value != sp:
