@@ -798,8 +798,8 @@ class Execute:
         region = next((r for r in self.stack_of if r.base <= sp <= r.end), None)
         here = [s for s in self.trace.switches if region is not None and s[0] in region and sp <= s[0] <= best]
         if here:
-            # Above a part of its own stack it may be there, or in its frame still; and where one block is within another
-            # on the same stack, or comes after it, in either's.
+            # Above a part of its own stack it may be there, or in its frame still; and where one block is within
+            # another on the same stack, or comes after it, in either's.
             lowest = min(top for top, _ in here) + self.bench.codes[activation.function.name].frame
             callers = [own if pushed is None else (*pushed, False) for top, pushed in here if top <= lowest]
             found = [*(found if region is not None and activation.cfa in region else []), *dict.fromkeys(callers)]
