@@ -617,9 +617,9 @@ def test_what_calls_keep() -> None:
 
 
 @each_machine
-def test_values_may_live_in_every_register_but_sp(machine: X86) -> None:
+def test_values_may_live_in_every_register_but_sp_and_a_frame_pointer(machine: X86) -> None:
     for convention in machine.conventions.values():
-        elsewhere = {machine.sp, *convention.reserved}
+        elsewhere = {machine.sp, convention.frame_pointer, *convention.reserved}
         assert set(machine.allocatable(convention)) == set(machine.integers) - elsewhere
         kept = [r in convention.kept for r in machine.allocatable(convention)]
         assert kept == sorted(kept), "a register that costs a save comes before one that does not"
