@@ -35,6 +35,9 @@ def _lines(convention: Convention, target: Target) -> Iterator[str]:
         yield from _row("a frame keeps it", place)
     if convention.back_chain:
         yield from _row("back chain", "the word at sp points to the caller's sp")
+    if convention.frame_pointer is not None:
+        said = "the caller's, or points to its value there and the return address, at all times"
+        yield from _row("frame pointer", f"{convention.frame_pointer.name}: {said}")
     if convention.call_through is not None:
         yield from _row("called through a pointer", f"the callee's address in {convention.call_through.name}")
     if convention.descriptors:
