@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from timing import BEGINNING, ROOT, assembler, examples, run, seconds, trampoline, verdict
+from timing import BEGINNING, EXAMPLES, ROOT, assembler, examples, run, seconds, trampoline, verdict
 
 from trampoline_dsl import assemble
 from trampoline_dsl.diagnostics import Source
@@ -125,10 +125,10 @@ def warm(folder: Path, targets: list[Target]) -> float:
 
 def cold(folder: Path, all_as: float) -> None:
     """The command builds for all targets, GNU as or not."""
-    command = [*trampoline("build", ROOT / "examples", "-o", folder / "out")]
+    command = [*trampoline("build", *EXAMPLES, "-o", folder / "out")]
     run(command)
     ours = seconds(lambda: run(command), 4)
-    print(f"\ncold: `trampoline build examples`, all targets: {ours:.2f} s; GNU as on its files: {all_as:.2f} s")
+    print(f"\ncold: examples/c and examples/go, all targets: {ours:.2f} s; GNU as on its files: {all_as:.2f} s")
     verdict("cold command / GNU as", ours / all_as, 2)
 
 
