@@ -18,7 +18,7 @@ def need(program: str) -> str:
         return found
     if os.environ.get(REQUIRED):
         pytest.fail(f"{program} is not installed, and {REQUIRED} is set")
-    pytest.skip(f"{program} is not installed")
+    pytest.skip(f"{program} is not installed")  # never in CI, which says that they are required
 
 
 def need_host(where: str, why: str) -> NoReturn:
@@ -26,4 +26,4 @@ def need_host(where: str, why: str) -> NoReturn:
     required, which is such a host, that is a failure."""
     if os.environ.get(REQUIRED):
         pytest.fail(f"{why}: this is not {where}, and {REQUIRED} is set")
-    pytest.skip(why)
+    pytest.skip(why)  # never in CI, as above

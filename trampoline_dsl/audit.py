@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Literal
 
 from . import ir
 from .decode import code_of_function
@@ -19,11 +18,10 @@ from .foreign import ForeignBench, Placed, place
 from .free import Depths, Free, Observer
 from .image import Image, ImageError, Symbol, on_the_stack
 from .interpret import Trouble
-from .judge import Code, Execute, Interruptions, Violation
+from .judge import Code, Execute, Violation
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Compiled
 from .run_asm import AsmMachine
-from .target import Register
 from .verify import DEFAULT_RUNS, NOT_UNWOUND, Session, Subject, Verdict, baseline_violations, code_of
 from .world import Bytes, World, anonymous_callees, make_world
 
@@ -149,34 +147,12 @@ class ForeignSession(Session):
             message = f"where `{error.args[0]}` is in the frame cannot be seen: its address is passed to no callee"
             raise Trouble(message, function.span) from None
 
-    def execute(
-        self,
-        function: ir.Function,
-        scenario: ir.Scenario | None,
-        world: World,
-        trace: Trace,
-        garbage: int,
-        *,
-        scramble: bool,
-        follow: Register | None = None,
-        spare: Literal["", "below", "area"] = "",
-        interruptions: Interruptions | None = None,
-    ) -> Execute:
-        run = super().execute(
-            function,
-            scenario,
-            world,
-            trace,
-            garbage,
-            scramble=scramble,
-            follow=follow,
-            spare=spare,
-            interruptions=interruptions,
-        )
-        if isinstance(trace, Free) and run.finished and not run.violations and not scramble and not spare:
+    def observed(self, run: Execute) -> None:
+        """A right run without a source is what others are compared with, and shows how large frames are."""
+        trace, name = run.trace, run.function.name
+        if isinstance(trace, Free) and run.finished and not run.violations and not run.scramble and not run.spare:
             trace.recorded = True
-            self.sizes[function.name] = max(self.sizes.get(function.name, 0), trace.frame(function.name))
-        return run
+            self.sizes[name] = max(self.sizes.get(name, 0), trace.frame(name))
 
 
 def around(program: ir.Program, audited: Iterable[str]) -> ir.Program:

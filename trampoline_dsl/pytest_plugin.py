@@ -172,7 +172,7 @@ class ObligationItem(pytest.Item):
         verdict = self.judged.verdict()
         finding = verdict.obligations[self.name]
         if finding.state == "not applicable":
-            pytest.skip(finding.reason)
+            pytest.skip(finding.reason)  # there is nothing to hold, and the reason is told with it
         lines = failure_lines(verdict, self.name)
         if lines:
             seed = f"  = seed {self.config.getoption('trampoline_seed')}, {verdict.runs} runs"

@@ -355,7 +355,11 @@ class Session:
         run = kind(self.bench, world, trace, function, scenario, self.anonymous, garbage, scramble, follow, spare)
         run.interruptions = interruptions
         run.run()
+        self.observed(run)
         return run
+
+    def observed(self, run: Execute) -> None:
+        """A run has ended; what it shows may be of use to others."""
 
     def _caused(
         self,
