@@ -602,6 +602,8 @@ class _Record:
 
 def _why_not_applicable(name: str, subject: Subject) -> str:
     function = subject.function
+    if name == "unwind" and function.suspension is not None and function.suspension.suspends is None:
+        return "it brings another call's frame back, and is not walked meanwhile"
     if name == "effect" and function.contract is not None and function.suspension is None:
         return "it has no body, and no check of it expects anything that fails"
     if name == "unwind":
