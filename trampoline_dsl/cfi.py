@@ -9,7 +9,7 @@ After DWARF 5, 6.4; the directives are those of GNU as and LLVM. `.cfi_escape` c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Literal, NamedTuple
@@ -66,18 +66,26 @@ class Caller(NamedTuple):
 
 @dataclass(slots=True)
 class State:
-    """What is known before an instruction. Registers that are not named have what they were entered with."""
+    """What is known before an instruction. Registers that are not named have what they were entered with, or, but for
+    the `lasting` ones, what the last call (`called`) has left in them."""
 
     registers: dict[Register, Value]
     memory: dict[Hashable, dict[int, tuple[Value, int]]]  # by symbol and offset: the value, and how many bytes of it
     callers: dict[Hashable, Caller]  # by the symbol that the stack pointer is counted from
+    lasting: Collection[Register]
+    called: Hashable = None
 
     def get(self, register: Register) -> Value:
-        return self.registers.get(register) or Value(register)
+        value = self.registers.get(register)
+        if value is not None:
+            return value
+        if self.called is None or register in self.lasting:
+            return Value(register)
+        return Value((self.called, register))
 
     def copy(self) -> State:
         memory = {symbol: dict(cells) for symbol, cells in self.memory.items()}
-        return State(dict(self.registers), memory, dict(self.callers))
+        return State(dict(self.registers), memory, dict(self.callers), self.lasting, self.called)
 
 
 class Expression(NamedTuple):
@@ -300,6 +308,7 @@ class Follower:
         self.labels = {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
         self.link = function.convention.return_address
         self.kept, self.kept_as = _kept(architecture, function.convention)
+        self.lasting = {register for _, register, _, _ in self.kept}  # which have at calls what they were entered with
         # What is worth knowing where it is. Whose callers are found on which stack adds to it.
         self.wanted: set[Hashable] = {CFA, RETURN_ADDRESS, self.link, *self.kept_as}
         self.made: set[Hashable] = set()  # the symbols of what instructions have made
@@ -328,7 +337,7 @@ class Follower:
         if self.function.entered_by_call:
             above = above.moved(-self.word)
         pc = Value(RETURN_ADDRESS) if self.link is None else Value(self.link)
-        return State({self.sp: above}, memory, {CFA: Caller(Value(CFA), pc, True)})
+        return State({self.sp: above}, memory, {CFA: Caller(Value(CFA), pc, True)}, self.lasting)
 
     # ----------------------------------------------------------------------------------------------- following the code
 
@@ -414,12 +423,19 @@ class Follower:
             self.changed.update(symbols)
 
     def _called(self, index: int, state: State) -> None:
-        """A callee may overwrite what is in registers, but for what its caller's caller wants back there."""
-        for register, value in state.registers.items():
-            moved = value.symbol is not register and register is not self.sp
-            if moved and value.symbol in self.wanted:
-                state.registers[register] = Value((index, register))
+        """A callee may overwrite what is in registers, but for what its caller's caller wants back there. What is not
+        wanted may be so later."""
+        registers, lasting = state.registers, self.lasting
+        for register, value in list(registers.items()):
+            if register is self.sp or (value.symbol is register and register in lasting):
+                continue
+            if value.symbol in self.wanted:
                 self._touch(value.symbol)
+            if register in lasting:
+                registers[register] = Value((index, register))
+            else:
+                del registers[register]
+        state.called = index
 
     def _sum(self, state: State, motion: Motion) -> Value | None:
         if motion.base is None:
@@ -532,6 +548,10 @@ class Follower:
             states[label] = state
             return True
         news = False
+        joined = ("joined", label)
+        if known.called not in (state.called, joined):
+            known.called = joined
+            news = True
         for register in {*known.registers, *state.registers}:
             value = known.get(register)
             if value != state.get(register) and value != Value(("joined", label, register)):
