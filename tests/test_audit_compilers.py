@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cross import compiler
 from test_audit import ELF, by_name
 from tools import need
 
@@ -77,7 +78,7 @@ WAYS = {
 @pytest.mark.parametrize("target", ELF, ids=by_name)
 def test_gcc_keeps_its_conventions(target: Target, way: str, tmp_path: Path) -> None:
     architecture = target.architecture
-    gcc = need(architecture.gnu_as[0].removesuffix("as") + "gcc")
+    gcc = need(compiler(target.name))
     modes = [*MODES.get(architecture.family, ()), *(o for o in architecture.gnu_as if o.startswith("-march=mips"))]
     (tmp_path / "program.c").write_text(PROGRAM)
     made = tmp_path / "program.o"

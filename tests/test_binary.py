@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import broken
+import cross
 import go_tools
 import pytest
 from tools import need
@@ -150,19 +151,8 @@ def compiled_c(command: str, folder: Path, *options: str) -> bytes:
 
 
 OBJECTS = {
-    "linux/amd64": "x86_64-linux-gnu-gcc",
-    "linux/386": "i686-linux-gnu-gcc",
-    "linux/arm": "arm-linux-gnueabihf-gcc -marm",
-    "linux/arm64": "aarch64-linux-gnu-gcc",
-    "linux/mips": "mips-linux-gnu-gcc",
-    "linux/mipsle": "mipsel-linux-gnu-gcc",
-    "linux/mips64": "mips64-linux-gnuabi64-gcc",
-    "linux/mips64le": "mips64el-linux-gnuabi64-gcc",
-    "linux/ppc64": "powerpc64-linux-gnu-gcc",
-    "linux/ppc64le": "powerpc64le-linux-gnu-gcc",
-    "linux/s390x": "s390x-linux-gnu-gcc",
-    "windows/386": "i686-w64-mingw32-gcc",
-    "windows/amd64": "x86_64-w64-mingw32-gcc",
+    **{name: cross.compiler(name) for name in (*cross.MACHINES, "windows/386", "windows/amd64")},
+    "linux/arm": f"{cross.compiler('linux/arm')} -marm",
     "windows/arm64": "clang-14 --target=aarch64-windows-gnu",
     "Mach-O, linux/amd64": "clang-14 --target=x86_64-apple-macos",
     "Mach-O, linux/arm64": "clang-14 --target=arm64-apple-macos",
@@ -236,17 +226,10 @@ def test_mach_o_for_several_machines(tmp_path: Path) -> None:
     assert refused.value.notes == ("it has amd64, arm64",)
 
 
-LINKED = {
-    "linux/amd64": "x86_64-linux-gnu-gcc",
-    "linux/386": "i686-linux-gnu-gcc",
-    "linux/arm64": "aarch64-linux-gnu-gcc",
-    "linux/mips": "mips-linux-gnu-gcc",
-    "linux/ppc64": "powerpc64-linux-gnu-gcc",
-    "linux/ppc64le": "powerpc64le-linux-gnu-gcc",
-    "linux/s390x": "s390x-linux-gnu-gcc",
-    "windows/amd64": "x86_64-w64-mingw32-gcc",
-    "windows/386": "i686-w64-mingw32-gcc",
-}
+LINKED = (
+    *("linux/amd64", "linux/386", "linux/arm64", "linux/mips", "linux/ppc64", "linux/ppc64le", "linux/s390x"),
+    *("windows/amd64", "windows/386"),
+)
 
 
 @pytest.mark.parametrize("name", LINKED)
@@ -254,7 +237,7 @@ def test_a_shared_library_says_what_its_loader_fills(name: str, tmp_path: Path) 
     source, made = tmp_path / "made.c", tmp_path / "made.so"
     source.write_text('#include <stdio.h>\nint f(int x) { return puts("") + x; }\nvoid *place = &f;\n')
     command = [
-        need(LINKED[name]),
+        need(cross.compiler(name)),
         "-O1",
         "-shared",
         *(["-fPIC"] if "linux" in name else []),
@@ -263,7 +246,7 @@ def test_a_shared_library_says_what_its_loader_fills(name: str, tmp_path: Path) 
         str(source),
     ]
     subprocess.run(command, check=True, timeout=60)
-    strip = need(LINKED[name].replace("gcc", "strip"))
+    strip = need(f"{cross.prefix(name)}strip")
     for stripped in (False, True):
         if stripped:
             subprocess.run([strip, str(made)], check=True, timeout=60)
@@ -286,7 +269,7 @@ GO = ("windows/arm", "darwin/arm64")
 @pytest.mark.parametrize("name", GO)
 def test_a_binary_of_go(name: str, tmp_path: Path) -> None:
     """Its functions by the names of their sources; the code is in the machine's first instruction set."""
-    go = next(go for go in go_tools.distributions() if go.version < (1, 24))  # the last that has windows/arm
+    go = next(go for go in go_tools.distributions() if go.release < (1, 24))  # the last that has windows/arm
     (tmp_path / "made.go").write_text("package main\nfunc main() {}\n")
     system, machine = name.split("/")
     build(go, tmp_path, {"GOOS": system, "GOARCH": machine})

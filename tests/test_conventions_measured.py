@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-from measure import CFA, DESCRIPTOR, NOISE, RETURN, STUB, Arrival, Laboratory, build, compiler, targets
-from tools import need
+from measure import CFA, DESCRIPTOR, NOISE, RETURN, STUB, Arrival, Laboratory, build, targets
 
 from trampoline_dsl.target import Architecture, Assignment, Bank, InRegister, OnStack, Part, Register, ValueType
 from trampoline_dsl.targets import find_target
@@ -236,7 +235,6 @@ def _text(architecture: Architecture) -> str:
 @cache
 def laboratory(name: str) -> Laboratory:
     target = find_target(name)
-    need(compiler(target))
     return Laboratory(target, build(target, _text(target.architecture)))
 
 

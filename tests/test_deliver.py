@@ -12,8 +12,9 @@ from pathlib import Path
 import broken
 import pytest
 from broken import around_call, before, code_from, first, leaving
+from cross import MACHINES, compiler
 from programs import program
-from test_real_compilers import RUNNERS, compiler
+from test_real_compilers import execute
 from tools import need
 
 from trampoline_dsl import ir
@@ -397,27 +398,28 @@ def test_random_programs_stand_it(seed: int, target: str) -> None:
 # ---------------------------------------------------------------------------------------------- the kernels' headers
 
 SIZES = {
-    "linux/amd64": ("x86_64-linux-gnu-gcc", "8 + sizeof(struct ucontext) + sizeof(siginfo_t)"),
-    "linux/arm64": ("aarch64-linux-gnu-gcc", "sizeof(siginfo_t) + sizeof(struct ucontext)"),
-    "linux/mips": ("mips-linux-gnu-gcc", "24 + sizeof(siginfo_t) + sizeof(struct ucontext)"),
-    "linux/mips64": ("mips64-linux-gnuabi64-gcc", "24 + sizeof(siginfo_t) + sizeof(struct ucontext)"),
-    "linux/ppc64": ("powerpc64-linux-gnu-gcc", "2 * sizeof(struct ucontext) + 16 + 24 + 16 + sizeof(siginfo_t) + 8"),
-    "linux/s390x": ("s390x-linux-gnu-gcc", "168 + sizeof(siginfo_t) + sizeof(struct ucontext) + 512"),
+    "linux/amd64": "8 + sizeof(struct ucontext) + sizeof(siginfo_t)",
+    "linux/arm64": "sizeof(siginfo_t) + sizeof(struct ucontext)",
+    "linux/mips": "24 + sizeof(siginfo_t) + sizeof(struct ucontext)",
+    "linux/mips64": "24 + sizeof(siginfo_t) + sizeof(struct ucontext)",
+    "linux/ppc64": "2 * sizeof(struct ucontext) + 16 + 24 + 16 + sizeof(siginfo_t) + 8",
+    "linux/s390x": "168 + sizeof(siginfo_t) + sizeof(struct ucontext) + 512",
 }
 
 
 @pytest.mark.parametrize("target", SIZES)
 def test_frames_add_up_to_what_the_kernels_headers_say(target: str, tmp_path: Path) -> None:
-    gcc, size = SIZES[target]
     kernel = find_target(target).architecture.signals
     assert kernel is not None
     headers = ("signal", "siginfo", "sigcontext", "ucontext")
     source = tmp_path / "sizes.c"
     source.write_text(
         "".join(f"#include <asm/{header}.h>\n" for header in headers)
-        + f'_Static_assert({size} == {kernel.size}, "size");\n'
+        + f'_Static_assert({SIZES[target]} == {kernel.size}, "size");\n'
     )
-    made = subprocess.run([need(gcc), "-fsyntax-only", str(source)], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [need(compiler(target)), "-fsyntax-only", str(source)], capture_output=True, text=True, check=False
+    )
     assert made.returncode == 0, made.stderr
 
 
@@ -447,18 +449,12 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("target", [t for t in RUNNERS if "ppc64" not in t])
+@pytest.mark.parametrize("target", [t for t in MACHINES if "ppc64" not in t])
 def test_handlers_find_their_arguments_where_they_run(target: str, tmp_path: Path) -> None:
     """By the kernel that these tests run on (amd64, 386), and by qemu-user's of the others. That of ppc64 leaves 16
     bytes more than Linux does."""
-    compile_command = compiler(target)
-    for program_ in (compile_command[0], *RUNNERS[target]):
-        need(program_)
-    (tmp_path / "program.c").write_text(PROGRAM, "utf-8")
-    command = [*compile_command, "-O1", "-static", "-w", "-o", "program", "program.c"]
-    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    run = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    run = execute(target, tmp_path, PROGRAM, options=["-O1", "-w"])
+    assert run.returncode == 0
     found = [int(word) for word in run.stdout.split()]
     architecture = find_target(target).architecture
     kernel, word = architecture.signals, architecture.word

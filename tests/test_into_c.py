@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tools import need
+from cross import need_machine
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tests.outside.c import MACHINES, SHARED, SOURCE, WAYS, Failure, Way, compiled_text, run
+from tests.outside.c import SHARED, SOURCE, WAYS, Failure, Way, compiled_text, run
 
 # Of what an epilogue gives back, and of gp and the table of contents behind a call.
 RESTORES = {
@@ -21,22 +21,16 @@ RESTORES = {
 }
 
 
-def tools_for(target: str) -> None:
-    need(MACHINES[target].compiler[0])
-    for program in MACHINES[target].runner[:1]:
-        need(program)
-
-
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 @pytest.mark.parametrize("target", ["linux/amd64", "linux/mips"])
 def test_registers_and_memory_are_what_they_have_to_be(target: str, way: Way, tmp_path: Path) -> None:
-    tools_for(target)
+    need_machine(target)
     run(target, way, tmp_path)
 
 
 @pytest.mark.parametrize("target", ["linux/386", "linux/arm", "linux/mips", "linux/s390x"])
 def test_code_for_a_fixed_place_is_no_part_of_a_shared_library(target: str, tmp_path: Path) -> None:
-    tools_for(target)
+    need_machine(target)
     with pytest.raises(Failure, match=r"shared library: \S+gcc: "):
         run(target, SHARED, tmp_path, text=compiled_text(SOURCE, target, "static"))
 
@@ -53,7 +47,7 @@ def broken(target: str, text: str) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("target", RESTORES)
 def test_a_register_that_is_not_given_back_is_found(target: str, tmp_path: Path) -> None:
-    tools_for(target)
+    need_machine(target)
     found = list(broken(target, compiled_text(SOURCE, target, SHARED.linkage)))
     unseen = []
     for restore, text in found:

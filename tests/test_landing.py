@@ -14,6 +14,7 @@ import broken
 import gnu
 import pytest
 import switches
+from cross import compiler, prefix
 from tools import need
 
 from trampoline_dsl.audit import audit
@@ -98,26 +99,26 @@ def test_position_independent_code_has_them_too(target: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- linkers
 
 LINKERS = {
-    "linux/386": ("i686-linux-gnu-", "-fcf-protection", ("-z", "cet-report=error")),
-    "linux/amd64": ("x86_64-linux-gnu-", "-fcf-protection", ("-z", "cet-report=error")),
-    "linux/arm64": ("aarch64-linux-gnu-", "-mbranch-protection=bti", ("-z", "force-bti", "--fatal-warnings")),
+    "linux/386": ("-fcf-protection", ("-z", "cet-report=error")),
+    "linux/amd64": ("-fcf-protection", ("-z", "cet-report=error")),
+    "linux/arm64": ("-mbranch-protection=bti", ("-z", "force-bti", "--fatal-warnings")),
 }
 FEATURES = {"linux/386": "x86 feature: IBT, SHSTK", "linux/amd64": "x86 feature: IBT, SHSTK", "linux/arm64": "BTI"}
 
 
 def linked(target: str, program: Compiled, folder: Path) -> subprocess.CompletedProcess[str]:
     """An executable of a C file and the program's object, by a linker that is to refuse what is not protected."""
-    prefix, protection, options = LINKERS[target]
-    need(f"{prefix}gcc")
+    protection, options = LINKERS[target]
+    gcc = need(compiler(target))
     Path(folder, "caller.c").write_text("void f(void) {}\nvoid calls(void);\nvoid start(void) { calls(); }\n")
     Path(folder, "t.o").write_bytes(make_object(program.target, program.text))
-    subprocess.run([f"{prefix}gcc", protection, "-c", "caller.c"], cwd=folder, check=True)
-    command = [f"{prefix}ld", *options, "-e", "start", "-o", "program", "caller.o", "t.o"]
+    subprocess.run([gcc, protection, "-c", "caller.c"], cwd=folder, check=True)
+    command = [f"{prefix(target)}ld", *options, "-e", "start", "-o", "program", "caller.o", "t.o"]
     return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
 
 
 def notes(target: str, file: Path) -> str:
-    command = [f"{LINKERS[target][0]}readelf", "-n", str(file)]
+    command = [f"{prefix(target)}readelf", "-n", str(file)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -337,9 +338,9 @@ def audited(program: Compiled, data: bytes) -> Verdict:
 
 def shared(target: str, folder: Path, text: str, *options: str) -> bytes:
     """A shared library of assembly, by gcc."""
-    compiler = need(f"{LINKERS[target][0]}gcc")
+    gcc = need(compiler(target))
     Path(folder, "t.s").write_text(text)
-    command = [compiler, *options, "-shared", "-nostdlib", "-o", "t.so", "t.s"]
+    command = [gcc, *options, "-shared", "-nostdlib", "-o", "t.so", "t.s"]
     subprocess.run(command, cwd=folder, check=True)
     return Path(folder, "t.so").read_bytes()
 

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
-from measure import Image, build, compiler, targets
+from cross import compiler
+from measure import Image, build, targets
 from tools import need
 
 from trampoline_dsl import compile_text
@@ -104,7 +105,6 @@ def _facts(layout: StructLayout, fields: Sequence[Field]) -> list[int]:
 @pytest.mark.parametrize("name", targets())
 def test_structs_are_laid_out_as_gcc_does(name: str) -> None:
     target = find_target(name)
-    need(compiler(target))
     measured = _measured(target, build(target, _c_text()))
     ours = _ours(target)
     differing = []
@@ -118,7 +118,7 @@ def test_structs_are_laid_out_as_gcc_does(name: str) -> None:
 def test_windows_aligns_8_bytes_to_8() -> None:
     text = "struct s { char a; long long b; char c; double d; }; int offsets[] = { __builtin_offsetof(struct s, b), "
     text += "__builtin_offsetof(struct s, d), sizeof(struct s) };"
-    gcc = need("i686-w64-mingw32-gcc")
+    gcc = need(compiler("windows/386"))
     done = subprocess.run(
         [gcc, "-S", "-x", "c", "-o", "-", "-"], input=text, capture_output=True, text=True, check=True
     )

@@ -7,12 +7,14 @@ and switch stacks. The C side, compiled with optimisation, keeps values in every
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
-from tools import need
+from cross import MACHINES, need_machine
 
-from trampoline_dsl import compile_text, default_targets, find_target
+from trampoline_dsl import compile_text, default_targets
 
 SOURCE = """
 struct stack { low: ptr  top: uptr  argument: i64 }
@@ -124,46 +126,28 @@ def expected() -> float:
     return total
 
 
-# How a static program of the target runs here.
-RUNNERS = {
-    "linux/386": (),
-    "linux/amd64": (),
-    "linux/arm": ("qemu-arm",),
-    "linux/arm64": ("qemu-aarch64",),
-    "linux/mips": ("qemu-mips",),
-    "linux/mipsle": ("qemu-mipsel",),
-    "linux/mips64": ("qemu-mips64",),
-    "linux/mips64le": ("qemu-mips64el",),
-    "linux/ppc64": ("qemu-ppc64",),
-    "linux/ppc64le": ("qemu-ppc64le",),
-    "linux/s390x": ("qemu-s390x",),
-}
-
-
-def compiler(target: str) -> tuple[str, ...]:
-    assembler = find_target(target).architecture.gnu_as[0]
-    if assembler == "as":
-        return ("gcc", "-m32") if target == "linux/386" else ("gcc",)
-    return (assembler.removesuffix("as") + "gcc",)
+def execute(target: str, folder: Path, program: str, *more: str, options: Sequence[str]) -> CompletedProcess[str]:
+    """Build a static program of C and of other sources in a folder, and run it."""
+    machine = need_machine(target)
+    (folder / "program.c").write_text(program, "utf-8")
+    command = [machine.compiler, *options, "-static", "-o", "program", "program.c", *more]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert "executable stack" not in built.stderr
+    done = [*machine.runner, "./program"]
+    return subprocess.run(done, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_every_target_on_linux_has_a_runner() -> None:
-    assert list(RUNNERS) == [target.name for target in default_targets() if target.os == "linux"]
+    assert list(MACHINES) == [target.name for target in default_targets() if target.os == "linux"]
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O2"])
-@pytest.mark.parametrize("target", RUNNERS)
+@pytest.mark.parametrize("target", MACHINES)
 def test_c_on_both_sides(target: str, level: str, tmp_path: Path) -> None:
-    compile_command = compiler(target)
-    for program in (compile_command[0], *RUNNERS[target]):
-        need(program)
     (tmp_path / "trampolines.s").write_text(compile_text(SOURCE, target).text, "utf-8")
-    (tmp_path / "program.c").write_text(PROGRAM.replace("EXPECTED", repr(expected())), "utf-8")
-    command = [*compile_command, level, "-static", "-w", "-o", "program", "program.c", "trampolines.s"]
-    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    assert "executable stack" not in built.stderr
-    result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
+    program = PROGRAM.replace("EXPECTED", repr(expected()))
+    result = execute(target, tmp_path, program, "trampolines.s", options=[level, "-w"])
     assert result.returncode == 0, f"the check near line {result.returncode - 1} (modulo 200) failed"
 
 
@@ -222,20 +206,13 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("target", RUNNERS)
+@pytest.mark.parametrize("target", MACHINES)
 def test_the_kernel_answers_as_the_source_says(target: str, tmp_path: Path) -> None:
     """Results and failures of real system calls: -errno, also on machines that tell a failure otherwise."""
-    compile_command = compiler(target)
-    for program in (compile_command[0], *RUNNERS[target]):
-        need(program)
     example = (Path(__file__).parent.parent / "examples" / "c" / "system_call.tramp").read_text("utf-8")
     (tmp_path / "example.s").write_text(compile_text(example, target).text, "utf-8")
     (tmp_path / "more.s").write_text(compile_text(SYSTEM_CALLS, target).text, "utf-8")
-    (tmp_path / "program.c").write_text(KERNEL_PROGRAM, "utf-8")
-    command = [*compile_command, "-O2", "-static", "-w", "-o", "program", "program.c", "example.s", "more.s"]
-    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
+    result = execute(target, tmp_path, KERNEL_PROGRAM, "example.s", "more.s", options=["-O2", "-w"])
     assert result.returncode == 0, f"the check in line {result.returncode - 1} (modulo 200) failed"
 
 
@@ -277,16 +254,9 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("target", RUNNERS)
+@pytest.mark.parametrize("target", MACHINES)
 def test_calls_return_twice_in_c(target: str, tmp_path: Path) -> None:
-    compile_command = compiler(target)
-    for program in (compile_command[0], *RUNNERS[target]):
-        need(program)
     source = (Path(__file__).parent.parent / "examples" / "c" / "set_jump.tramp").read_text("utf-8")
     (tmp_path / "trampolines.s").write_text(compile_text(source, target).text, "utf-8")
-    (tmp_path / "program.c").write_text(RETURNS_TWICE, "utf-8")
-    command = [*compile_command, "-O2", "-static", "-o", "program", "program.c", "trampolines.s"]
-    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    result = subprocess.run([*RUNNERS[target], "./program"], cwd=tmp_path, timeout=60, check=False)
+    result = execute(target, tmp_path, RETURNS_TWICE, "trampolines.s", options=["-O2"])
     assert result.returncode == 0, f"after {result.returncode - 1} returns"

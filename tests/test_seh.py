@@ -12,6 +12,7 @@ from pathlib import Path
 
 import broken
 import pytest
+from cross import compiler
 from tools import need
 
 from trampoline_dsl import compile_text, pdata, seh
@@ -212,7 +213,7 @@ def test_assemblers_take_functions_of_any_name(assembler: str, name: str, tmp_pa
 
 def test_windows_walks_from_every_instruction(tmp_path: Path) -> None:
     """wine's RtlVirtualUnwind, with the trampolines executed step by step."""
-    compiler = need("x86_64-w64-mingw32-gcc")
+    gcc = need(compiler("windows/amd64"))
     need("/usr/lib/wine/wine64")
     compiled = compile_text((PROGRAMS / "walk.tramp").read_text("utf-8"), "windows/amd64")
     assert (
@@ -222,7 +223,7 @@ def test_windows_walks_from_every_instruction(tmp_path: Path) -> None:
     (tmp_path / "trampolines.s").write_text(begin + compiled.text + end, "utf-8")
     program = tmp_path / "walk.exe"
     sources = [str(PROGRAMS / "walk.c"), str(tmp_path / "trampolines.s")]
-    subprocess.run([compiler, "-O1", "-o", str(program), *sources], check=True, timeout=60)
-    with Wine("amd64", compiler, tmp_path) as wine:
+    subprocess.run([gcc, "-O1", "-o", str(program), *sources], check=True, timeout=60)
+    with Wine("amd64", gcc, tmp_path) as wine:
         ran = wine.run(program, timeout=60, cwd=tmp_path)
     assert ran.status == 0, ran.output

@@ -9,6 +9,7 @@ from pathlib import Path
 import broken
 import gnu
 import pytest
+from cross import compiler
 from tools import need
 
 from trampoline_dsl import compile_text
@@ -21,8 +22,8 @@ EXCEPTIONS = broken.ROOT / "examples" / "go" / "exceptiontramp.tramp"
 MINGW = Path("/usr/share/mingw-w64/include")
 # What compiles C for each, with the Windows SDK's structures as MinGW has them.
 COMPILERS = {
-    "windows/386": ("i686-w64-mingw32-gcc",),
-    "windows/amd64": ("x86_64-w64-mingw32-gcc",),
+    "windows/386": (compiler("windows/386"),),
+    "windows/amd64": (compiler("windows/amd64"),),
     "windows/arm": ("clang-14", "--target=armv7-windows-gnu", f"-I{MINGW}"),
     "windows/arm64": ("clang-14", "--target=aarch64-windows-gnu", f"-I{MINGW}"),
 }

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.outside.records import Cell
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest has it for the tests
-
-import go_tools  # found by the line above
+import go_tools
 import gos_assembler
 
+from tests.outside.options import add_targets
+from tests.outside.records import Cell
 from trampoline_dsl.target import Target
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Target, go_tools.Go, Path], int]], ...] = (
@@ -26,8 +23,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Target, go_tools.Go, Path], int]], ...
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    names = [target.name for target in gos_assembler.TARGETS]
-    parser.add_argument("--target", metavar="T", action="append", choices=names, help="linux/arm64, ...")
+    add_targets(parser, [target.name for target in gos_assembler.TARGETS])
 
 
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:

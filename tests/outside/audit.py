@@ -4,14 +4,13 @@ unchanged Go, by the contracts that our own trampolines of these names are."""
 from __future__ import annotations
 
 import argparse
-import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from tests.outside.options import add_go, add_targets, with_go
 from tests.outside.records import Cell
-from tests.outside.toolchain import MACHINES, Distribution, Machine, Missing, Toolchain, installed
+from tests.outside.toolchain import MACHINES, Go, Machine, Missing, Toolchain
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import Image, read_file
 from trampoline_dsl.diagnostics import read_source
@@ -45,26 +44,19 @@ LOCAL = {("linux/ppc64", "runtime.sigtramp"): "sigtramp"}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--go", metavar="DIR", action="append", type=Path, help="a Go distribution (default: those installed)"
-    )
-    parser.add_argument("--target", metavar="T", action="append", choices=[*MACHINES, *PLAIN], help="linux/arm64, ...")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="where Go's cache and the programs are kept")
+    add_go(parser)
+    add_targets(parser, [*MACHINES, *PLAIN])
     parser.add_argument("--verbose", action="store_true", help="print every finding")
 
 
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
-    distributions = [Distribution.at(folder.resolve()) for folder in chosen.go] if chosen.go else installed()
-    with contextlib.ExitStack() as stack:
-        work = chosen.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outside-")))
-        work = work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
+    with with_go(chosen) as (distributions, work):
         for distribution in distributions:
             for target in chosen.target or [*MACHINES, *PLAIN]:
                 yield from _target(distribution, target, work, verbose=chosen.verbose)
 
 
-def _target(distribution: Distribution, target: str, work: Path, *, verbose: bool) -> Iterator[Cell]:
+def _target(distribution: Go, target: str, work: Path, *, verbose: bool) -> Iterator[Cell]:
     functions = [(source, name) for source, name in FUNCTIONS if _declares(source, name, target)]
     if target.startswith("windows/") and distribution.release < WINDOWS_SINCE:
         return
@@ -72,14 +64,14 @@ def _target(distribution: Distribution, target: str, work: Path, *, verbose: boo
         image = _built(distribution, target, work)
     except Missing as error:
         for _, name in functions:
-            yield Cell(target, f"{distribution.name}: {_short(name)}", "failed", str(error))
+            yield Cell(target, f"{distribution.title}: {_short(name)}", "failed", str(error))
         return
     for source, name in functions:
         if target in PLAIN and name == "crosscall2":
             continue
         if target == "linux/ppc64" and name == "runtime.cgocallback":
             continue  # the linker leaves out what nothing calls
-        column = f"{distribution.name}: {_short(name)}"
+        column = f"{distribution.title}: {_short(name)}"
         try:
             verdict = audited(image, source, name, target, distribution.release)
         except ImageError as error:
@@ -106,7 +98,7 @@ def _declares(source: str, name: str, target: str) -> bool:
     return name in own_trampolines(load_module(read_source(EXAMPLES / source)), find_target(target))
 
 
-def _built(distribution: Distribution, target: str, work: Path) -> Image:
+def _built(distribution: Go, target: str, work: Path) -> Image:
     """A program of an unchanged Go, linked."""
     machine = MACHINES.get(target) or replace(PLAIN[target], environment={"CGO_ENABLED": "0"})
     toolchain = Toolchain(distribution, machine, work)

