@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from .judge import Activation, Code, Execute, Violation, Watcher
 from .target import Architecture, Convention, Register, Unwinding, WindowsUnwinding
 
 MOST_FOUND = 4  # in one run; more of them say nothing new
+_MOST_AT_ONCE = 0x1000  # bytes of a stack that are read at once
+_ABOVE = 4  # words above the CFA, where some conventions have places for a callee's registers
 
 
 @lru_cache(maxsize=64)
@@ -28,16 +30,38 @@ def at_entry(architecture: Architecture, convention: Convention) -> unwind.Frame
     return unwind.Frame(numbers.sp, architecture.word, places={numbers.return_column: pc})
 
 
+@lru_cache(maxsize=64)
+def _read_directives(
+    directives: tuple[tuple[int, str], ...], architecture: Architecture, convention: Convention
+) -> unwind.Table:
+    return unwind.read_directives(directives, at_entry(architecture, convention))
+
+
 class Found(NamedTuple):
     """The caller that a walk finds: its stack pointer, where it goes on, and what a register of which the bits of a
     mask are kept held in it; None where nobody knows. `sp_told`: what the stack pointer's own rule says, where it has
-    one. `told_else`: what a register held by rules for other numbers than its own, which has none."""
+    one. `told_else`: what a register held by rules for other numbers than its own, which has none. `frame`: the
+    rules and the CFA, of call frame information."""
 
     sp: int
     pc: int | None
     register: Callable[[Register, int], int | None]
     sp_told: Callable[[], int | None] | None = None
     told_else: Callable[[Register, int], int | None] = lambda *_: None
+    frame: tuple[unwind.Frame, int] | None = None
+
+
+class _Wanted(NamedTuple):
+    """A register that a caller wants back: its bits that are kept, what they are, its number, bytes of it in memory,
+    and the numbers that it may be described by instead. `image`: its image in memory, if all of that matters."""
+
+    register: Register
+    mask: int
+    right: int
+    number: int
+    size: int
+    also: tuple[int, ...]
+    image: bytes
 
 
 class Walker(Watcher):
@@ -54,6 +78,7 @@ class Walker(Watcher):
         self.registers = {number: register for register, number in self.numbers.numbers.items()}
         self.machine = unwind.Machine(self._register, self._read, architecture.word, architecture.order)
         self.live = True  # whether what is below the stack pointer counts as gone
+        self.wanted: tuple[Activation, tuple[_Wanted, ...], tuple[Register, ...]] | None = None  # by who runs
 
     def _register(self, number: int) -> int:
         if number == self.numbers.sp:
@@ -88,7 +113,7 @@ class Walker(Watcher):
             assert said is not None
             if not isinstance(said, unwind.Table):
                 assert isinstance(said, tuple)
-                said = unwind.read_directives(said, at_entry(self.run.architecture, convention))
+                said = _read_directives(said, self.run.architecture, convention)
             self.tables[code.name] = said
         return self.tables[code.name]
 
@@ -123,7 +148,8 @@ class Walker(Watcher):
             return unwind.recovered(frame, numbers.sp, top, machine.word, machine)
 
         # Where the CFA is not the caller's stack pointer, that one has a rule of its own.
-        return Found(top - numbers.bias & machine.mask, pc, held, sp_told if numbers.bias else None, told_else)
+        sp = top - numbers.bias & machine.mask
+        return Found(sp, pc, held, sp_told if numbers.bias else None, told_else, (frame, top))
 
     def _by_tables(self, code: Code, offset: int, numbers: WindowsUnwinding) -> Found:
         """By Windows' tables of functions. Without an entry, a function has no frame."""
@@ -176,13 +202,8 @@ class Walker(Watcher):
         self._check_chain(activation, address)
         if caller.sp_told is not None:
             self._check_sp(caller.sp_told(), caller.sp, address)
-        for register, mask in convention.kept.items():
-            if register not in numbers.numbers or register not in activation.registers:
-                continue
-            if register in (run.architecture.sp, run.architecture.toc):
-                # Whoever walks finds the table of contents by what is at the return address. ELFv2 ABI, 2.3.
-                continue
-            value, right = caller.register(register, mask), activation.registers[register]
+        for register, mask, right in self._not_at_hand(activation, caller.frame):
+            value = caller.register(register, mask)
             found_in = (value, caller.told_else(register, mask))
             if all(one is None or (one ^ right) & mask for one in found_in):
                 self._violate(
@@ -192,6 +213,70 @@ class Walker(Watcher):
                     expected=right & mask,
                     found=None if value is None else value & mask,
                 )
+
+    def _wanted(self, activation: Activation) -> tuple[tuple[_Wanted, ...], tuple[Register, ...]]:
+        """The registers that a walk has to find. Whoever walks finds the table of contents by what is at the return
+        address. ELFv2 ABI, 2.3."""
+        if self.wanted is None or self.wanted[0] is not activation:
+            numbers, architecture, rights = self.numbers, self.run.architecture, activation.registers
+            wanted = tuple(
+                self._wanted_one(register, mask, rights[register])
+                for register, mask in activation.function.convention.kept.items()
+                if register in numbers.numbers and register in rights
+                if register not in (architecture.sp, architecture.toc)
+            )
+            self.wanted = activation, wanted, tuple(one.register for one in wanted)
+        return self.wanted[1:]
+
+    def _wanted_one(self, register: Register, mask: int, right: int) -> _Wanted:
+        numbers = self.numbers
+        size = numbers.saved_bytes(register, mask)
+        whole = mask == (1 << 8 * size) - 1 and numbers.of_saved(register, right) == right == right & mask
+        image = right.to_bytes(size, self.run.order) if whole else b""
+        return _Wanted(register, mask, right, numbers.numbers[register], size, numbers.also.get(register, ()), image)
+
+    def _not_at_hand(
+        self, activation: Activation, said: tuple[unwind.Frame, int] | None
+    ) -> Iterator[tuple[Register, int, int]]:
+        """Those of the registers, with their bits and what they should be, that are not seen to be right at once:
+        unchanged, or in memory that is read in one piece. There are dozens, and for most of them that is all."""
+        wanted, registers = self._wanted(activation)
+        if said is None:
+            yield from ((one.register, one.mask, one.right) for one in wanted)
+            return
+        (frame, top), machine = said, self.run.machine
+        order, places, of_saved = self.run.order, frame.places, self.numbers.of_saved
+        values = machine.read_registers(registers)
+        sp = machine.sp
+        stack = self._stack(sp, top + _ABOVE * machine.architecture.word)
+        size_of_stack = len(stack)
+
+        def is_read(number: int, size: int) -> bool:
+            place = places.get(number)
+            return place is not None and place.kind == "offset" and 0 <= top - sp + place.number <= size_of_stack - size
+
+        for (register, mask, right, number, size, also, image), value in zip(wanted, values, strict=True):
+            place = places.get(number)
+            if place is not None:
+                start = top - sp + place.number
+                if image and place.kind == "offset" and start >= 0 and stack.startswith(image, start):
+                    continue
+                if place.kind != "offset" or not 0 <= start <= size_of_stack - size:
+                    yield register, mask, right
+                    continue
+                value = of_saved(register, int.from_bytes(stack[start : start + size], order))
+            elif also and not all(is_read(other, size) for other in also):
+                yield register, mask, right
+                continue
+            if (value ^ right) & mask:
+                yield register, mask, right
+
+    def _stack(self, sp: int, end: int) -> bytes:
+        """What is on the stack up to an address, as far as it is mapped; nothing where that would be much."""
+        region = next((region for region in self.run.stack_of if sp in region), None)
+        if region is None or not sp < end <= sp + _MOST_AT_ONCE:
+            return b""
+        return self.run.machine.read(sp, min(end, region.end) - sp)
 
     def _check_chain(self, activation: Activation, address: int) -> None:
         """Whoever walks by frame records comes to the caller's too. In the midst of a switch of contexts the records
