@@ -14,7 +14,7 @@ from tools import need
 from trampoline_dsl import compile_text
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import read_image
-from trampoline_dsl.foreign import definitions
+from trampoline_dsl.image import definitions
 from trampoline_dsl.target import Target
 
 PROGRAM = """

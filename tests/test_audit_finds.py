@@ -9,7 +9,7 @@ import pytest
 from trampoline_dsl import compile_text, find_target
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import read_image
-from trampoline_dsl.foreign import definitions
+from trampoline_dsl.image import definitions
 from trampoline_dsl.objects import make_object
 from trampoline_dsl.verify import Verdict
 

@@ -22,7 +22,7 @@ from trampoline_dsl.binary import read_image
 from trampoline_dsl.cli import main
 from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.disassemble import disassemble
-from trampoline_dsl.foreign import definitions
+from trampoline_dsl.image import definitions
 from trampoline_dsl.landing import bare
 from trampoline_dsl.mutate import mutate
 from trampoline_dsl.objects import make_object

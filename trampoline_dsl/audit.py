@@ -14,13 +14,14 @@ from pathlib import PurePath
 from . import ir
 from .decode import code_of_function
 from .deliver import Players
-from .foreign import ForeignBench, Placed, place
+from .foreign import ForeignBench
 from .free import Depths, Free, Observer
 from .image import Image, ImageError, Symbol, on_the_stack
 from .interpret import Trouble
 from .judge import Code, Execute, Violation
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Compiled
+from .placed import Placed, place
 from .run_asm import AsmMachine
 from .verify import DEFAULT_RUNS, NOT_UNWOUND, Session, Subject, Verdict, baseline_violations, code_of
 from .world import Bytes, World, anonymous_callees, make_world

@@ -20,8 +20,7 @@ from .binary import Image, ImageError, Symbol, find_symbol, read_bytes, read_fil
 from .campaign import in_processes
 from .decode import code_of_function
 from .diagnostics import Diagnostic, InputError, Source, Span, read_source, suggestion
-from .foreign import definitions
-from .image import names_of
+from .image import definitions, names_of
 from .pipeline import Compiled, compile_module
 from .records import dataclass
 from .resolve import load_module

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import field
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -223,6 +223,28 @@ def names_of(symbol: str) -> tuple[str, ...]:
     plain += [name.rpartition("@")[0] for name in plain if name.rpartition("@")[2].isdigit()]
     plain += [_go_name(name) for name in plain]
     return tuple(dict.fromkeys(name for name in plain if name))
+
+
+def definitions(image: Image, wanted: Iterable[str], internal: Collection[str] = ()) -> dict[str, Symbol]:
+    """What the image defines of some names, as C and Go spell them: a public symbol before a local one; of Go's two
+    entries of a function the one for ABI0, but for those that are called by the `internal` one; a plain name before a
+    decorated one. What is local to a file of Go assembly (`name<>`) has no package, and comes last."""
+    names: dict[str, set[str]] = {}
+    for name in wanted:
+        names.setdefault(name, set()).add(name)
+        names.setdefault(name.rpartition(".")[2], set()).add(name)
+    found: dict[str, tuple[tuple[bool, bool, bool, bool], Symbol]] = {}
+    for symbol in image.symbols:
+        if symbol.address is None or not symbol.name:
+            continue
+        for spelling in names_of(symbol.name):
+            for name in names.get(spelling, ()):
+                other_entry = symbol.name.endswith(".abi0") == (name in internal)
+                rank = spelling != name, symbol.local, other_entry, symbol.name != name
+                better = name not in found or rank < found[name][0]
+                if (not rank[0] or symbol.local) and better and image.section(symbol.address) is not None:
+                    found[name] = rank, symbol
+    return {name: symbol for name, (_, symbol) in found.items()}
 
 
 def _exact(symbol: str, name: str) -> bool:
