@@ -354,7 +354,7 @@ def resolved(module: Module) -> tuple[object, ...] | list[str]:
         return [render(diagnostic) for diagnostic in error.diagnostics]
     found = {name: repr(program.functions[name]) for name in program.functions}
     rest = (program.structs, program.externs, program.variables, program.tables, tuple(program.scenarios), program.own)
-    return (repr(found), *map(repr, rest), program.own_tables, program.contracts)
+    return (repr(found), *map(repr, rest), program.own_tables, repr(program.contracts))
 
 
 @pytest.mark.parametrize(
@@ -384,10 +384,60 @@ def test_imported_declarations_are_not_made_again(monkeypatch: pytest.MonkeyPatc
         return signature(item, environment)
 
     monkeypatch.setattr(resolve_module, "_signature", listening)
-    for number in range(3):
-        main = f'import "library.tramp"\ntrampoline main() using c {{ call inner({number}) }}\n'
+    for name, number in (("main", 1), ("main", 2), ("other", 2), ("main", 3)):
+        main = f'import "library.tramp"\ntrampoline {name}() using c {{ call inner({number}) }}\n'
         resolved(load_module(Source(str(tmp_path / "main.tramp"), main)))
-    assert made == ["f", "inner", "entered", "main", "main", "main"]
+    assert made == ["f", "inner", "entered", "main", "other"]
+
+
+OWN = """
+import "library.tramp"
+extern announced(a: uptr) -> uptr using c clobbers { when amd64 { rax } }
+extern pointer: ptr<own>
+extern pointer: ptr<own>
+const eight = 2 * size
+const by_target { when amd64 { eight } else { 2 } }
+struct own { a: u32, nested: t, b: u64[by_target] @ 32 }
+struct t from "s.h" { from_header_a: u32 }
+convention own_mine like mine { when amd64 { loses rbx } }
+when linux { extern using_mine(a: ptr<own>) using own_mine } else { extern elsewhere() using c }
+table own_entries[4] enters first
+trampoline first() using c { BODY }
+trampoline second(a: ptr<own>) using own_mine writes a
+trampoline announced(a: uptr) -> uptr using c { return a }
+check announced { finally { expect a == sizeof(own) } }
+"""
+EDITS = (
+    ("BODY", "call f(&pointer)"),
+    ("BODY", "let x = table index  call announced(x)"),
+    ("import", "\n# further down\n\nimport"),  # the convention, too
+    ("table", "\n\n  table"),
+    ("sizeof", "1 + sizeof"),
+    ("expect", "expect 1 == 2  expect"),
+    ("{ return a }", ""),
+    ("{ return a }", "{ return b }"),
+    ("a: u32,", "a: u16,"),
+    ("when amd64 { eight }", "when arm64 { eight }"),
+    ("when linux", "when not linux"),
+    ("loses rbx", "loses rbp"),
+    ("enters first", "enters announced"),
+    ("-> uptr using c {", "-> uptr using own_mine {"),
+    ("const eight", "const inner"),
+)
+
+
+@pytest.mark.parametrize(("before", "after"), EDITS, ids=range(len(EDITS)))
+def test_own_declarations_are_kept_and_change_nothing(tmp_path: Path, before: str, after: str) -> None:
+    (tmp_path / "library.tramp").write_text(LIBRARY)
+    header = tmp_path / "s.h"
+    right = "#define from_header_a 4\n#define t_from_header_a 4\n"
+    for written in (right, right.replace("4", "8"), ""):
+        header.write_text(written)
+        for text in (OWN, OWN.replace(before, after), OWN):
+            module = load_module(Source(str(tmp_path / "main.tramp"), text.replace("BODY", "")))
+            expected = resolved(replace(module, imports=None))
+            assert resolved(module) == expected
+            assert isinstance(expected, tuple) or text is not OWN or not written, expected
 
 
 def test_a_command_parses_each_of_its_files_once(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from .diagnostics import Span
@@ -630,24 +631,34 @@ class _Same:
 
 
 def walk(node: object) -> Sequence[object]:
-    """Every node of a body, depth first."""
+    """Every statement, condition, expression and variable of a body, depth first."""
     return _walked(_Same(node))
 
 
 @lru_cache(maxsize=256)
 def _walked(node: _Same) -> Sequence[object]:
     found: list[object] = []
-
-    def visit(item: object) -> None:
+    rest = [node.it]
+    while rest:
+        item = rest.pop()
         if isinstance(item, tuple):
-            for child in item:
-                visit(child)
-        elif hasattr(item, "__dataclass_fields__") and type(item).__module__ == __name__:
-            found.append(item)
-            if isinstance(item, Variable):
-                return
-            for name in item.__dataclass_fields__:
-                visit(getattr(item, name))
-
-    visit(node.it)
+            rest += item[::-1]
+        else:
+            kind: type = item.__class__
+            parts = _parts(kind)
+            if parts is not None:
+                found.append(item)
+                rest += [getattr(item, name) for name in parts]
     return tuple(found)
+
+
+@cache
+def _parts(kind: type) -> tuple[str, ...] | None:
+    """The fields of a class of nodes that further nodes may be in, last first; None if it is no class of nodes."""
+    if kind.__module__ != __name__ or not hasattr(kind, "__dataclass_fields__"):
+        return None
+    fields = reversed(kind.__dataclass_fields__.values())
+    return tuple(field.name for field in fields if _HOLDING_NODES.search(field.type))
+
+
+_HOLDING_NODES = re.compile(r"\b(Expression|Condition|Statement|Variable)\b")

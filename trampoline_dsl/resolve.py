@@ -63,9 +63,9 @@ def _declaration_texts(items: Iterable[s.Item], text: str) -> Iterable[str]:
             case s.Check() | s.Import():
                 pass
             case s.Trampoline(span=span, body=body) if body is not None:
-                yield text[span.start : body.span.start]
+                yield text[span.start : body.span.start + 1]
             case s.ItemsWhen(targets=targets, then=then, otherwise=otherwise):
-                names = " ".join(name.name for name in targets.names)
+                names = ", ".join(name.name for name in targets.names)
                 yield f"when not {names} {{" if targets.negated else f"when {names} {{"
                 yield from _declaration_texts(then, text)
                 yield "} else {"
@@ -396,12 +396,15 @@ class Declared:
     bodies: list[tuple[s.Trampoline, ir.Signature, frozenset[str]]] = field(default_factory=list)
     bodiless: list[tuple[s.Trampoline, ir.Signature]] = field(default_factory=list)
     checks: list[s.Check] = field(default_factory=list)
+    imported: Declared | None = None  # what it is a copy of, if it is one
+    items: Sequence[tuple[s.Plain, Path]] = ()  # that have been added
 
     def add(self, items: Sequence[tuple[s.Plain, Path]]) -> None:
         """Declare what some files have for the target, each item with the folder of its file: of one kind after the
         other, so that it does not matter where something is declared."""
         environment, names = self.environment, self.names
         layouts, report = environment.layouts, environment.report
+        self.items = items
         known = set(environment.constant_nodes)
         for item, folder in items:
             match item:
@@ -478,7 +481,60 @@ class Declared:
             list(self.bodies),
             list(self.bodiless),
             list(self.checks),
+            self,
         )
+
+    def moved(self, items: Sequence[tuple[s.Plain, Path]], environment: Environment) -> Declared | None:
+        """The same in a new environment, for items that differ from those that were added in bodies and checks alone,
+        and in where they are. There were no mistakes. None where a convention is somewhere else: it says where."""
+        known = self.environment
+        if known.declared_conventions:
+            own = [item for item, _ in items if isinstance(item, s.ConventionDeclaration)]
+            if any(known.conventions[str(item.name)].source != str(item.span) for item in own):
+                return None
+        moved = self.copy(environment)
+        imported = self.imported if self.imported is not None else Declared(self.environment)
+        moved.bodies, moved.bodiless = list(imported.bodies), list(imported.bodiless)
+        moved.checks = [*imported.checks, *(item for item, _ in items if isinstance(item, s.Check))]
+        bodies, bodiless = iter(self.bodies[len(imported.bodies) :]), iter(self.bodiless[len(imported.bodiless) :])
+        for (item, folder), (before, _) in zip(_without_checks(items), _without_checks(self.items), strict=True):
+            name, span, old = str(item.name), item.name.span, before.name.span
+            match item:
+                case s.Extern():
+                    signature = environment.signatures[name]
+                    if signature.span is old:  # else it announces a trampoline
+                        environment.signatures[name] = _signature_at(span, signature)
+                case s.Trampoline():
+                    if item.body is not None:
+                        _, signature, untyped = next(bodies)
+                        new = _signature_at(span, signature)
+                        moved.bodies.append((item, new, untyped))
+                    else:
+                        _, signature = next(bodiless)
+                        new = _signature_at(span, signature)
+                        moved.bodiless.append((item, new))
+                    if environment.signatures[name] is signature:
+                        environment.signatures[name] = new
+                    if name in environment.suspending:
+                        environment.suspending[name] = item
+                case s.ExternVariable():
+                    variable = environment.variables[name]
+                    if variable is not None and variable.span is old:  # else another one says the same of it
+                        environment.variables[name] = replace(variable, span=span)
+                case s.Constant():
+                    environment.constant_nodes[name] = item
+                case s.Struct():
+                    environment.layouts.declarations[name] = item, folder
+                    layout = environment.layouts.done[name]
+                    environment.layouts.done[name] = layout and replace(layout, span=span)
+                case s.Table():
+                    table = replace(environment.tables[name], span=span)
+                    environment.tables[name] = environment.entered[table.trampoline] = table
+                case s.ConventionDeclaration():
+                    environment.declared_conventions[name] = span
+                case _:
+                    assert_never(item)
+        return moved
 
     def collides(self, items: Iterable[tuple[s.Plain, Path]]) -> bool:
         """Whether some items have names that would not be declared behind these if all were declared at once."""
@@ -500,24 +556,54 @@ class Declared:
         return not headers or headers == self.environment.layouts.headers_now()
 
 
+@lru_cache(maxsize=512)
+def _declared_before(target: Target, imports: Imports, declarations: tuple[str, ...]) -> list[Declared]:
+    """What a file with such declarations has declared for a target, if that was right, to be filled. It is not to be
+    changed."""
+    return []
+
+
+def _without_checks(items: Iterable[tuple[s.Plain, Path]]) -> Iterator[tuple[s.Named, Path]]:
+    """Those that make something known."""
+    for item, folder in items:
+        if not isinstance(item, (s.Check, s.Import)):
+            yield item, folder
+
+
+def _signature_at(span: Span, known: ir.Signature) -> ir.Signature:
+    return ir.Signature(known.name, known.parameters, known.result, known.convention, known.clobbers, span)
+
+
 def _items(files: Iterable[s.File], environment: Environment) -> list[tuple[s.Plain, Path]]:
     """What files declare for a target, each with the folder of its file."""
-    return [(item, _folder(file.source.name)) for file in files for item in environment.meant(file.items)]
+    found: list[tuple[s.Plain, Path]] = []
+    for file in files:
+        folder = _folder(file.source.name)
+        found += [(item, folder) for item in environment.meant(file.items)]
+    return found
 
 
 def _declared(module: Module, target: Target, report: Report) -> Declared:
-    """All declarations of a module. Those of the imported files are made once, as long as they have not changed and
-    can be made without the others."""
+    """All declarations of a module. They are made once, as long as they have not changed; those of the imported files,
+    if they can be made without the others, even where its own have changed."""
     environment = _environment(target, report, module.include)
     environment.files = module.files
     own = _items([module.file], environment)
+    before = _declared_before(target, module.imports, module.declarations) if module.imports is not None else []
+    if before and before[0].unchanged():
+        moved = before[0].moved(own, environment)
+        if moved is not None:
+            return moved
     imported = _declared_by_imports(module, target)
+    others: list[tuple[s.Plain, Path]] = []
     if imported is None or imported.collides(own):
+        others = _items(module.files[:-1], environment)
         declared = Declared(environment)
-        declared.add([*_items(module.files[:-1], environment), *own])
     else:
         declared = imported.copy(environment)
-        declared.add(own)
+    declared.add([*others, *own])
+    if not others and not report.diagnostics:
+        before[:] = [declared]
     return declared
 
 

@@ -767,11 +767,10 @@ class ItemsWhen:
     span: Span = field(compare=False)
 
 
-Declaration = (
-    Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Table | Trampoline | Check | ItemsWhen
-)
+Named = Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Table | Trampoline
+Declaration = Named | Check | ItemsWhen
 Item = Import | Declaration
-Plain = Import | Constant | Struct | Extern | ExternVariable | ConventionDeclaration | Table | Trampoline | Check
+Plain = Import | Named | Check
 
 
 @dataclass(frozen=True, slots=True)
