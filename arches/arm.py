@@ -533,6 +533,7 @@ class Arm(Architecture):
         self.v7 = vfp
         self.extensions = ARM7 if vfp else ARM5
         self.vfp = vfp
+        self.indexed = system == "linux"
         if system == "windows":
             self.machines = {"elf": 40, "pe": 0x1C4}
         self.engines = Engines(
@@ -1087,9 +1088,9 @@ class Arm(Architecture):
         return _with_returns(_with_multiples([one for one in code if not _is_idle(one)], pairs=pairs))
 
     def unwinding(self) -> Unwinding:
-        from .unwinding.arm import ArmUnwinding
+        from .unwinding.arm import ArmUnwinding, IndexedArmUnwinding
 
-        return ArmUnwinding(self.registers)
+        return (IndexedArmUnwinding if self.indexed else ArmUnwinding)(self.registers)
 
     def plan9(self) -> Plan9:
         from .plan9.arm import ArmSpelling

@@ -148,10 +148,15 @@ def made_of(architecture: Architecture) -> Unwinding:
     return architecture.unwinding()
 
 
-def directives(function: Described, architecture: Architecture) -> tuple[tuple[str, ...], ...]:
-    """For each of a function's instructions the directives before it."""
-    described = made_of(architecture)
-    rows = Follower(function, architecture, described).rows()
+def followed(function: Described, architecture: Architecture) -> list[Row | None]:
+    """The row before each of a function's instructions; None where control does not come by, and for labels."""
+    return Follower(function, architecture, made_of(architecture)).rows()
+
+
+def directives(
+    function: Described, architecture: Architecture, rows: Sequence[Row | None]
+) -> tuple[tuple[str, ...], ...]:
+    """For each of a function's instructions the directives before it. `rows`: what holds before each of them."""
     names = _names(architecture)
     made: list[list[str]] = [[] for _ in function.code]
     places = [index for index, insn in enumerate(function.code) if insn.label is None]
@@ -726,4 +731,4 @@ _SAME = Rule("same")
 _WIDEST = 16  # bytes that one instruction stores of one register
 
 
-__all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "made_of"]
+__all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "followed", "made_of"]

@@ -21,7 +21,7 @@ def function_text(
     title: str,
     symbol: str,
     unwinding: Sequence[Sequence[str]] | None = None,
-    brackets: tuple[str, str] = ("", ""),
+    brackets: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> str:
     """One function: comments, directives, instructions. `symbol` is what C calls it: if that is another name,
     the function has both. `unwinding`: the directives that stand before each instruction, if there are any, and
@@ -32,10 +32,10 @@ def function_text(
         lines += target.architecture.function_header(symbol, convention)
     lines += target.architecture.function_header(name, convention)
     if unwinding is not None:
-        lines.append(f"\t{brackets[0]}")
+        lines += [f"\t{directive}" for directive in brackets[0]]
     lines += _body(code, target, source, unwinding or [()] * len(code))
     if unwinding is not None:
-        lines.append(f"\t{brackets[1]}")
+        lines += [f"\t{directive}" for directive in brackets[1]]
     lines += target.architecture.function_footer(name, convention)
     return "\n".join(lines) + "\n"
 
@@ -49,13 +49,18 @@ def entries_text(entries: Sequence[Sequence[Insn]]) -> str:
 
 
 def table_text(
-    name: str, convention: Convention, entries: str, target: Target, title: str, unwinding: bool = False
+    name: str,
+    convention: Convention,
+    entries: str,
+    target: Target,
+    title: str,
+    brackets: tuple[Sequence[str], Sequence[str]] = ((), ()),
 ) -> str:
-    """A table of entries, whose text is given. `unwinding`: it has unwind information, and no frame."""
+    """A table of entries, whose text is given. `brackets`: the directives around it, if it has unwind information; it
+    has no frame."""
     architecture = target.architecture
-    if unwinding:
-        entries = f"\t.cfi_startproc\n{entries}\n\t.cfi_endproc"
-    lines = [*_comments([title], target), *architecture.function_header(name, convention), entries]
+    before, after = ([f"\t{directive}" for directive in directives] for directives in brackets)
+    lines = [*_comments([title], target), *architecture.function_header(name, convention), *before, entries, *after]
     lines += architecture.function_footer(name, convention)
     return "\n".join(lines) + "\n"
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from . import cfi, ir, plan9, seh
+from . import cfi, ehabi, ir, plan9, seh
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
@@ -20,7 +21,18 @@ from .lir import DECLARED, Home
 from .lower import lower
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
-from .target import Architecture, Convention, Frame, Insn, Register, Relocation, Target, WindowsUnwinding
+from .target import (
+    Architecture,
+    Convention,
+    Frame,
+    IndexedUnwinding,
+    Insn,
+    Register,
+    Relocation,
+    Target,
+    Unwinding,
+    WindowsUnwinding,
+)
 
 if TYPE_CHECKING:
     from .load import Extern, Loaded, LoadedFile
@@ -122,8 +134,8 @@ class Artifact:
         """The function in GNU syntax."""
         title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
         convention = self.function.convention
-        tables = cfi.made_of(self.target.architecture)
         symbol = c_symbol(self.function.signature)
+        said = [one for one in (self.unwinding, self.index) if one is not None]
         return function_text(
             self.name,
             convention,
@@ -133,8 +145,8 @@ class Artifact:
             self.source,
             title,
             symbol,
-            self.unwinding,
-            seh.brackets(self.name) if isinstance(tables, WindowsUnwinding) else cfi.BRACKETS,
+            [tuple(chain(*before)) for before in zip(*said, strict=True)] if said else None,
+            _brackets(cfi.made_of(self.target.architecture), self.name),
         )
 
     @property
@@ -148,17 +160,34 @@ class Artifact:
         return self._unwinding if isinstance(self._unwinding, str) else ""
 
     @cached_property
+    def _described(self) -> cfi.Described:
+        pushed = self.function.table is not None and self.target.architecture.table_pushes
+        return cfi.Described(self.instructions, self.function.convention, self.frame.size, pushed)
+
+    @cached_property
+    def _rows(self) -> Sequence[cfi.Row | None]:
+        return cfi.followed(self._described, self.target.architecture)
+
+    @cached_property
     def _unwinding(self) -> tuple[tuple[str, ...], ...] | str:
-        convention, architecture = self.function.convention, self.target.architecture
-        pushed = self.function.table is not None and architecture.table_pushes
-        described = cfi.Described(self.instructions, convention, self.frame.size, pushed)
+        architecture = self.target.architecture
         try:
             tables = cfi.made_of(architecture)
             if isinstance(tables, WindowsUnwinding):
-                return seh.directives(described, architecture, tables, self.name, lambda: self.offsets)
-            return cfi.directives(described, architecture)
+                return seh.directives(self._described, architecture, tables, self.name, lambda: self.offsets)
+            return cfi.directives(self._described, architecture, self._rows)
         except seh.NotDescribed as error:
             return str(error)
+
+    @cached_property
+    def index(self) -> tuple[tuple[str, ...], ...] | None:
+        """The directives of the index table that is read at run time, where that is another one, before each of
+        `instructions`; None if there is none."""
+        architecture = self.target.architecture
+        tables = cfi.made_of(architecture)
+        if not isinstance(tables, IndexedUnwinding):
+            return None
+        return ehabi.directives(self.instructions, self._rows, tables, architecture.comment)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The function as Go's assembler takes it; `symbol`: a symbol as Go writes it. The target is linked for Go."""
@@ -248,8 +277,8 @@ class TableArtifact:
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
         # On Windows what is in no table has no frame: Microsoft Learn, "x64 exception handling", "Unwind procedure".
         tables = cfi.made_of(self.target.architecture)
-        unwinding = not isinstance(tables, WindowsUnwinding)
-        return table_text(self.name, self.function.convention, self._kept.text, self.target, title, unwinding)
+        brackets = ((), ()) if isinstance(tables, WindowsUnwinding) else _brackets(tables, self.name)
+        return table_text(self.name, self.function.convention, self._kept.text, self.target, title, brackets)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The table as Go's assembler takes it."""
@@ -415,6 +444,17 @@ class Compiled:
 
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
+
+
+def _brackets(tables: Unwinding, name: str) -> tuple[Sequence[str], Sequence[str]]:
+    """What stands around the code of a function with unwind information."""
+    if isinstance(tables, WindowsUnwinding):
+        before, after = seh.brackets(name)
+        return (before,), (after,)
+    before, after = cfi.BRACKETS
+    if isinstance(tables, IndexedUnwinding):
+        return (before, tables.brackets[0]), (tables.brackets[1], after)
+    return (before,), (after,)
 
 
 def c_symbol(signature: ir.Signature) -> str:

@@ -480,6 +480,33 @@ class WindowsUnwinding(Unwinding):
         of the stack pointer, pops, and what leaves the function. None: it is none of these."""
 
 
+class IndexedUnwinding(Unwinding):
+    """What unwinders of C++ read at run time where that is not call frame information: an index table by ranges of
+    addresses. Exception Handling ABI for the Arm Architecture. What its words do is told as what takes them back does,
+    to a stack pointer of its own."""
+
+    registers: Mapping[int, Register]  # `numbers` by number
+    brackets: tuple[str, str]  # the directives around a range
+    cannot: str  # the directive for one of which the caller is not told
+    followed: str  # the directive by which the word at the stack pointer becomes the stack pointer
+
+    @abstractmethod
+    def passed(self, size: int) -> str:
+        """The directive by which the stack pointer is raised by `size` bytes (lowered, if negative), whole words."""
+
+    @abstractmethod
+    def popped(self, registers: Sequence[Register]) -> str:
+        """The directive by which registers are popped, the first one from the lowest address."""
+
+    @abstractmethod
+    def taken_from(self, register: Register) -> str:
+        """The directive by which what a register holds becomes the stack pointer."""
+
+    @abstractmethod
+    def together(self, below: Register, above: Register) -> bool:
+        """Whether one directive pops both, where the second one is directly above the first."""
+
+
 _LOCAL_LABEL = re.compile(r"\.?L(\d+_)?")
 
 

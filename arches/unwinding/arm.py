@@ -1,12 +1,12 @@
 """arm: DWARF for the Arm Architecture (AADWARF32), 4.1. The CFI goes to .debug_frame: what unwinds at run time on this
-machine reads tables of another kind (Exception Handling ABI for the Arm Architecture)."""
+machine reads tables of another kind, .ARM.exidx and .ARM.extab (Exception Handling ABI for the Arm Architecture)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from trampoline_dsl.target import Bank, Motion, Register
+from trampoline_dsl.target import Bank, IndexedUnwinding, Motion, Register
 
 from . import ByText, number
 
@@ -117,3 +117,47 @@ class ArmUnwinding(ByText):
     def _or(self, m: re.Match[str]) -> Iterable[Motion]:
         """The bits were zero before: constants are made so."""
         yield Motion("set", self.by_text[m[1]], self.by_text[m[2]], number(m[3]))
+
+
+class IndexedArmUnwinding(ArmUnwinding, IndexedUnwinding):
+    """Linux: the directives are GNU as's and LLVM's. Those that have no name of their own are bytes: Exception Handling
+    ABI for the Arm Architecture, "Frame unwinding instructions"."""
+
+    brackets = (".fnstart", ".fnend")
+    cannot = ".cantunwind"
+    followed = ".unwind_raw 4, 0x82, 0x00 @ pop {sp}"  # the word is loaded, and no writeback follows
+
+    def __init__(self, registers: Mapping[str, Register]) -> None:
+        super().__init__(registers)
+        self.registers = {number: register for register, number in self.numbers.items()}
+
+    def passed(self, size: int) -> str:
+        return f".pad #{size}"
+
+    def popped(self, registers: Sequence[Register]) -> str:
+        kind = "save" if registers[0].bank is Bank.INTEGER else "vsave"
+        return f".{kind} {{{', '.join(_ranges(registers))}}}"
+
+    def taken_from(self, register: Register) -> str:
+        return f".unwind_raw 0, {0x90 | register.number:#x} @ sp = {register.gnu}"
+
+    def together(self, below: Register, above: Register) -> bool:
+        """Core registers lie in the order of their numbers; of the others one directive has a range."""
+        if (below.bank is Bank.INTEGER) != (above.bank is Bank.INTEGER):
+            return False
+        return below.number < above.number if below.bank is Bank.INTEGER else below.number + 1 == above.number
+
+
+def _ranges(registers: Sequence[Register]) -> Iterable[str]:
+    """A list as `push` has it: of three and more in a row the first and the last one."""
+    start = 0
+    for end, register in enumerate(registers, 1):
+        following = registers[end] if end < len(registers) else None
+        # lr and sp are not in a row with others.
+        if following is not None and following.number == register.number + 1 and following.gnu[0] == register.gnu[0]:
+            continue
+        if end - start > 2:
+            yield f"{registers[start].gnu}-{register.gnu}"
+        else:
+            yield from (one.gnu for one in registers[start:end])
+        start = end
