@@ -18,7 +18,7 @@ from trampoline_dsl import ir, unwind
 from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.continuations import kind_of_run
 from trampoline_dsl.diagnostics import read_source
-from trampoline_dsl.elf import CallFrames
+from trampoline_dsl.dwarf import CallFrames
 from trampoline_dsl.judge import Execute, Violation, Watcher
 from trampoline_dsl.oracle import Trace
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_module

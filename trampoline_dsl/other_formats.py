@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import lief
 
-from .elf import DebugLines
+from .dwarf import DebugLines
 from .image import FIRST_ADDRESS, MOST_BYTES, Image, ImageError, Section, Symbol, targets_for
 from .link import explicit_addends
 from .pdata import Tables
