@@ -8,8 +8,10 @@ coloured greedily in program order, with each value drawn to the register that i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 from .diagnostics import Diagnostic, InputError
 from .lir import (
@@ -24,7 +26,7 @@ from .lir import (
     Operation,
     VirtualRegister,
 )
-from .target import Architecture, Register, allocatable, float_allocatable
+from .target import Architecture, Convention, Register, allocatable, float_allocatable
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,66 +42,92 @@ class Allocation:
 
 def allocate(body: Body, architecture: Architecture) -> Allocation:
     """Choose a register or a home for every value of a body. `body.homes` grows by what is spilled."""
-    operations = _store_zeros(_share_thread_loads(body), architecture)
-    operations = _hoist_outgoing(operations)
+    kinds = {o.kind for o in body.operations}
+    operations: Sequence[Operation] = body.operations
+    if "thread_load" in kinds or "thread_store" in kinds:
+        operations = _share_thread_loads(body)
+    if "constant" in kinds and architecture.zero is not None:
+        operations = _store_zeros(operations, architecture.zero)
+    if "outgoing" in kinds and "call" in kinds:
+        operations = _hoist_outgoing(operations)
     operations, live = _remove_dead(operations)
     # What matters is asked of all operations; only where something is widened, or later spilled.
     everything, bits = operations, None
-    if any(o.kind == "extend" for o in operations):
+    if "extend" in kinds:
         bits = _bits_that_matter(everything, 8 * architecture.word)
         operations = _drop_widening(operations, bits)
-    incoming = {
-        o.defs[0]: o.home
-        for o in operations
-        if o.kind == "home_load" and o.home is not None and o.home.incoming is not None
-    }
-    crossing = _live_across_switches(operations, live)
-    for value in crossing:
-        value.temporary = value.short = True  # there is no place for it: the frame is another one then
-        incoming.pop(value, None)
+    crossing = _live_across_switches(operations, live) if "switch_stack" in kinds else 0
+    for value in _values(operations) if crossing else ():
+        if crossing >> value.number & 1:
+            value.temporary = value.short = True  # there is no place for it: the frame is another one then
+    incoming = _incoming(operations, crossing) if "home_load" in kinds else None
     if incoming:
         operations, live = _remove_dead(_spill(body, operations, incoming, architecture))
     while True:
-        colouring = _Colouring(body, operations, architecture, live)
+        colouring = _Colouring(body, operations, architecture, live, crossing)
         victims = colouring.run()
         if not victims:
-            kept = [o for o in operations if not (o.kind == "move" and _same(o, colouring.colours))]
-            return Allocation(tuple(kept), colouring.colours)
+            colours = colouring.colours()
+            kept = [o for o in operations if not (o.kind == "move" and _same(o, colours))]
+            return Allocation(tuple(kept), colours)
         if bits is None:
             bits = _bits_that_matter(everything, 8 * architecture.word)
         # Every round leaves fewer values that can be spilled, so this ends.
-        first = {v for v in victims if not v.temporary}
-        for some in (first, set(victims) - first):
-            if some:
-                homes = {v: _home_of(v, body, operations, architecture, bits) for v in victims if v in some}
-                operations, live = _remove_dead(_spill(body, operations, homes, architecture, share=some is first))
-                break
+        some = [v for v in victims if not v.temporary]
+        share = bool(some)
+        homes = _homes_of(some or victims, body, operations, architecture, bits)
+        operations, live = _remove_dead(_spill(body, operations, homes, architecture, share=share))
 
 
-def _live_across_switches(operations: Sequence[Operation], live: _Liveness) -> list[VirtualRegister]:
+def _values(operations: Iterable[Operation]) -> Iterator[VirtualRegister]:
+    for operation in operations:
+        yield from operation.defs
+        yield from operation.uses
+
+
+def _live_across_switches(operations: Sequence[Operation], live: Sequence[int]) -> int:
     """The values that are needed behind a switch to another frame."""
     total = 0
-    for operation, after in zip(operations, live.after, strict=True):
+    for operation, after in zip(operations, live, strict=True):
         if operation.kind == "switch_stack":
             total |= after
-    return [value for value in live.values if total >> live.index[value] & 1]
+    return total & ~_FIXED
 
 
-def _home_of(
-    value: VirtualRegister,
+def _incoming(operations: Sequence[Operation], crossing: int) -> dict[VirtualRegister, Home]:
+    """The homes of values that arrived in memory, but for those that cannot stay there."""
+    found = {}
+    for operation in operations:
+        home = operation.home
+        if home is not None and home.incoming is not None and operation.kind == "home_load":
+            [value] = operation.defs
+            if not crossing >> value.number & 1:
+                found[value] = home
+    return found
+
+
+def _homes_of(
+    victims: Sequence[VirtualRegister],
     body: Body,
     operations: Sequence[Operation],
     architecture: Architecture,
     bits: Mapping[VirtualRegister, int],
-) -> Home:
-    """A new home, on the innermost stack from which all that is done with the value can be reached."""
-    context = _innermost_common(body, {o.context for o in operations if value in o.defs or value in o.uses})
-    size = value.bits // 8 if value.floating else architecture.word
-    if not value.floating and 0 < bits.get(value, 64) <= 32:
-        size = 4
-    home = Home(value.name, size, context, "lives across a call")
-    body.homes.append(home)
-    return home
+) -> dict[VirtualRegister, Home]:
+    """New homes, each on the innermost stack from which all that is done with the value can be reached."""
+    contexts: dict[VirtualRegister, set[int]] = {value: set() for value in victims}
+    for operation in operations:
+        for value in (*operation.defs, *operation.uses):
+            if value in contexts:
+                contexts[value].add(operation.context)
+    homes = {}
+    for value in contexts:
+        size = value.bits // 8 if value.floating else architecture.word
+        if not value.floating and 0 < bits.get(value, 64) <= 32:
+            size = 4
+        home = Home(value.name, size, _innermost_common(body, contexts[value]), "lives across a call")
+        body.homes.append(home)
+        homes[value] = home
+    return homes
 
 
 def _innermost_common(body: Body, contexts: set[int]) -> int:
@@ -123,8 +151,6 @@ def _share_thread_loads(body: Body) -> list[Operation]:
     where some way to here has not got it. Where the slot leads to g, another one has g: until something is stored, if
     the body knows where that is."""
     operations = body.operations
-    if not any(o.kind in ("thread_load", "thread_store") for o in operations):
-        return list(operations)
     shared = (body.new_register("place", False, 0), body.new_register("g", False, 0))
     known_place = any(o.kind == "thread_load" and o.symbol != THREAD for o in operations)
     backward = _backward_labels(operations)
@@ -165,18 +191,16 @@ def _move(defs: tuple[VirtualRegister, ...], source: VirtualRegister, near: Oper
     return Operation("move", defs, (source,), span=near.span, context=near.context)
 
 
-def _store_zeros(operations: Sequence[Operation], architecture: Architecture) -> list[Operation]:
+def _store_zeros(operations: Sequence[Operation], zero: Register) -> Sequence[Operation]:
     """Zeros that are stored take no register on machines that can do without."""
-    if architecture.zero is None:
-        return list(operations)
     zeros = {o.defs[0] for o in operations if o.kind == "constant" and o.value == 0}
     if not zeros:
-        return list(operations)
+        return operations
     definitions = Counter(value for operation in operations for value in operation.defs)
     zeros = {value for value in zeros if definitions[value] == 1}
-    zero = VirtualRegister(0, "zero", fixed=architecture.zero)
+    stored = VirtualRegister(0, "zero", fixed=zero)
     return [
-        o.with_registers(o.defs, (zero, *o.uses[1:])) if o.kind in STORES and o.uses[0] in zeros else o
+        o.with_registers(o.defs, (stored, *o.uses[1:])) if o.kind in STORES and o.uses[0] in zeros else o
         for o in operations
     ]
 
@@ -187,31 +211,34 @@ _LOW_BITS = frozenset({"add", "sub", "mul", "and", "or", "xor"})  # the low bits
 def _bits_that_matter(operations: Sequence[Operation], word: int) -> dict[VirtualRegister, int]:
     """How many of the low bits of each integer somebody looks at."""
     matter: dict[VirtualRegister, int] = {}
-
-    def wanted(operation: Operation, index: int) -> int:
-        kind = operation.kind
-        if kind in STORES and index == 0:
-            return operation.bits
-        if kind == "extend":
-            return max(operation.bits, operation.value)
-        if kind in ("call", "tail_call", "return"):
-            place = operation.places[index]
-            return (operation.narrow or {}).get(place, word) if place is not None else word
-        result = operation.defs[0] if operation.defs else None
+    passed_on: list[tuple[VirtualRegister, VirtualRegister]] = []  # what the first gets of the second's bits matters
+    for operation in reversed(operations):
+        kind, result = operation.kind, operation.defs[0] if operation.defs else None
         passes_on = kind == "move" or (kind == "binary" and operation.operator in _LOW_BITS)
-        if passes_on and result is not None and result.fixed is None and not result.floating:
-            return matter.get(result, 0)
-        return word
-
+        follows = passes_on and result is not None and result.fixed is None and not result.floating
+        for index, value in enumerate(operation.uses):
+            bits = word
+            if follows:
+                assert result is not None
+                passed_on.append((result, value))
+                bits = matter.get(result, 0)
+            elif kind in STORES and index == 0:
+                bits = operation.bits
+            elif kind == "extend":
+                bits = max(operation.bits, operation.value)
+            elif kind in ("call", "tail_call", "return"):
+                place = operation.places[index]
+                bits = (operation.narrow or {}).get(place, word) if place is not None else word
+            if bits > matter.get(value, 0):
+                matter[value] = bits
     changed = True
     while changed:
         changed = False
-        for operation in reversed(operations):
-            for index, value in enumerate(operation.uses):
-                bits = wanted(operation, index)
-                if bits > matter.get(value, 0):
-                    matter[value] = bits
-                    changed = True
+        for result, value in passed_on:
+            bits = matter.get(result, 0)
+            if bits > matter.get(value, 0):
+                matter[value] = bits
+                changed = True
     return matter
 
 
@@ -273,88 +300,87 @@ def _hoist_outgoing(operations: Sequence[Operation]) -> list[Operation]:
 # ------------------------------------------------------------------------------------------------------------ liveness
 
 
-class _Liveness:
-    """Which values are live behind each operation, as bit sets over `index`."""
-
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self.operations = operations
-        values: dict[VirtualRegister, int] = {}
-        self.uses: list[int] = []
-        self.defs: list[int] = []
-        for operation in operations:
-            for registers, sets in ((operation.defs, self.defs), (operation.uses, self.uses)):
-                total = 0
-                for value in registers:
-                    if value.fixed is None:
-                        index = values.get(value)
-                        if index is None:
-                            index = values[value] = len(values)
-                        total |= 1 << index
-                sets.append(total)
-        self.index = values
-        self.values = list(values)
-        self.after: list[int] = [0] * len(operations)
-        self._solve()
-
-    def bits(self, values: Iterable[VirtualRegister]) -> int:
-        total = 0
-        for value in values:
-            if value.fixed is None:
-                total |= 1 << self.index[value]
-        return total
-
-    def _solve(self) -> None:
-        operations, uses, defs, after = self.operations, self.uses, self.defs, self.after
-        labels = {o.label: i for i, o in enumerate(operations) if o.kind == "label"}
-        before = [0] * (len(operations) + 1)
-        again = False
-        changed = True
-        while changed:
-            changed = False
-            for i in range(len(operations) - 1, -1, -1):
-                kind = operations[i].kind
-                out = 0 if kind in NO_FALL_THROUGH else before[i + 1]
-                if kind == "branch" or kind == "jump":
-                    goes = labels[operations[i].label]
-                    out |= before[goes]
-                    # What is live at its beginning is known only when all of a loop has been seen.
-                    again |= goes <= i
-                after[i] = out
-                new = uses[i] | (out & ~defs[i])
-                if new != before[i]:
-                    before[i] = new
-                    changed = again
+_FIXED = 1 << 0  # stands for all fixed registers in sets of values; those are always live
 
 
-def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], _Liveness]:
-    """Without operations whose results nobody reads, and without what cannot be reached; what is live in the rest."""
-    current = list(operations)
+def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], list[int]]:
+    """Without operations whose results nobody reads, and without what cannot be reached; and the values that are live
+    behind each of the rest, as a set of bits by their numbers."""
+    current, loops = _reachable(operations)
     while True:
-        current = _reachable(current)
-        live = _Liveness(current)
-        stored = {o.home for o in current if o.kind == "home_load"}
-        kept = []
-        changed = False
-        for operation, defs, after in zip(current, live.defs, live.after, strict=True):
-            kind = operation.kind
-            if kind in REMOVABLE:
-                if not defs & after and all(d.fixed is None for d in operation.defs):
-                    continue
-            elif kind == "home_store" and operation.home not in stored and _private(operation.home):
+        at_label = _at_loops(current) if loops else {}
+        kept, live, dropped = _sweep(current, dict(at_label), "all")
+        if not dropped:
+            return kept, live
+        left, _ = _reachable(kept)
+        if len(left) == len(kept):
+            # A load that went may have been the last one of its home.
+            if not loops and "home_load" not in dropped:
+                return kept, live
+            current = kept
+        else:
+            # A jump came to say nothing: after which of them it did decides what is left of the others.
+            kept, _, _ = _sweep(current, at_label, "these")
+            current, loops = _reachable(kept)
+
+
+def _at_loops(operations: Sequence[Operation]) -> dict[str, int]:
+    """What is live at labels. At the beginning of a loop that is known only when all of it has been seen."""
+    at_label: dict[str, int] = {}
+    known = None
+    while known != at_label:
+        known = dict(at_label)
+        _sweep(operations, at_label, "none")
+    return at_label
+
+
+def _sweep(
+    operations: Sequence[Operation], at_label: dict[str, int], remove: Literal["none", "these", "all"]
+) -> tuple[list[Operation], list[int], set[str]]:
+    """Backwards through all operations: those that are left, what is live behind each of them, and the kinds of those
+    that went, as dead: "these", or "all" that are when these have gone. `at_label` is what is live at labels: it is
+    filled, and has to know those that are jumped to from behind."""
+    kept: list[Operation] = []
+    live: list[int] = []
+    dropped: set[str] = set()
+    loaded = {o.home for o in operations if o.kind == "home_load"}
+    now = _FIXED
+    for operation in reversed(operations):
+        kind = operation.kind
+        if kind == "label":
+            at_label[operation.label] = now
+        elif kind in ENDS_BLOCK:
+            then = at_label.get(operation.label, _FIXED)
+            now = now | then if kind == "branch" else then
+        defined = 0
+        for value in operation.defs:
+            defined |= 1 << value.number
+        dead = False
+        if kind in REMOVABLE:
+            dead = not defined & now
+        elif kind == "home_store":
+            dead = operation.home not in loaded and _private(operation.home)
+        elif kind == "enter" and defined & ~now and remove != "none":
+            operation = _without_unread(operation, now)
+            dropped.add(kind)
+        if dead and remove != "none":
+            dropped.add(kind)
+            if remove == "all":
                 continue
-            elif kind == "enter" and any(d.fixed is None and not live.bits((d,)) & after for d in operation.defs):
-                operation = _without_unread(operation, live, after)
-                changed = True
+        else:
             kept.append(operation)
-        if len(kept) == len(current) and not changed:
-            return current, live
-        current = kept
+            live.append(now)
+        now = now & ~defined | _FIXED
+        for value in operation.uses:
+            now |= 1 << value.number
+    kept.reverse()
+    live.reverse()
+    return kept, live, dropped
 
 
-def _without_unread(enter: Operation, live: _Liveness, after: int) -> Operation:
+def _without_unread(enter: Operation, live: int) -> Operation:
     """Parameters that nobody reads need no register of their own."""
-    both = zip(enter.defs, enter.results, strict=True)
-    read = [(d, r) for d, r in both if d.fixed is not None or live.bits((d,)) & after]
+    read = [(d, r) for d, r in zip(enter.defs, enter.results, strict=True) if live >> d.number & 1]
     made = enter.with_registers(tuple(d for d, _ in read), ())
     made.results = tuple(r for _, r in read)
     return made
@@ -365,44 +391,86 @@ def _private(home: Home | None) -> bool:
     return home is not None and home.pin is None and home.reason != DECLARED
 
 
-def _reachable(operations: Sequence[Operation]) -> list[Operation]:
-    """What control reaches from the beginning, without labels and jumps that say nothing."""
-    labels = {operation.label: index for index, operation in enumerate(operations) if operation.kind == "label"}
-    if not labels:
-        end = next((i for i, o in enumerate(operations, 1) if o.kind in NO_FALL_THROUGH), len(operations))
-        return list(operations[:end])
-    reached = bytearray(len(operations))
-    beginnings = [0]
-    while beginnings:
-        index = beginnings.pop()
-        while index < len(operations) and not reached[index]:
-            reached[index] = True
-            kind = operations[index].kind
-            if kind == "branch" or kind == "jump":
-                beginnings.append(labels[operations[index].label])
-            if kind in NO_FALL_THROUGH:
-                break
-            index += 1
-    operations = [operation for operation, one in zip(operations, reached, strict=True) if one]
-    targets = {o.label for o in operations if o.kind in ("branch", "jump")}
-    result: list[Operation] = []
-    for index, operation in enumerate(operations):
+def _reachable(operations: Sequence[Operation]) -> tuple[list[Operation], set[str]]:
+    """What control reaches from the beginning, without labels and jumps that say nothing; and the labels that are
+    jumped to from behind. Those are reached from above first: there are no other loops than structured ones."""
+    reached: list[Operation] = []
+    labels: set[str] = set()
+    targets: set[str] = set()
+    loops: set[str] = set()
+    falls = True
+    for operation in operations:
         kind = operation.kind
-        if kind == "label" and operation.label not in targets:
-            continue
-        if kind == "jump" or kind == "branch":
+        if kind == "label":
+            labels.add(operation.label)
+            falls = falls or operation.label in targets
+        if falls:
+            reached.append(operation)
+            if kind in ENDS_BLOCK:
+                if kind == "branch" or kind == "jump":
+                    targets.add(operation.label)
+                    if operation.label in labels:
+                        loops.add(operation.label)
+                falls = kind == "branch"
+    if not labels:
+        return reached, loops
+    result: list[Operation] = []
+    following: set[str] = set()  # labels that come next
+    for operation in reversed(reached):
+        kind = operation.kind
+        if kind == "label":
+            following.add(operation.label)
+            if operation.label not in targets:
+                continue
+        else:
             # A branch to what comes next anyway says nothing.
-            following = index + 1
-            while following < len(operations) and operations[following].kind == "label":
-                if operations[following].label == operation.label:
-                    break
-                following += 1
-            else:
-                following = -1
-            if following > 0 and operations[following].label == operation.label:
+            needless = (kind == "jump" or kind == "branch") and operation.label in following
+            following.clear()
+            if needless:
                 continue
         result.append(operation)
-    return result
+    result.reverse()
+    return result, loops
+
+
+# ----------------------------------------------------------------------------------------------------- register files
+
+
+class _RegisterFile:
+    """The registers that values may live in, as sets of bits: of two, the better one has the lower bit."""
+
+    def __init__(self, architecture: Architecture, convention: Convention) -> None:
+        integer = allocatable(architecture, convention)
+        floating = float_allocatable(architecture, convention)
+        self.bits = {register: 1 << place for place, register in enumerate((*integer, *floating))}
+        self.registers = {bit: register for register, bit in self.bits.items()}
+        self.integer = self.set(integer)
+        self.floating = self.set(floating)
+        self.bytes = self.set(architecture.byte_registers or self.bits)
+        self.kept = [
+            (register, mask, self.bits[register]) for register, mask in convention.kept.items() if register in self.bits
+        ]
+        self.all_kept = self.set(convention.kept)
+        self.clobbered = lru_cache(maxsize=64)(self.set)  # `set`, where the same ones are asked for again
+
+    def set(self, registers: Iterable[Register | None]) -> int:
+        total = 0
+        for register in registers:
+            total |= self.bits.get(register, 0)  # type: ignore[arg-type]
+        return total
+
+    def costly(self, lost: Mapping[Register, int]) -> int:
+        """Those that the caller wants back, and that have to be saved for that alone."""
+        total = 0
+        for register, mask, bit in self.kept:
+            if mask & ~lost.get(register, 0):
+                total |= bit
+        return total
+
+
+@lru_cache(maxsize=1024)
+def _register_file(architecture: Architecture, convention: Convention) -> _RegisterFile:
+    return _RegisterFile(architecture, convention)
 
 
 # -------------------------------------------------------------------------------------------------------------- spills
@@ -427,63 +495,59 @@ def _spill(
     cache: dict[VirtualRegister, VirtualRegister] = {}
     at_label: dict[str, dict[VirtualRegister, VirtualRegister]] = {}
     backward = _backward_labels(operations)
+    file = _register_file(architecture, body.convention)
+    cheap = ~file.costly(body.lost)
+    spilled = homes.keys()
     falls = True
     for operation in operations:
-        if operation.kind == "label":
+        kind = operation.kind
+        if kind == "label":
             arriving = at_label.get(operation.label)
             if operation.label in backward:
                 cache = {}
             elif arriving is not None:
                 cache = _agree(cache, arriving) if falls else dict(arriving)
             falls = True
-        original = operation
-        kind = operation.kind
-        is_incoming_load = (
-            kind == "home_load"
-            and operation.defs[0] in homes
-            and operation.home is homes[operation.defs[0]]
-            and operation.home is not None
-            and operation.home.incoming is not None
-        )
-        if is_incoming_load:
-            # The value stays where it is until somebody wants it.
-            continue
-        touched = not homes.keys().isdisjoint((*operation.defs, *operation.uses))
-        uses = []
-        for value in operation.uses if touched else ():
-            if value in homes:
-                if value not in cache:
+        defined = not spilled.isdisjoint(operation.defs)
+        if defined and kind == "home_load":
+            home = operation.home
+            if home is homes[operation.defs[0]] and home is not None and home.incoming is not None:
+                # The value stays where it is until somebody wants it.
+                continue
+        uses, defs = operation.uses, operation.defs
+        if not spilled.isdisjoint(uses):
+            for value in uses:
+                if value in homes and value not in cache:
                     fresh = cache[value] = _renewed(body, value, share)
                     base = _reach(body, homes[value], operation, result)
                     result.append(_home_load(fresh, homes[value], base, operation, architecture))
-                uses.append(cache[value])
-            else:
-                uses.append(value)
-        defs = []
+            uses = tuple([cache[value] if value in homes else value for value in uses])
         stores: list[Operation] = []
-        for value in operation.defs if touched else ():
+        made: dict[VirtualRegister, VirtualRegister] = {}
+        for value in defs if defined else ():
             if value in homes:
-                fresh = _renewed(body, value, share)
+                fresh = made[value] = _renewed(body, value, share)
                 base = _reach(body, homes[value], operation, stores)
                 stores.append(_home_store(fresh, homes[value], base, operation, architecture))
-                defs.append(fresh)
-            else:
-                defs.append(value)
-        result.append(operation.with_registers(tuple(defs), tuple(uses)) if touched else operation)
-        if operation.kind == "call" or operation.kind == "asm":
-            cache = {v: r for v, r in cache.items() if not _all_lost(architecture, operation.clobbers, r, body)}
-        for value, fresh in zip(original.defs, defs, strict=touched):
-            if value in homes:
-                cache[value] = fresh
+        if made:
+            defs = tuple([made.get(value, value) for value in defs])
+        changed = uses is not operation.uses or made
+        result.append(operation.with_registers(defs, uses) if changed else operation)
+        if kind == "call" or kind == "asm":
+            # To save a register that the caller wants back, and restore it, is more than to load the value again.
+            left = cheap & ~file.clobbered(operation.clobbers)
+            cache = {v: r for v, r in cache.items() if left & (file.floating if r.floating else file.integer)}
+        cache |= made
         result += stores
         if not share:
             cache = {}
-        if operation.kind in ("branch", "jump"):
-            known = at_label.get(operation.label)
-            at_label[operation.label] = dict(cache) if known is None else _agree(known, cache)
-        if operation.kind in NO_FALL_THROUGH:
-            falls = False
-            cache = {}
+        if kind in ENDS_BLOCK:
+            if kind == "branch" or kind == "jump":
+                known = at_label.get(operation.label)
+                at_label[operation.label] = dict(cache) if known is None else _agree(known, cache)
+            if kind != "branch":
+                falls = False
+                cache = {}
     return result
 
 
@@ -491,14 +555,6 @@ def _agree(
     one: Mapping[VirtualRegister, VirtualRegister], two: Mapping[VirtualRegister, VirtualRegister]
 ) -> dict[VirtualRegister, VirtualRegister]:
     return {value: register for value, register in one.items() if two.get(value) is register}
-
-
-def _all_lost(architecture: Architecture, clobbers: frozenset[Register], value: VirtualRegister, body: Body) -> bool:
-    """Whether no register survives that could have the value and costs nothing: to save one and restore it is more than
-    to load the value again."""
-    usable = (float_allocatable if value.floating else allocatable)(architecture, body.convention)
-    kept, lost = body.convention.kept, body.lost
-    return all(r in clobbers or kept.get(r, 0) & ~lost.get(r, 0) for r in usable)
 
 
 def _renewed(body: Body, value: VirtualRegister, share: bool) -> VirtualRegister:
@@ -557,189 +613,220 @@ def _home_store(
 
 
 _TIES = frozenset(
-    {"call", "asm", "enter", "tail_call", "resume", "switch_stack"}
+    {"call", "asm", "enter", "tail_call", "return", "switch_stack"}
 )  # operations that tie values to registers
 
 
 class _Colouring:
-    """One attempt to give every value a register. `run` returns the values to spill if that fails."""
+    """One attempt to give every value a register. `run` returns the values to spill if that fails.
+
+    Values are known by their numbers, and registers by their bits. What is live behind an operation interferes with
+    what it sets. Values are coloured in the order in which they appear, and need to know only those neighbours that
+    come before them."""
 
     def __init__(
-        self, body: Body, operations: Sequence[Operation], architecture: Architecture, live: _Liveness
+        self,
+        body: Body,
+        operations: Sequence[Operation],
+        architecture: Architecture,
+        live: Sequence[int],
+        crossing: int,
     ) -> None:
         self.body = body
         self.operations = operations
-        self.architecture = architecture
-        self.convention = body.convention
+        self.two_address = architecture.two_address
         self.live = live
-        self.colours: dict[VirtualRegister, Register] = {}
-        count = len(self.live.values)
-        self.given: dict[int, Register] = {}  # by index, of those in `coloured`
-        self.coloured = 0
-        self.neighbours = [0] * count
-        self.forbidden: list[set[Register]] = [set() for _ in range(count)]
-        self.preferred: list[list[Register]] = [[] for _ in range(count)]
-        self.partners: list[list[VirtualRegister]] = [[] for _ in range(count)]
-        self.crossing = frozenset(_live_across_switches(operations, live))
+        self.crossing = crossing
+        self.file = _register_file(architecture, body.convention)
+        self.values: list[VirtualRegister] = []  # in the order of their appearance
+        self.given: dict[int, int] = {}
+        self.holders: dict[int, int] = {}  # by register: the values that it was given to
+        self.neighbours = [0] * (body.count + 1)
+        self.forbidden = [0] * (body.count + 1)
+        self.preferred: dict[int, list[int]] = {}
+        self.partners: dict[int, list[int]] = {}
+        self.tied = 0  # registers with a meaning of their own in this body
+        self.lost: dict[int, int] = {}  # by registers that are lost at once: the values that are live meanwhile
+        self.order: dict[int, int] = {}  # by number, the place in `values`; this and the next only where one is spilled
+        self.lengths: list[int] = []  # by number, behind how many operations a value is live
+
+    def colours(self) -> dict[VirtualRegister, Register]:
+        registers, given = self.file.registers, self.given
+        return {value: registers[given[value.number]] for value in self.values}
 
     def run(self) -> list[VirtualRegister]:
         self._constraints()
         victims: list[VirtualRegister] = []
-        tied = self._tied()
-        integer = tuple(r for r in allocatable(self.architecture, self.convention) if r not in tied)
-        floating = float_allocatable(self.architecture, self.convention)
-        lost = self.body.lost
-        costs = {r for r, mask in self.convention.kept.items() if mask & ~lost.get(r, 0)}
-        used: set[Register] = set()
-        for index, value in enumerate(self.live.values):
-            candidates = floating if value.floating else integer
-            if value.byte and self.architecture.byte_registers is not None:
-                candidates = tuple(r for r in candidates if r in self.architecture.byte_registers)
-            if value in victims:
-                continue
-            free = self._free(index, candidates)
-            if not free:
-                victim = self._victim(index, candidates, victims)
+        file, given, holders = self.file, self.given, self.holders
+        integer = file.integer & ~self.tied
+        costly = file.costly(self.body.lost)  # unless it is paid for already
+        for value in self.values:
+            number = value.number
+            allowed = (file.floating if value.floating else integer) & ~self.forbidden[number]
+            if value.byte:
+                allowed &= file.bytes
+            best = self._best(number, allowed, costly)
+            if not best:
+                victim = self._victim(value, allowed, victims)
                 victims.append(victim)
-                if self.colours.pop(victim, None) is not None:
-                    self.coloured ^= 1 << self.live.index[victim]
-                free = self._free(index, candidates)
-                if victim is value or not free:
+                if victim.number in given:
+                    holders[given.pop(victim.number)] ^= 1 << victim.number
+                if victim is not value:
+                    best = self._best(number, allowed, costly)
+                if not best:
                     continue
-            wanted = self._wanted(index)
-            # A register that the caller wants back costs a save and a restore, unless it is paid for already.
-            cheap = [r for r in free if r not in costs or r in used] or free
-            drawn = [r for r in cheap if r in wanted] if wanted else None
-            best = max(drawn, key=wanted.__getitem__) if drawn else cheap[0]
-            self.colours[value] = self.given[index] = best
-            self.coloured |= 1 << index
-            used.add(best)
+            given[number] = best
+            holders[best] = holders.get(best, 0) | 1 << number
+            costly &= ~best
         return victims
 
-    def _free(self, index: int, candidates: Sequence[Register]) -> list[Register]:
-        """Candidates that no neighbour has, and that the value may have."""
-        forbidden = self.forbidden[index]
-        remaining, given = self.neighbours[index] & self.coloured, self.given
-        taken = set()
-        while remaining:
-            low = remaining & -remaining
-            taken.add(given[low.bit_length() - 1])
-            remaining ^= low
-        return [r for r in candidates if r not in taken and r not in forbidden]
-
-    def _tied(self) -> set[Register]:
-        """Registers with a meaning of their own in this body: the thread's, where the body or a callee needs it."""
-        tied = {v.fixed for o in self.operations for v in (*o.defs, *o.uses) if v.fixed is not None}
-        threads = {o.convention.thread for o in self.operations if o.convention is not None}
-        return tied | {thread for thread in threads if isinstance(thread, Register)}
+    def _best(self, number: int, allowed: int, costly: int) -> int:
+        """The register that a value is drawn to most, or the first one, of those that none of its neighbours has: one
+        that costs nothing, if there is any. 0 if there is none."""
+        near, holders = self.neighbours[number], self.holders
+        wanted = self._wanted(number)
+        for some in (allowed & ~costly, allowed & costly):
+            best = most = 0
+            for bit, count in wanted.items():
+                if bit & some and (count > most or (count == most and bit < best)) and not near & holders.get(bit, 0):
+                    best, most = bit, count
+            if best:
+                return best
+            while some:
+                bit = some & -some
+                if not near & holders.get(bit, 0):
+                    return bit
+                some ^= bit
+        return 0
 
     def _constraints(self) -> None:
-        for operation, defined, after in zip(self.operations, self.live.defs, self.live.after, strict=True):
-            # Others set nothing, and take what they read from wherever it is.
-            if operation.defs or operation.places or operation.kind in ("call", "asm", "switch_stack"):
-                self._interfere(operation, defined, after)
-                self._attract(operation)
-
-    def _interfere(self, operation: Operation, defined: int, after: int) -> None:
-        live = self.live
-        busy = after | defined
-        kind = operation.kind
-        if kind in ("enter_stack", "frame_out", "frame_in"):  # results are written before all operands are read
-            busy |= live.bits(operation.uses)
-        elif kind == "binary" and self.architecture.two_address and len(operation.uses) == 2:
-            a, b = operation.uses
-            # The result is first a copy of the left operand; the right one has to survive that.
-            if b is not a:
-                busy |= live.bits((b,))
-        for value in operation.defs:
-            if value.fixed is not None:
-                continue
-            index = live.index[value]
-            others = busy & ~(1 << index)
-            if kind == "move" and operation.uses[0].fixed is None:
-                others &= ~(1 << live.index[operation.uses[0]])
-            self._connect(index, others)
-        if kind not in _TIES:
-            return
-        if operation.kind in ("call", "asm", "switch_stack"):
-            lost = set(operation.clobbers)
-            lost |= {r for r in operation.places if r is not None} | set(operation.results)
-            through = after & ~defined
+        """What every operation demands of the values that it sets, reads, and leaves alone."""
+        values, neighbours, two_address = self.values, self.neighbours, self.two_address
+        seen = _FIXED
+        for operation, after in zip(self.operations, self.live, strict=True):
+            kind, defs, uses = operation.kind, operation.defs, operation.uses
+            before = seen
+            defined = 0
+            for value in defs:
+                number = value.number
+                if not seen >> number & 1:
+                    seen |= 1 << number
+                    values.append(value)
+                elif not number:
+                    self._tie(value.fixed)
+                defined |= 1 << number
+            with_results = seen
+            for value in uses:
+                number = value.number
+                if not seen >> number & 1:
+                    seen |= 1 << number
+                    values.append(value)
+                elif not number:
+                    self._tie(value.fixed)
+            if defined:
+                busy = after | defined
+                if kind == "move":
+                    busy &= ~(1 << uses[0].number)  # which may be in the same register
+                    self._be_partners(defs[0].number, uses[0].number)
+                elif kind == "binary":
+                    self._be_partners(defs[0].number, uses[0].number)
+                    # The result is first a copy of the left operand; the right one has to survive that.
+                    if two_address and len(uses) == 2 and uses[1] is not uses[0]:
+                        busy |= 1 << uses[1].number
+                elif kind == "extend":
+                    self._be_partners(defs[0].number, uses[0].number)
+                elif kind in ("enter_stack", "frame_out", "frame_in"):  # results before all operands are read
+                    for value in uses:
+                        busy |= 1 << value.number
+                for value in defs:
+                    number = value.number
+                    others = busy & ~(_FIXED | 1 << number)
+                    # Those that come later and cannot know of it yet: a value that is set again may have them.
+                    later = others & ~(neighbours[number] if before >> number & 1 else with_results)
+                    neighbours[number] |= others
+                    while later:
+                        low = later & -later
+                        neighbours[low.bit_length() - 1] |= 1 << number
+                        later ^= low
+            if kind in _TIES:
+                self._tie_values(operation, after & ~(defined | _FIXED))
+        for lost, through in self.lost.items():
             while through:
                 low = through & -through
                 self.forbidden[low.bit_length() - 1] |= lost
                 through ^= low
-        if operation.kind == "enter":
+
+    def _tie(self, register: Register | None) -> None:
+        self.tied |= self.file.set((register,))
+
+    def _be_partners(self, one: int, two: int) -> None:
+        if one and two:
+            self.partners.setdefault(one, []).append(two)
+            self.partners.setdefault(two, []).append(one)
+
+    def _tie_values(self, operation: Operation, through: int) -> None:
+        """What an operation demands that has its operands or results in certain registers."""
+        kind, bits, forbidden, preferred = operation.kind, self.file.bits, self.forbidden, self.preferred
+        lost = 0
+        for value, place in zip(operation.uses, operation.places, strict=False):
+            if place is not None:
+                bit = bits.get(place, 0)
+                lost |= bit
+                if bit and value.number:
+                    preferred.setdefault(value.number, []).append(bit)
+        for value, place in zip(operation.uses, operation.places, strict=False):
+            if place is None and (kind == "call" or kind == "tail_call"):
+                # The callee's address is still needed when the arguments are in place.
+                forbidden[value.number] |= lost
+                if kind == "tail_call":
+                    # The frame is given up before control leaves: what is needed then cannot be in a register being
+                    # restored.
+                    forbidden[value.number] |= self.file.all_kept
+        for value, register in zip(operation.defs, operation.results, strict=True):
+            bit = bits.get(register, 0)
+            lost |= bit
+            if bit and value.number:
+                preferred.setdefault(value.number, []).append(bit)
+        if kind == "enter":
             # Parameters that change places would need a register to step aside into; floats may leave none free.
             for value, register in zip(operation.defs, operation.results, strict=True):
                 if value.floating:
-                    self.forbidden[live.index[value]] |= set(operation.results) - {register}
-        if operation.kind in ("call", "tail_call"):
-            # The callee's address is still needed when the arguments are in place.
-            places = {r for r in operation.places if r is not None}
-            for value, place in zip(operation.uses, operation.places, strict=True):
-                if place is None and value.fixed is None:
-                    self.forbidden[live.index[value]] |= places
-        if operation.kind in ("tail_call", "resume") and operation.uses:
-            # The frame is given up before control leaves: what is needed then cannot be in a register being restored.
-            restored = set(self.convention.kept)
-            for value, place in zip(operation.uses, operation.places or (None,) * len(operation.uses), strict=True):
-                if value.fixed is None and place is None and operation.kind == "tail_call":
-                    self.forbidden[live.index[value]] |= restored
+                    forbidden[value.number] |= lost & ~bits.get(register, 0)
+        elif kind in ("call", "asm", "switch_stack"):
+            lost |= self.file.clobbered(operation.clobbers)
+            self.lost[lost] = self.lost.get(lost, 0) | through
+            if operation.convention is not None and isinstance(operation.convention.thread, Register):
+                self.tied |= bits.get(operation.convention.thread, 0)
 
-    def _connect(self, index: int, others: int) -> None:
-        neighbours, bit = self.neighbours, 1 << index
-        remaining = others & ~neighbours[index]  # those that are not known to be
-        neighbours[index] |= others
-        while remaining:
-            low = remaining & -remaining
-            neighbours[low.bit_length() - 1] |= bit
-            remaining ^= low
-
-    def _attract(self, operation: Operation) -> None:
-        live = self.live
-        if operation.places:
-            for value, register in zip(operation.uses, operation.places, strict=False):
-                if value.fixed is None and register is not None:
-                    self.preferred[live.index[value]].append(register)
-        if operation.results:
-            for value, register in zip(operation.defs, operation.results, strict=False):
-                if value.fixed is None:
-                    self.preferred[live.index[value]].append(register)
-        if operation.kind in ("move", "binary", "extend") and operation.uses:
-            d, s = operation.defs[0], operation.uses[0]
-            if d.fixed is None and s.fixed is None:
-                self.partners[live.index[d]].append(s)
-                self.partners[live.index[s]].append(d)
-
-    def _wanted(self, index: int) -> dict[Register, int]:
-        wanted: dict[Register, int] = {}
-        for register in self.preferred[index]:
-            wanted[register] = wanted.get(register, 0) + 2
-        for partner in self.partners[index]:
-            if partner in self.colours:
-                colour = self.colours[partner]
-                wanted[colour] = wanted.get(colour, 0) + 2
+    def _wanted(self, number: int) -> dict[int, int]:
+        """The registers that a value is drawn to, and how much."""
+        wanted: dict[int, int] = {}
+        for bit in self.preferred.get(number, ()):
+            wanted[bit] = wanted.get(bit, 0) + 2
+        for partner in self.partners.get(number, ()):
+            given = self.given.get(partner)
+            if given is not None:
+                wanted[given] = wanted.get(given, 0) + 2
             else:
-                for register in self.preferred[self.live.index[partner]]:
-                    wanted[register] = wanted.get(register, 0) + 1
+                for bit in self.preferred.get(partner, ()):
+                    wanted[bit] = wanted.get(bit, 0) + 1
         return wanted
 
-    def _victim(
-        self, index: int, candidates: Sequence[Register], victims: Sequence[VirtualRegister]
-    ) -> VirtualRegister:
-        """What to put in memory so that `index` finds a register: itself if it lives long, or such a neighbour."""
-        value = self.live.values[index]
-        if not value.short and all(r in self.forbidden[index] for r in candidates):
+    def _victim(self, value: VirtualRegister, allowed: int, victims: Sequence[VirtualRegister]) -> VirtualRegister:
+        """What to put in memory so that a value finds a register: itself if it lives long, or such a neighbour."""
+        if not value.short and not allowed:
             return value
-        near = [value]
-        useful = {r for r in candidates if r not in self.forbidden[index]}
-        remaining = self.neighbours[index]
+        if not self.order:
+            self.order = {one.number: place for place, one in enumerate(self.values)}
+            self.lengths = self._lengths()
+        remaining = 1 << value.number
+        for bit, held in self.holders.items():
+            if bit & allowed:
+                remaining |= held & self.neighbours[value.number]
+        near = []
         while remaining:
             low = remaining & -remaining
-            other = self.live.values[low.bit_length() - 1]
-            if other not in victims and self.colours.get(other) in useful:
-                near.append(other)
+            near.append(self.values[self.order[low.bit_length() - 1]])
             remaining ^= low
         choices = [v for v in near if not v.temporary] or [v for v in near if not v.short]
         if not choices and victims:
@@ -747,13 +834,20 @@ class _Colouring:
         if not choices:
             message = f"there are not enough registers for `{value.name}`"
             notes = ("an `asm` block or a convention ties too many of them",)
-            if value in self.crossing:
+            if self.crossing >> value.number & 1:
                 notes = ("behind `switch stack` only registers that the convention does not keep are the same",)
             span = next((o.span for o in self.operations if value in o.defs or value in o.uses), self.body.span)
             raise InputError([Diagnostic("L001", message, span, notes=notes)])
-        index_of = self.live.index
-        return max(choices, key=lambda v: (self._length(index_of[v]), -index_of[v]))
+        return max(choices, key=lambda v: (self.lengths[v.number], -self.order[v.number]))
 
-    def _length(self, index: int) -> int:
-        """Behind how many operations a value is live."""
-        return sum(after >> index & 1 for after in self.live.after)
+    def _lengths(self) -> list[int]:
+        lengths = [0] * (self.body.count + 1)
+        before = 0
+        for place, after in enumerate((*self.live, 0)):
+            changed = before ^ after
+            while changed:
+                low = changed & -changed
+                lengths[low.bit_length() - 1] += place if before & low else -place
+                changed ^= low
+            before = after
+        return lengths

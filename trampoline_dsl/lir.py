@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +13,8 @@ from .target import BinaryOp, Condition, Convention, Register
 @dataclass(eq=False, slots=True)
 class VirtualRegister:
     """A value in some register: an integer of a word, or a float of `bits` bits. `fixed` is a physical register that
-    is never allocated (the stack pointer, the thread register). Compared by identity."""
+    is never allocated (the stack pointer, the thread register): all of those have the number 0, and each other value of
+    a body has one of its own. Compared by identity."""
 
     number: int
     name: str
@@ -203,5 +204,9 @@ class Body:
     table: bool  # it is entered through a table
     words: tuple[int, tuple[Register, ...]] | None  # `Convention.words`, if it takes any number
     bare: bool  # it never goes back to its own caller: it needs no frame until it goes on in another call's
-    new_register: Callable[[str, bool, int], VirtualRegister]
+    count: int  # the highest number of a virtual register
     span: Span = field(repr=False)
+
+    def new_register(self, name: str, floating: bool, bits: int) -> VirtualRegister:
+        self.count += 1
+        return VirtualRegister(self.count, name, floating, bits=bits)

@@ -144,10 +144,10 @@ class _Lowering:
         self.all_homes: list[Home] = []
         self.contexts = [Context(0, -1)]
         self.context = 0
-        self.sp = VirtualRegister(-1, "sp", fixed=architecture.sp)
+        self.sp = VirtualRegister(0, "sp", fixed=architecture.sp)
         self.thread_place = self._thread_place()
         self.thread = (
-            VirtualRegister(-2, "g", fixed=self.thread_place) if isinstance(self.thread_place, Register) else None
+            VirtualRegister(0, "g", fixed=self.thread_place) if isinstance(self.thread_place, Register) else None
         )
         self.words = self.convention.words(architecture.homes_below) if function.variadic else None
         self.span: Span | None = function.span
@@ -245,7 +245,7 @@ class _Lowering:
             self.function.table is not None,
             self.words,
             self._is_bare(uses_toc),
-            self.new,
+            self.count,
             self.function.span,
         )
 
@@ -282,7 +282,7 @@ class _Lowering:
             self._lose({register: (1 << register.bits) - 1})
         if not wanting or (given and not lost):
             return bool(wanting) and given
-        place = VirtualRegister(-3, register.name, fixed=register)
+        place = VirtualRegister(0, register.name, fixed=register)
         value = self.new(register.name)
         operations: list[Operation] = []
         there = found  # as long as nothing that may have changed it can have run
@@ -314,7 +314,7 @@ class _Lowering:
         operations: list[Operation] = []
         for operation in self.operations:
             if operation.kind in ("symbol", "symbol_load"):
-                place = VirtualRegister(-3, register.name, fixed=register)
+                place = VirtualRegister(0, register.name, fixed=register)
                 made = Operation("symbol", (place,), (), symbol=BASE_SYMBOL)
                 made.context, made.span = operation.context, operation.span
                 operations.append(made)
