@@ -1158,15 +1158,15 @@ _WORD_ACCESS = re.compile(r"(ld|st)r \w+, \[")
 
 
 def _is_idle(one: Insn) -> bool:
-    return not one.user_text and _IDLE.fullmatch(one.text) is not None
+    return one.text.startswith(("mov ", "vmov.")) and not one.user_text and _IDLE.fullmatch(one.text) is not None
 
 
 def _with_returns(code: Sequence[Insn]) -> list[Insn]:
     """A pop of lr and the return behind it in one. Since ARMv5T a load of pc obeys bit 0, as bx does."""
     result: list[Insn] = []
     for one in code:
-        before = result[-1] if result else None
-        if one.text in _RETURNS and one.transfer == "return" and before is not None and not before.user_text:
+        before = result[-1] if result and one.transfer == "return" else None
+        if one.text in _RETURNS and before is not None and not before.user_text:
             if (loaded := _loaded(result)) is not None:
                 result[-2:] = [loaded]
                 continue
@@ -1204,8 +1204,10 @@ def _with_multiples(code: Sequence[Insn], *, pairs: bool) -> list[Insn]:
         if access is not None and _WORD_ACCESS.match(one.text) and access.register != SP and access.offset % 4 == 0:
             run.append(one)
         else:
-            result += [*_merged(run, pairs=pairs), one]
-            run = []
+            if run:
+                result += _merged(run, pairs=pairs)
+                run = []
+            result.append(one)
     return result + _merged(run, pairs=pairs)
 
 
@@ -1219,8 +1221,10 @@ def _continues(run: Sequence[Insn], one: Insn) -> bool:
     last, access = _access(run[-1]), one.access
     if access is None or (access.kind, access.base) != (last.kind, last.base):
         return False
+    if access.kind == "store":
+        return True
     loaded = {register for before in run for register in before.writes}
-    return access.kind == "store" or (access.base not in loaded and access.register not in loaded)
+    return access.base not in loaded and access.register not in loaded
 
 
 def _merged(run: Sequence[Insn], *, pairs: bool) -> list[Insn]:
@@ -1229,7 +1233,9 @@ def _merged(run: Sequence[Insn], *, pairs: bool) -> list[Insn]:
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
     for a signal handler or another thread may see it; what follows each other upwards may become one.
     """
-    if len(run) > 1 and _access(run[0]).base == SP:
+    if len(run) < 2:
+        return list(run)
+    if _access(run[0]).base == SP:
         # All are whole words, so two either do not overlap or stay in their order.
         run = sorted(run, key=lambda one: _access(one).offset)
     groups: list[list[Insn]] = []

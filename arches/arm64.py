@@ -1173,7 +1173,7 @@ def _is_idle(one: Insn) -> bool:
 
 def _apart(one: Insn) -> Iterable[Insn]:
     """A store that lowers the stack as two instructions, and a load that raises it likewise."""
-    if one.user_text:
+    if one.user_text or "[sp" not in one.text:
         return (one,)
     nothing: frozenset[Register] = frozenset()
     if match := _STORE_AND_LOWER.fullmatch(one.text):
@@ -1201,8 +1201,10 @@ def _with_pairs(code: Sequence[Insn], tables: bool = False) -> list[Insn]:
         if one.access is not None and not one.user_text and _PAIRABLE.match(one.text):
             run.append(one)
         else:
-            result += [*_paired(run, tables), one]
-            run = []
+            if run:
+                result += _paired(run, tables)
+                run = []
+            result.append(one)
     return result + _paired(run, tables)
 
 
@@ -1211,8 +1213,10 @@ def _continues(run: Sequence[Insn], one: Insn) -> bool:
     last, access = run[-1].access, one.access
     if last is None or access is None or (access.kind, access.base) != (last.kind, last.base):
         return False
+    if access.kind == "store":
+        return True
     loaded = {register for before in run for register in before.writes}
-    return access.kind == "store" or (access.base not in loaded and access.register not in loaded)
+    return access.base not in loaded and access.register not in loaded
 
 
 def _paired(run: Sequence[Insn], tables: bool) -> list[Insn]:
@@ -1221,7 +1225,9 @@ def _paired(run: Sequence[Insn], tables: bool) -> list[Insn]:
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
     for a signal handler or another thread may see it; two that follow each other may become one.
     """
-    if len(run) > 1 and _access(run[0]).base == SP and _disjoint(run):
+    if len(run) < 2:
+        return list(run)
+    if _access(run[0]).base == SP and _disjoint(run):
         run = sorted(run, key=lambda one: _access(one).offset)
     result: list[Insn] = []
     index = 0

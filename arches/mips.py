@@ -1169,21 +1169,27 @@ class Mips(Architecture):
         """The index of the last instruction that has the same effect behind `transfer`."""
         # What the core adds to a call's reads and writes is the callee's doing, and comes after the slot.
         read = frozenset(self._by_text[name] for name in re.findall(r"\$\w+", transfer.text) if name in self._by_text)
-        written = transfer.writes & {self.ra}
+        # Of the transfer, and of what is between it and the candidate.
+        writes = set(transfer.writes & {self.ra})
+        touches = writes | read
+        accesses: list[Insn] = []
         leaves = transfer.transfer == "return" or (transfer.transfer == "jump" and transfer.target is None)
         for index in range(len(code) - 1, start - 1, -1):
             candidate = code[index]
-            between = code[index + 1 :]
-            if not self._may_sit_in_slot(candidate):
-                continue
-            if self.sp in candidate.writes and not (leaves and all(x.memory == "none" for x in between)):
+            if (
+                touches.isdisjoint(candidate.writes)
+                and writes.isdisjoint(candidate.reads)
                 # A frame that goes late lets others write below sp; one that goes in the slot of a call is seen
                 # by unwinders as still there.
-                continue
-            if candidate.writes & (read | written) or candidate.reads & written:
-                continue
-            if all(self._may_swap(candidate, later) for later in between):
+                and (self.sp not in candidate.writes or (leaves and not accesses))
+                and (candidate.memory == "none" or all(self._may_swap(candidate, later) for later in accesses))
+                and self._may_sit_in_slot(candidate)
+            ):
                 return index
+            writes |= candidate.writes
+            touches |= candidate.writes | candidate.reads
+            if candidate.memory != "none":
+                accesses.append(candidate)
         return None
 
     @staticmethod
@@ -1194,9 +1200,8 @@ class Mips(Architecture):
 
     @staticmethod
     def _may_swap(a: Insn, b: Insn) -> bool:
-        if a.writes & (b.reads | b.writes) or a.reads & b.writes:
-            return False
-        if "none" in (a.memory, b.memory) or a.memory == b.memory == "read":
+        """Whether two accesses to memory may change places, as far as that goes."""
+        if a.memory == b.memory == "read":
             return True
         if a.access is None or b.access is None or a.access.base != b.access.base:
             return False
@@ -1443,15 +1448,15 @@ class N64(Mips):
         for insn in code:
             real = [previous for previous in done[-4:] if previous.label is None]
             in_slot = bool(real) and real[-1].delay_slot
-            if insn.label is None and not in_slot:
-                done += [Insn("nop", line=insn.line, column=insn.column, part=insn.part)] * self._distance(real, insn)
+            if insn.label is None and not in_slot and (missing := self._distance(real, insn)):
+                done += [Insn("nop", line=insn.line, column=insn.column, part=insn.part)] * missing
             done.append(insn)
         return done
 
     @staticmethod
     def _distance(before: Sequence[Insn], insn: Insn) -> int:
         """How many instructions are missing between the last ones and this one."""
-        if before and re.match(r"c[ft]c1|d?m[ft]c1", before[-1].text) and before[-1].writes & insn.reads:
+        if before and before[-1].writes & insn.reads and re.match(r"c[ft]c1|d?m[ft]c1", before[-1].text):
             return 1
         if re.match(r"d?(mult|div)|mt(hi|lo)", insn.text):
             for distance, previous in enumerate(reversed(before[-2:])):

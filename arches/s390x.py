@@ -1013,10 +1013,12 @@ class S390x(Architecture):
         result: list[Insn] = []
         block: list[Insn] = []
         for item in code:
-            if not _joins(item, block):
+            joins = item.access is not None and _joins(item, block)
+            if block and not joins:
                 result.extend(self._merged(block))
                 block = []
-            if _joins(item, block):
+                joins = item.access is not None and _joins(item, block)
+            if joins:
                 block.append(item)
             elif not _moves_nothing(item):
                 result.append(item)
@@ -1038,11 +1040,11 @@ class S390x(Architecture):
         pending = list(block)
         while pending:
             first = pending[0]
-            run = _longest_run(first, pending)
-            pending = [item for item in pending if item not in run]
+            run = _longest_run(first, pending) if len(pending) > 1 else pending
             if len(run) == 1:
-                yield first
+                yield pending.pop(0)
                 continue
+            pending = [item for item in pending if not any(item is one for one in run)]
             accesses = [(access.register, access.offset) for item in run if (access := item.access)]
             assert first.access is not None  # what is in a block has one
             merged = self._multiple(first.access.kind, accesses, first.access.base, accesses[0][1])

@@ -738,14 +738,17 @@ class X86(Architecture):
         result: list[Insn] = []
         zeros: set[Register] = set()
         for insn in code:
-            clears = next((r for r in insn.writes if insn.text == f"xor {low(r, 32)}, {low(r, 32)}"), None)
+            clears = None
+            if insn.text.startswith("xor "):
+                clears = next((r for r in insn.writes if insn.text == f"xor {low(r, 32)}, {low(r, 32)}"), None)
             if insn.label is not None or insn.user_text or insn.transfer == "call":
                 zeros.clear()
             elif clears is not None and clears.bank is Bank.INTEGER and clears in zeros:
                 continue
             else:
                 zeros -= insn.writes
-                zeros |= {clears} if clears is not None else set()
+                if clears is not None:
+                    zeros.add(clears)
             result.append(insn)
         return result
 
@@ -780,6 +783,8 @@ class X86(Architecture):
 
     def room(self, insn: Insn) -> int | None:
         """The bytes by which an instruction of the prologue lowers sp, if it does nothing else."""
+        if not insn.text.startswith("sub "):
+            return None
         found = re.fullmatch(rf"sub {self.sp}, (0x[0-9a-f]+|[0-9])", insn.text)
         return int(found[1], 0) if found else None
 
@@ -830,10 +835,11 @@ def _may_be_read(registers: frozenset[Register], code: Sequence[Insn]) -> bool:
 
 
 def _is_idle(insn: Insn) -> bool:
-    # `mov eax, eax` on amd64 is not: it clears the upper half, and names no whole register.
     if not insn.text.startswith(("mov ", "movaps ")):
         return False
-    return any(insn.text in (f"mov {r}, {r}", f"movaps {r}, {r}") for r in insn.writes)
+    d, _, s = insn.text.partition(" ")[2].partition(", ")
+    # `mov eax, eax` on amd64 is not: it clears the upper half, and names no whole register.
+    return d == s and any(d == str(r) for r in insn.writes)
 
 
 def fits(value: int, bits: int) -> bool:
