@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError
 from .instructions import instructions_of
 from .lir import Body, Context, Home
+from .records import replace
 from .target import Architecture, Bank, Frame, FrameRequest, Register, Slot
 
 
@@ -39,7 +38,8 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     request = FrameRequest(body.convention, bottom, saves, link, alignment, free, homed, taken, body.table)
     frame = instructions_of(architecture).layout(request)
     slots = [replace(s, offset=s.offset + frame.size) if s.offset < 0 else s for s in slots]
-    return replace(frame, body_slots=tuple(sorted(slots, key=lambda s: (s.stack, s.offset))))
+    slots.sort(key=lambda slot: (slot.stack, slot.offset))
+    return Frame(frame.size, frame.slots, frame.request, tuple(slots))
 
 
 def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ...]:

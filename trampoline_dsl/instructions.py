@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
-from .target import Architecture, Code, Fixed, Frame, FrameRequest, Insn
+from .records import replace
+from .target import Architecture, Code, Convention, Frame, FrameRequest, Insn
 
 _MOST_KEPT = 20_000  # of one method of one architecture
 
@@ -34,7 +34,7 @@ class Instructions:
         self.tail_call = _kept(architecture.tail_call)
         self.jump_register = _kept(architecture.jump_register)
         self.tail_call_register = _kept(architecture.tail_call_register)
-        self.establish = _kept(self._establish)
+        self.established = _kept(self._established)
         self.thread_base = _kept(architecture.thread_base)
         self.thread_load = _kept(architecture.thread_load)
         self.thread_store = _kept(architecture.thread_store)
@@ -43,9 +43,11 @@ class Instructions:
         self._epilogue = _kept(lambda request: architecture.epilogue(self._frames[request]))
         self._leave = _kept(lambda request, pop: architecture.leave(self._frames[request], pop))
 
-    def _establish(self, fixed: Fixed) -> Iterator[Insn]:
-        for insn in self.architecture.establish(fixed):
-            yield replace(insn, comment=f"establish {fixed.register.name}")
+    def _established(self, convention: Convention) -> Iterator[Insn]:
+        """All that a convention fixes."""
+        for fixed in convention.fixed:
+            for insn in self.architecture.establish(fixed):
+                yield replace(insn, comment=f"establish {fixed.register.name}")
 
     # What an architecture lays out, and how a frame is entered and left, follows from what is requested of it; the
     # body's own slots are none of its business.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError, Span
 from .instructions import instructions_of
 from .lir import Body, Home, Operation, VirtualRegister
+from .records import replace
 from .target import (
     Architecture,
     Bank,
@@ -67,43 +67,51 @@ class _Selection:
         self.parameters = parameters
         self.prefix = prefix
         self.convention = body.convention
+        self.sp = architecture.sp
+        self.registers = _Registers(allocation.registers)
+        self.bare = body.bare and not frame.body_slots  # there is no frame of its own
         self.code: list[Insn] = []
         self.span: Span | None = None  # the last one, and its line and column
         self.place_of_span = (0, 0)
         self.context = 0  # of the operation at hand
 
     def run(self) -> tuple[Insn, ...]:
-        architecture = self.architecture
-        if architecture.protect:
-            self.emit(architecture.landing_pad(), self.body.span, "prologue")
-        if self.body.uses_toc:
-            self.emit(architecture.global_entry(self.body.name, self.convention), self.body.span, "prologue")
-        if self.body.table:
-            self._enter_by_table()
-        self._home_words()
-        if not self.bare:
-            self.emit(_made(self.make.prologue, self.frame), self.body.span, "prologue")
-        if self.body.uses_toc and architecture.got is not None:
-            self.emit(architecture.find_got(self.body.name, self.convention), self.body.span, "prologue")
+        try:
+            self._emit(self._enter(), self.body.span, "prologue")
+        except ValueError as error:
+            raise self._impossible(error, self.body.span) from error
         for operation in self.allocation.operations:
             self.operation(operation)
         self._drop_needless_establishing()
-        return tuple(architecture.improve(self.code))
+        return tuple(self.architecture.improve(self.code))
 
-    def _home_words(self) -> None:
+    def _enter(self) -> Iterator[Insn]:
+        architecture = self.architecture
+        if architecture.protect:
+            yield from architecture.landing_pad()
+        if self.body.uses_toc:
+            yield from architecture.global_entry(self.body.name, self.convention)
+        if self.body.table:
+            yield from self._enter_by_table()
+        if self.body.words is not None and self.body.words[0] >= 0:
+            yield from self._home_words()
+        if not self.bare:
+            yield from self.make.prologue(self.frame)
+        if self.body.uses_toc and architecture.got is not None:
+            yield from architecture.find_got(self.body.name, self.convention)
+
+    def _home_words(self) -> Iterator[Insn]:
         """Words that arrive in registers go where the caller left room for them. (Below the CFA a prologue does it.)"""
-        if self.body.words is None or self.body.words[0] < 0:
-            return
+        assert self.body.words is not None
         start, registers = self.body.words
         word = self.architecture.word
         pushed = word if self.convention.return_address is None else 0
         for index, register in enumerate(registers):
-            store = self.make.store(register, self.sp, pushed + start + index * word, 8 * word)
-            self.emit(store, self.body.span, "prologue")
+            yield from self.make.store(register, self.sp, pushed + start + index * word, 8 * word)
 
-    def _enter_by_table(self) -> None:
+    def _enter_by_table(self) -> Iterator[Insn]:
         architecture = self.architecture
-        self.emit(architecture.take_table_entry(), self.body.span, "prologue")
+        yield from architecture.take_table_entry()
         told = architecture.table_register(self.convention)
         if any(told in insn.writes for insn in self.make.prologue(self.frame)):
             message = f"to make its frame takes {told.name}, in which the table's index arrives"
@@ -112,38 +120,24 @@ class _Selection:
 
     # ---------------------------------------------------------------------------------------------------- small helps
 
-    def emit(self, code: Iterable[Insn], span: Span | None, part: FramePart = "body") -> None:
-        """Append instructions, as made for a place in the source. Raises InputError where the machine has none."""
-        try:
-            self._emit(code, span, part)
-        except ValueError as error:
-            raise self._impossible(error, span) from error
-
     def _impossible(self, error: ValueError, span: Span | None) -> InputError:
+        """What to say where the machine has no instructions for something."""
         message = f"{self.architecture.name} cannot do this: {error}"
         return InputError([Diagnostic("L006", message, span or self.body.span)])
 
     def _emit(self, code: Iterable[Insn], span: Span | None, part: FramePart) -> None:
+        """Append instructions, as made for a place in the source."""
         if span is not self.span:
             self.span = span
             self.place_of_span = span.source.position(span.start) if span is not None else (0, 0)
         line, column = self.place_of_span
-        self.code += [insn.placed(line, column, insn.part if part == "body" else part) for insn in code]
+        if part == "body":
+            self.code += [insn.placed(line, column, insn.part) for insn in code]
+        else:
+            self.code += [insn.placed(line, column, part) for insn in code]
 
     def label(self, name: str) -> str:
         return f"{self.prefix}{name}"
-
-    def register(self, value: VirtualRegister) -> Register:
-        return self.allocation[value]
-
-    @property
-    def sp(self) -> Register:
-        return self.architecture.sp
-
-    @property
-    def bare(self) -> bool:
-        """Whether there is no frame of its own."""
-        return self.body.bare and not self.frame.body_slots
 
     def place(self, home: Home) -> int:
         """Bytes above sp."""
@@ -160,56 +154,55 @@ class _Selection:
             self.code.append(Insn("", label=self.label(operation.label)))
             return
         self.context = operation.context
-        registers = self.allocation.registers
-        defs = [registers[v] if v.fixed is None else v.fixed for v in operation.defs]
-        uses = [registers[v] if v.fixed is None else v.fixed for v in operation.uses]
-        if operation.kind in ("return", "tail_call"):
-            self._leave(operation, uses)
-            return
+        registers = self.registers
+        defs = [registers[v] for v in operation.defs]
+        uses = [registers[v] for v in operation.uses]
         try:
-            self._emit(self._body(operation, defs, uses), operation.span, "body")
+            if operation.kind in ("return", "tail_call"):
+                self._leave(operation, uses)
+            else:
+                self._emit(self._body(operation, defs, uses), operation.span, "body")
         except ValueError as error:
             raise self._impossible(error, operation.span) from error
 
     def _body(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
         make, sp = self.make, self.sp
-        floating = bool(operation.defs and operation.defs[0].floating) or bool(
-            operation.uses and operation.uses[0].floating
-        )
-        match operation.kind:
-            case "enter":
-                return self.parallel(self._results(operation), self._volatile())
-            case "move":
-                return self._move(defs[0], uses[0], operation.defs[0].bits)
+        match operation.kind:  # the most frequent ones first
+            case "load":
+                return self._load(defs[0], uses[0], operation.value, operation)
+            case "home_load":
+                assert operation.home is not None
+                base = uses[0] if uses else sp
+                return self._load(defs[0], base, self.place(operation.home) + operation.value, operation)
+            case "call":
+                return self._call(operation, defs, uses)
+            case "home_store":
+                assert operation.home is not None
+                base = uses[1] if len(uses) > 1 else sp
+                return self._store(uses[0], base, self.place(operation.home) + operation.value, operation)
             case "constant":
                 return make.constant(defs[0], operation.value)
+            case "enter":
+                return self.parallel(self._results(operation, defs), self._volatile())
+            case "outgoing":
+                return self._store(uses[0], sp, operation.value, operation)
+            case "store":
+                return self._store(uses[0], uses[1], operation.value, operation)
+            case "move":
+                return self._move(defs[0], uses[0], operation.defs[0].bits)
             case "symbol":
                 return make.symbol_address(defs[0], operation.symbol)
             case "symbol_load":
                 return make.load_symbol(defs[0], operation.symbol, operation.bits, operation.signed)
-            case "load":
-                return self._load(floating, defs[0], uses[0], operation.value, operation)
-            case "store":
-                return self._store(floating, uses[0], uses[1], operation.value, operation)
-            case "home_load":
-                assert operation.home is not None
-                base = uses[0] if uses else sp
-                return self._load(floating, defs[0], base, self.place(operation.home) + operation.value, operation)
-            case "home_store":
-                assert operation.home is not None
-                base = uses[1] if len(uses) > 1 else sp
-                return self._store(floating, uses[0], base, self.place(operation.home) + operation.value, operation)
             case "home_address":
                 assert operation.home is not None
                 return make.binary("add", defs[0], sp, self.place(operation.home))
-            case "outgoing":
-                return self._store(floating, uses[0], sp, operation.value, operation)
             case "out_load":
-                return self._load(floating, defs[0], sp, operation.value, operation)
+                return self._load(defs[0], sp, operation.value, operation)
             case "incoming_store":
-                return self._store(floating, uses[0], sp, self.frame.size + operation.value, operation)
+                return self._store(uses[0], sp, self.frame.size + operation.value, operation)
             case "incoming_load":
-                return self._load(floating, defs[0], sp, self.frame.size + operation.value, operation)
+                return self._load(defs[0], sp, self.frame.size + operation.value, operation)
             case "binary":
                 assert operation.operator is not None
                 b: Register | int = operation.value if operation.immediate else uses[1]
@@ -234,8 +227,6 @@ class _Selection:
                 return make.compare_branch(operation.condition, uses[0], right, self.label(operation.label))
             case "jump":
                 return make.jump(self.label(operation.label))
-            case "call":
-                return self._call(operation, defs, uses)
             case "resume":
                 return self._resume(uses)
             case "trap":
@@ -257,14 +248,14 @@ class _Selection:
             case _:
                 raise AssertionError(operation.kind)
 
-    def _load(self, floating: bool, d: Register, base: Register, offset: int, operation: Operation) -> Iterable[Insn]:
-        if floating:
+    def _load(self, d: Register, base: Register, offset: int, operation: Operation) -> Iterable[Insn]:
+        if operation.defs[0].floating:
             return self.make.float_load(d, base, offset, operation.bits)
         else:
             return self.make.load(d, base, offset, operation.bits, operation.signed)
 
-    def _store(self, floating: bool, s: Register, base: Register, offset: int, operation: Operation) -> Iterable[Insn]:
-        if floating:
+    def _store(self, s: Register, base: Register, offset: int, operation: Operation) -> Iterable[Insn]:
+        if operation.uses[0].floating:
             return self.make.float_store(s, base, offset, operation.bits)
         else:
             return self.make.store(s, base, offset, operation.bits)
@@ -294,8 +285,7 @@ class _Selection:
             yield from make.store(uses[1], self.sp, self._pushed_place(), 8 * word)
 
     def _resume(self, uses: list[Register]) -> Iterator[Insn]:
-        for fixed in self.convention.fixed:
-            yield from self.make.establish(fixed)
+        yield from self.make.established(self.convention)
         yield from self.make.move(self.sp, uses[0])
         # A program counter is the address of code, where a function pointer may point to something else.
         yield from self.make.jump_register(uses[1], self.convention.derive(descriptors=False))
@@ -316,19 +306,17 @@ class _Selection:
                 yield from self.make.load(word, base, there, 8 * bytes_, False)
                 # The same as was there when it was saved, to those who walk the stack.
                 for insn in self.make.store(word, self.sp, place, 8 * bytes_):
-                    yield replace(insn, part="resume")
+                    yield insn.placed(insn.line, insn.column, "resume")
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
-    def _call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+    def _call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
         make, convention = self.make, operation.convention
         assert convention is not None
         if convention is self._kernel_convention():
-            yield from self._system_call(operation)
-            return
-        address = yield from self._marshal(operation, uses, convention)
-        for fixed in convention.fixed:
-            yield from make.establish(fixed)
+            return self._system_call(operation, defs, uses)
+        moves, address = self._marshal(operation, uses, convention, operation.clobbers)
+        code = [*moves, *make.established(convention)]
         if address is None:
             call: Iterable[Insn] = make.call(operation.symbol, convention)
         else:
@@ -336,10 +324,11 @@ class _Selection:
         popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
         if popped > 0:
             call = [replace(insn, popped=popped) if insn.transfer == "call" else insn for insn in call]
-        yield from call
+        code += call
         if popped > 0:
-            yield from make.binary("sub", self.sp, self.sp, popped)
-        yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+            code += make.binary("sub", self.sp, self.sp, popped)
+        code += self.parallel(self._results(operation, defs), operation.clobbers, operation.results)
+        return code
 
     def _seen_through(self, callee: Convention) -> Convention:
         """A caller that has no table of contents has none to bring back."""
@@ -350,51 +339,62 @@ class _Selection:
         kernel = self.architecture.system_calls
         return kernel.convention if kernel is not None else None
 
-    def _system_call(self, operation: Operation) -> Iterator[Insn]:
-        yield from self.parallel(self._operands(operation), operation.clobbers)
+    def _system_call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
+        yield from self.parallel(self._operands(operation, uses), operation.clobbers)
         number = operation.value if operation.immediate else None
         label = self.label(operation.label) if operation.label else ""
         yield from self.architecture.system_call(number, label)
-        yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+        yield from self.parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
-    def _results(self, operation: Operation) -> list[Move]:
+    def _results(self, operation: Operation, defs: list[Register]) -> list[Move]:
         """The moves that take an operation's results from where they arrive."""
-        return [(self.register(d), r, d.bits) for d, r in zip(operation.defs, operation.results, strict=True)]
+        if not defs:
+            return []
+        return [(d, r, v.bits) for d, r, v in zip(defs, operation.results, operation.defs, strict=True)]
 
-    def _operands(self, operation: Operation) -> list[Move]:
+    def _operands(self, operation: Operation, uses: list[Register]) -> list[Move]:
         """The moves that take an operation's operands to where they are wanted."""
-        return [
-            (place, self.register(value), value.bits)
-            for value, place in zip(operation.uses, operation.places, strict=True)
-            if place is not None
-        ]
+        if not uses:
+            return []
+        moves = zip(operation.places, uses, operation.uses, strict=True)
+        return [(place, s, v.bits) for place, s, v in moves if place is not None]
 
     def _marshal(
-        self, operation: Operation, uses: list[Register], convention: Convention
-    ) -> Generator[Insn, None, Register | None]:
-        """Bring arguments to their places. The generator's value is the register with the callee's address."""
-        moves = self._operands(operation)
-        address = next((s for s, place in zip(uses, operation.places, strict=True) if place is None), None)
-        taken = {place for place in operation.places if place is not None}
-        if address is not None:
-            wanted = convention.call_through
-            if wanted is None and address in taken:
-                usable = allocatable(self.architecture, self.convention)
-                choices = [*convention.scratch, *(r for r in usable if r in operation.clobbers)]
-                sources = set(uses)
-                wanted = next(r for r in choices if r not in taken and r not in sources and r.bank is Bank.INTEGER)
-            if wanted is not None:
-                moves.append((wanted, address, 0))
-                address = wanted
-        yield from self.parallel(moves, operation.clobbers - {address})
-        return address
+        self, operation: Operation, uses: list[Register], convention: Convention, free: frozenset[Register]
+    ) -> tuple[Iterable[Insn], Register | None]:
+        """Bring arguments to their places, and find the register with the callee's address. `free` may be overwritten
+        on the way."""
+        moves, places = self._operands(operation, uses), operation.places
+        if None not in places:
+            return self.parallel(moves, free), None
+        address = uses[places.index(None)]
+        wanted = convention.call_through
+        if wanted is None and address in places:
+            usable = allocatable(self.architecture, self.convention)
+            choices = [*convention.scratch, *(r for r in usable if r in free)]
+            wanted = next(r for r in choices if r not in places and r not in uses and r.bank is Bank.INTEGER)
+        if wanted is not None:
+            moves.append((wanted, address, 0))
+            address = wanted
+        return self.parallel(moves, free, (address,)), address
 
-    def parallel(self, moves: Sequence[Move], free: frozenset[Register]) -> Iterator[Insn]:
-        """All moves as if at once. `free` may be overwritten besides the destinations."""
-        if not moves:
-            return
-        destinations = {d for d, _, _ in moves}  # one whose move is done is no longer pending, and not free either
+    def parallel(
+        self, moves: Sequence[Move], free: frozenset[Register], but: Collection[Register] = ()
+    ) -> Iterable[Insn]:
+        """All moves as if at once. `free`, without those in `but`, may be overwritten besides the destinations."""
         pending = {d: (s, bits) for d, s, bits in moves if d is not s}
+        if pending.keys().isdisjoint([s for s, _ in pending.values()]):
+            return [insn for d, (s, bits) in pending.items() for insn in self._move(d, s, bits)]
+        return self._entangled(pending, {d for d, _, _ in moves}, free, but)
+
+    def _entangled(
+        self,
+        pending: dict[Register, tuple[Register, int]],
+        destinations: set[Register],  # one whose move is done is no longer pending, and not free either
+        free: frozenset[Register],
+        but: Collection[Register],
+    ) -> Iterator[Insn]:
+        """Moves of which some overwrite what others still need."""
         in_memory: tuple[Register, int] | None = None  # what the value in `exchange` is for, and its bits
         while pending or in_memory is not None:
             sources = {s for s, _ in pending.values()}
@@ -410,7 +410,7 @@ class _Selection:
                 continue
             # Only cycles are left. One value steps aside.
             d, (s, bits) = next(iter(pending.items()))
-            aside = self._aside(s, destinations | sources, free)
+            aside = self._aside(s, destinations | sources, free, but)
             if aside is not None:
                 yield from self._move(aside, s, bits)
                 pending[d] = (aside, bits)
@@ -437,12 +437,14 @@ class _Selection:
         """What may be overwritten at entry and on the way out: nobody wants it back."""
         return _volatile(self.architecture, self.convention)
 
-    def _aside(self, like: Register, busy: set[Register], free: frozenset[Register]) -> Register | None:
+    def _aside(
+        self, like: Register, busy: set[Register], free: frozenset[Register], but: Collection[Register]
+    ) -> Register | None:
         arch = self.architecture
         integer = like.bank is Bank.INTEGER
         usable = allocatable(arch, self.convention) if integer else float_allocatable(arch, self.convention)
         scratch = [r for r in self.convention.scratch if (r.bank is Bank.INTEGER) == integer]
-        candidates = [*scratch, *(r for r in usable if r in free)]
+        candidates = [*scratch, *(r for r in usable if r in free and r not in but)]
         return next((register for register in candidates if register not in busy), None)
 
     def _move(self, d: Register, s: Register, bits: int) -> Iterable[Insn]:
@@ -463,58 +465,44 @@ class _Selection:
             if lost:
                 message = f"an argument travels in {lost[0].name}, which is given back to the caller before the jump"
                 raise InputError([Diagnostic("L004", message, operation.span, notes=("call and return instead",))])
-            marshal = self._marshal(with_clobbers(operation, self._volatile()), uses, operation.convention)
-            address = self._run(marshal, operation.span)
+            moves, address = self._marshal(operation, uses, operation.convention, self._volatile())
         else:
-            moves = self.parallel(self._operands(operation), self._volatile())
-            self.emit(moves, operation.span)
-        for fixed in self.convention.fixed:
-            self.emit(_made(make.establish, fixed), operation.span, "epilogue")
-        self.emit(_made(make.epilogue, self.frame), operation.span, "epilogue")
+            moves = self.parallel(self._operands(operation, uses), self._volatile())
+        self._emit(moves, operation.span, "body")
+        code = [*make.established(self.convention), *make.epilogue(self.frame)]
         if operation.kind == "return" and operation.pops:
             busy = frozenset(place for place in operation.places[:-1] if place is not None)
-            self.emit(self.architecture.leave_popping(self.frame, busy), operation.span, "epilogue")
+            code += self.architecture.leave_popping(self.frame, busy)
         elif operation.kind == "return":
-            pop = self.parameters if self.convention.callee_pops else 0
-            self.emit(_made(make.leave, self.frame, pop), operation.span, "epilogue")
+            code += make.leave(self.frame, self.parameters if self.convention.callee_pops else 0)
         elif address is not None:
             assert operation.convention is not None
-            self.emit(_made(make.tail_call_register, address, operation.convention), operation.span, "epilogue")
+            code += make.tail_call_register(address, operation.convention)
         else:
             assert operation.convention is not None
-            self.emit(_made(make.tail_call, operation.symbol, operation.convention), operation.span, "epilogue")
-
-    def _run(self, generator: Generator[Insn, None, Register | None], span: Span | None) -> Register | None:
-        """Emit what a generator yields, and give what it returns."""
-        while True:
-            try:
-                insn = next(generator)
-            except StopIteration as stop:
-                value: Register | None = stop.value
-                return value
-            self.emit((insn,), span)
+            code += make.tail_call(operation.symbol, operation.convention)
+        self._emit(code, operation.span, "epilogue")
 
     def _drop_needless_establishing(self) -> None:
         """A register that already holds what a convention demands is not set again."""
-        own = {f.register: f for f in self.convention.fixed}
+        if not any(insn.comment for insn in self.code):
+            return
+        own = {f.register for f in self.convention.fixed}
         everywhere = {f.register for f in self._all_fixed()}
         base = self.architecture.symbol_base()
         if base is not None:
             everywhere.add(base)
         marks = {f"establish {register.name}": register for register in everywhere}
-        if not marks:
-            return
-        if not any(insn.comment in marks for insn in self.code):
-            return
-        lost = self._lost_by_calls()
+        lost = self._lost_by_calls(everywhere)
         kept, given = everywhere - lost, self._given_by_calls()
         targets = {insn.target for insn in self.code if insn.target is not None}
-        known: set[Register] = set(own)
-        written_somewhere = {r for insn in self.code if insn.comment not in marks for r in self._written(insn)} | lost
+        others = [insn for insn in self.code if insn.comment not in marks]
+        unchanged = {r for r in own - lost if not any(r in insn.writes and r in self._written(insn) for insn in others)}
+        known = own
         result: list[Insn] = []
         for index, insn in enumerate(self.code):
             if insn.label is not None and insn.label in targets:
-                known = {r for r in own if r not in written_somewhere}
+                known = unchanged
             register = marks.get(insn.comment)
             if register is not None:
                 if register in known:
@@ -522,9 +510,10 @@ class _Selection:
                 result.append(replace(insn, comment=""))
                 following = self.code[index + 1] if index + 1 < len(self.code) else None
                 if following is None or marks.get(following.comment) is not register:
-                    known.add(register)
+                    known = known | {register}
                 continue
-            known -= self._written(insn)
+            if not known.isdisjoint(insn.writes):
+                known = known - self._written(insn)
             if insn.transfer == "call":
                 known = known & kept | given
             result.append(insn)
@@ -544,13 +533,13 @@ class _Selection:
     def _conventions(self) -> list[Convention]:
         return [o.convention for o in self.allocation.operations if o.kind == "call" and o.convention is not None]
 
-    def _lost_by_calls(self) -> set[Register]:
-        """What some call in this body does not leave in place."""
+    def _lost_by_calls(self, registers: set[Register]) -> set[Register]:
+        """Those that some call in this body does not leave in place."""
         lost: set[Register] = set()
         for operation in self.allocation.operations:
             if operation.kind in ("call", "asm"):
                 given = {f.register for f in operation.convention.fixed} if operation.convention else set()
-                lost |= set(operation.clobbers) - given
+                lost |= (registers & operation.clobbers) - given
         return lost
 
     def _given_by_calls(self) -> set[Register]:
@@ -561,7 +550,7 @@ class _Selection:
     # ------------------------------------------------------------------------------------------------------------- asm
 
     def _asm(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
-        yield from self.parallel(self._operands(operation), operation.clobbers)
+        yield from self.parallel(self._operands(operation, uses), operation.clobbers)
         writes = frozenset(operation.clobbers | set(operation.results))
         for text in operation.text:
             yield Insn(
@@ -571,7 +560,7 @@ class _Selection:
                 memory="both",
                 user_text=True,
             )
-        yield from self.parallel(self._results(operation), operation.clobbers - set(operation.results))
+        yield from self.parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
 
 def kept_pieces(frame: Frame, word: int) -> tuple[list[tuple[int, int, int]], int]:
@@ -592,11 +581,6 @@ def kept_pieces(frame: Frame, word: int) -> tuple[list[tuple[int, int, int]], in
     return pieces, end
 
 
-def _made(make: Callable[..., Iterable[Insn]], *operands: object) -> Iterator[Insn]:
-    """Instructions, made when they are asked for: `emit` tells what the machine cannot do."""
-    yield from make(*operands)
-
-
 @lru_cache(maxsize=1024)
 def _volatile(architecture: Architecture, convention: Convention) -> frozenset[Register]:
     usable = (*allocatable(architecture, convention), *float_allocatable(architecture, convention))
@@ -608,8 +592,9 @@ def _without_toc(convention: Convention) -> Convention:
     return convention.derive(toc_slot=None)
 
 
-def with_clobbers(operation: Operation, clobbers: frozenset[Register]) -> Operation:
-    """A jump leaves for good: whatever the convention lets go may be overwritten on the way."""
-    changed = operation.with_registers(operation.defs, operation.uses)
-    changed.clobbers = clobbers
-    return changed
+class _Registers(dict[VirtualRegister, Register]):
+    """The registers of values, fixed ones among them."""
+
+    def __missing__(self, value: VirtualRegister) -> Register:
+        assert value.fixed is not None
+        return value.fixed
