@@ -81,6 +81,7 @@ class Keystone:
 _MOST_KEPT = 200_000
 
 Outcome = bytes | Refused
+_Question = str | tuple[object, ...]  # all that an outcome follows from
 
 
 class _Encoder:
@@ -90,11 +91,14 @@ class _Encoder:
         self.architecture = architecture
         self.engine = engine
         self.confined = confined
-        self.kept: dict[tuple[object, ...], Outcome] = {}
+        self.kept: dict[_Question, Outcome] = {}
         self.machine = repr(architecture.engines)
 
     def plain(self, insn: Insn) -> bytes:
-        key = (insn.keystone or insn.text, insn.user_text, insn.relocation)
+        statement = insn.keystone or insn.text
+        # Most are no more than that, and a string knows its hash.
+        plain = insn.relocation is None and not insn.user_text
+        key = statement if plain else (statement, insn.user_text, insn.relocation)
         outcome = self.kept.get(key)
         if outcome is None:
             make = self._user if insn.user_text else self._trusted
@@ -108,7 +112,7 @@ class _Encoder:
             outcome = self._keep(key, lambda: self._branch(insn, label, distance))
         return _bytes(outcome)
 
-    def _keep(self, key: tuple[object, ...], make: Callable[[], bytes]) -> Outcome:
+    def _keep(self, key: _Question, make: Callable[[], bytes]) -> Outcome:
         outcome: Outcome
         try:
             outcome = make()
@@ -226,6 +230,7 @@ def assemble(architecture: Architecture, code: Sequence[Insn], engine: Engine | 
     labels: dict[str, int] = {}
     branches: list[tuple[int, Insn, str]] = []
     pieces: list[bytes] = []
+    fields: list[tuple[int, Relocation]] = []
     shortest = bytes(2 if architecture.engines.keystone_arch == "KS_ARCH_X86" else 4)
     for index, insn in enumerate(code):
         if insn.label is not None:
@@ -241,14 +246,14 @@ def assemble(architecture: Architecture, code: Sequence[Insn], engine: Engine | 
                 pieces.append(encoder.plain(insn))
             except Refused as refused:
                 raise AssemblyError(index, insn.text, str(refused)) from None
+            if insn.relocation is not None:
+                fields.append((index, insn.relocation))
     for index, insn, label in branches:
         if label not in labels:
             raise AssemblyError(index, insn.text, f"nothing is labelled {label}")
     offsets = _settle(encoder, pieces, branches, labels)
     relocations = tuple(
-        Relocation(field.type, field.symbol, field.addend, offset + field.offset)
-        for insn, offset in zip(code, offsets, strict=True)
-        if (field := insn.relocation) is not None
+        Relocation(field.type, field.symbol, field.addend, offsets[index] + field.offset) for index, field in fields
     )
     return Assembled(b"".join(pieces), tuple(offsets), relocations)
 
@@ -336,9 +341,9 @@ def _destination(text: str, base: int) -> int:
 
 
 def _bytes(outcome: Outcome) -> bytes:
-    if isinstance(outcome, Refused):
-        raise Refused(*outcome.args)
-    return outcome
+    if isinstance(outcome, bytes):
+        return outcome
+    raise Refused(*outcome.args)
 
 
 KEYSTONE = Keystone()

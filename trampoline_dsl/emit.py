@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .diagnostics import Source
 from .picture import draw
@@ -26,14 +26,14 @@ def function_text(
     """One function: comments, directives, instructions. `symbol` is what C calls it: if that is another name,
     the function has both. `unwinding`: the directives that stand before each instruction, if there are any, and
     `brackets` those around all."""
-    lines = list(_comments([title, f"{convention.name}: {convention.title}", ""], target))
-    lines += _comments(draw(frame, target.architecture.sp.name), target)
+    picture = draw(frame, target.architecture.sp.name)
+    lines = _comments([title, f"{convention.name}: {convention.title}", "", *picture], target)
     if symbol != name:
         lines += target.architecture.function_header(symbol, convention)
     lines += target.architecture.function_header(name, convention)
     if unwinding is not None:
         lines += [f"\t{directive}" for directive in brackets[0]]
-    lines += _body(code, target, source, unwinding or [()] * len(code))
+    lines += _body(code, target, source, unwinding if unwinding is not None else [()] * len(code))
     if unwinding is not None:
         lines += [f"\t{directive}" for directive in brackets[1]]
     lines += target.architecture.function_footer(name, convention)
@@ -65,28 +65,31 @@ def table_text(
     return "\n".join(lines) + "\n"
 
 
-def _comments(texts: Iterable[str], target: Target) -> Iterator[str]:
+def _comments(texts: Iterable[str], target: Target) -> list[str]:
     mark = target.architecture.comment
-    for text in texts:
-        yield f"{mark} {text}".rstrip()
+    return [f"{mark} {text}".rstrip() for text in texts]
 
 
-def _body(code: Sequence[Insn], target: Target, source: Source, unwinding: Sequence[Sequence[str]]) -> Iterator[str]:
+def _body(code: Sequence[Insn], target: Target, source: Source, unwinding: Sequence[Sequence[str]]) -> list[str]:
     mark = target.architecture.comment
-    place = (0, "")
+    lines: list[str] = []
+    line, part = 0, ""  # of the instruction before
+    place = (0, "")  # of the last comment
     for insn, before in zip(code, unwinding, strict=True):
-        for directive in before:
-            yield f"\t{directive}"
+        if before:
+            lines += [f"\t{directive}" for directive in before]
         if insn.label is not None:
-            yield f"\t{insn.text}" if insn.text else f"{insn.label}:"
+            lines.append(f"\t{insn.text}" if insn.text else f"{insn.label}:")
             continue
-        what = _PARTS.get(insn.part, "")
-        here = (insn.line, what)
-        if insn.line and here != place:
-            statement = " ".join(source.line(insn.line).split("#")[0].split())
-            yield f"\t{mark} {insn.line}: {what or statement}".rstrip()
-            place = here
-        yield f"\t{insn.text}"
+        if insn.line != line or insn.part != part:
+            line, part = insn.line, insn.part
+            what = _PARTS.get(part, "")
+            if line and (line, what) != place:
+                place = (line, what)
+                statement = what or " ".join(source.line(line).split("#")[0].split())
+                lines.append(f"\t{mark} {line}: {statement}".rstrip())
+        lines.append(f"\t{insn.text}")
+    return lines
 
 
 def file_text(

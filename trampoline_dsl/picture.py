@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 
-from .target import Frame, Slot
+from .target import Frame
 
 
 def draw(frame: Frame, stack_pointer: str) -> list[str]:
@@ -19,34 +18,26 @@ def draw(frame: Frame, stack_pointer: str) -> list[str]:
 
 
 def _one(stack: str, frame: Frame, stack_pointer: str) -> Iterator[str]:
-    slots = sorted((s for s in (*frame.slots, *frame.body_slots) if s.stack == stack), key=lambda s: -s.offset)
-    width = max([len(_owner(s)) for s in slots] + [12])
-    runs = [list(group) for _, group in groupby(slots, key=_reason_of)]
+    slots = sorted([s for s in (*frame.slots, *frame.body_slots) if s.stack == stack], key=lambda s: -s.offset)
+    width = max([12, *(len(s.owner) for s in slots)])
     yield f"  {'CFA':>10} -> +{'-' * (width + 2)}+  sp + {frame.size}"
     upper = frame.size
-    for run in runs:
-        for index, slot in enumerate(run):
-            end = slot.offset + slot.size
-            if end < upper and slot.offset < frame.size:
-                yield _row("", "", width, f"{upper - end} bytes unused")
-            above = slot.offset >= frame.size
-            reason = slot.reason if index == 0 else '"'
-            place = f"sp + {slot.offset}" if not above else f"CFA + {slot.offset - frame.size}"
-            yield _row(place, _owner(slot), width, f"{slot.size:>3} {reason}")
-            if not above:
-                upper = slot.offset
+    reason: str | None = None  # of the slot above
+    for slot in slots:
+        if slot.offset < frame.size:
+            if slot.offset + slot.size < upper:
+                yield _row("", "", width, f"{upper - slot.offset - slot.size} bytes unused")
+            place = f"sp + {slot.offset}"
+            upper = slot.offset
+        else:
+            place = f"CFA + {slot.offset - frame.size}"
+        said = '"' if slot.reason == reason else slot.reason
+        yield _row(place, slot.owner, width, f"{str(slot.size).rjust(3)} {said}")
+        reason = slot.reason
     if upper > 0 and frame.size:
         yield _row("", "", width, f"{upper} bytes unused")
     yield f"  {stack_pointer:>10} -> +{'-' * (width + 2)}+"
 
 
-def _reason_of(slot: Slot) -> str:
-    return slot.reason
-
-
-def _owner(slot: Slot) -> str:
-    return slot.owner
-
-
 def _row(place: str, owner: str, width: int, text: str) -> str:
-    return f"  {place:>10}    | {owner:<{width}} |  {text}"
+    return f"  {place.rjust(10)}    | {owner.ljust(width)} |  {text}"

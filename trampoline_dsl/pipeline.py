@@ -361,7 +361,7 @@ class Compiled:
     def target(self) -> Target:
         return self.program.target
 
-    @property
+    @cached_property
     def own(self) -> tuple[Artifact, ...]:
         """Those that the file itself declares, in its order."""
         return tuple(self.artifacts[name] for name in self.program.own)
@@ -414,13 +414,15 @@ class Compiled:
     def _c_symbols(self) -> dict[str, str]:
         """Of the functions that the file's code refers to and that are not in it, those that C calls something else."""
         program = self.program
+        fields = [
+            one for artifact in self.own for insn in artifact.instructions if (one := insn.relocation) is not None
+        ]
         found: dict[str, str] = {}
-        fields = (insn.relocation for artifact in self.own for insn in artifact.instructions)
-        for name in dict.fromkeys(one.symbol for one in fields if one is not None):
+        for name in dict.fromkeys(one.symbol for one in fields):
             function = program.functions.get(name)
             signature = function.signature if function is not None else program.externs.get(name)
-            if signature is not None and name not in program.own and c_symbol(signature) != name:
-                found[name] = c_symbol(signature)
+            if signature is not None and name not in program.own and (symbol := c_symbol(signature)) != name:
+                found[name] = symbol
         return found
 
     def assemble(self) -> None:
@@ -468,10 +470,7 @@ def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -
     architecture = target.architecture
     body = lower(function, architecture)
     allocation = allocate(body, architecture)
-    returning = function.returning
-    types = [type_.value_type for _, type_ in returning.parameters]
-    result = returning.result.value_type if returning.result else None
-    in_memory = function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
+    popped = _bytes_in_memory(function) if function.convention.callee_pops else 0
     while True:
         try:
             frame = lay_out(body, allocation, architecture)
@@ -479,7 +478,7 @@ def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -
             message = f"{architecture.name} cannot do this: {error}"
             raise InputError([Diagnostic("L006", message, function.span)]) from error
         try:
-            code = select(body, allocation, frame, architecture, in_memory, f".L{ordinal}_")
+            code = select(body, allocation, frame, architecture, popped, f".L{ordinal}_")
         except NoRegisterFree as need:
             home = Home("exchange", 8, need.context, "for floats that change places")
             body.contexts[need.context].exchange = home
@@ -489,10 +488,20 @@ def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -
         return Artifact(function, target, frame, code, function.span.source, program)
 
 
+def _bytes_in_memory(function: ir.Function) -> int:
+    """Of the arguments of calls that `return` returns from."""
+    returning = function.returning
+    types = [type_.value_type for _, type_ in returning.parameters]
+    result = returning.result.value_type if returning.result else None
+    return function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
+
+
 def _check_same_frame(function: ir.Function, frame: Frame, program: ir.Program) -> None:
     """What switches to frames of another trampoline has one of its own that is laid out alike. Raises InputError."""
+    if function.suspension is None or function.suspension.resumed is None:
+        return
     node = next((node for node in ir.walk(function.body) if isinstance(node, ir.SwitchStack)), None)
-    if node is None or function.suspension is None or function.suspension.resumed is None:
+    if node is None:
         return
     of = function.suspension.of
     if of not in program.functions:
