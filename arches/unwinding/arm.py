@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from trampoline_dsl.target import Bank, IndexedUnwinding, Motion, Register
 
-from . import ByText, number
+from . import ByText, kind, number
 
 _R = r"(r\d+|sp|lr|ip|fp|pc)"
 _PLACE = rf"\[{_R}(?:, #(-?\w+))?\](!)?(?:, #(-?\w+))?"
@@ -28,9 +28,9 @@ class ArmUnwinding(ByText):
         self.also = {r: (64 + 2 * n, 65 + 2 * n) for r, number in self.numbers.items() if 0 <= (n := number - 256) < 16}
         self.by_text |= dict(registers)
         self.pointer = next(r for r, n in self.numbers.items() if n == 13)
-        one = ((re.compile(rf"(ld|st)r {_R}, {_PLACE}"), self._single),)
-        two = ((re.compile(rf"(ld|st)rd {_R}, {_R}, {_PLACE}"), self._pair),)
-        float_ = ((re.compile(rf"v(ld|st)r (d\d+), {_PLACE}"), self._single),)
+        one = ((re.compile(rf"(ld|st)r {_R}, {_PLACE}"), self.single),)
+        two = ((re.compile(rf"(ld|st)rd {_R}, {_R}, {_PLACE}"), self.pair),)
+        float_ = ((re.compile(rf"v(ld|st)r (d\d+), {_PLACE}"), self.single),)
         add = (
             (re.compile(rf"(add|sub) {_R}, {_R}, #(\w+)"), self._add),
             (re.compile(rf"(add|sub) {_R}, {_R}, {_R}"), self.indexed),
@@ -50,7 +50,7 @@ class ArmUnwinding(ByText):
             ),
             "movw": ((re.compile(rf"movw {_R}, #(\w+)"), self.constant),),
             "movt": ((re.compile(rf"movt {_R}, #(\w+)"), self._upper),),
-            "orr": ((re.compile(rf"orr {_R}, {_R}, #(\w+)"), self._or),),
+            "orr": ((re.compile(rf"orr {_R}, {_R}, #(\w+)"), self.added),),  # of bits that were zero
             "push": ((re.compile(r"push \{(.*)\}"), self._push),),
             "pop": ((re.compile(r"pop \{(.*)\}"), self._pop),),
             "vpush": ((re.compile(r"vpush \{(.*)\}"), self._push),),
@@ -69,9 +69,9 @@ class ArmUnwinding(ByText):
             found += sorted({r for r in bank if low.number <= r.number <= high.number}, key=lambda r: r.number)
         return found
 
-    def _many(self, kind: str, registers: list[Register], base: Register, at: int) -> Iterable[Motion]:
+    def _many(self, way: str, registers: list[Register], base: Register, at: int) -> Iterable[Motion]:
         for register in registers:
-            yield Motion("store" if kind == "st" else "load", register, base, at, register.bits // 8)
+            yield Motion(kind(way), register, base, at, register.bits // 8)
             at += register.bits // 8
 
     def _push(self, m: re.Match[str]) -> Iterable[Motion]:
@@ -91,32 +91,12 @@ class ArmUnwinding(ByText):
     def _above(self, m: re.Match[str]) -> Iterable[Motion]:
         yield from self._many("st", self._listed(m[3]), self.by_text[m[1]], 4)
 
-    def _single(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield from self._transfer(m[1], [m[2]], m[3], m[4], m[5], m[6])
-
-    def _pair(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield from self._transfer(m[1], [m[2], m[3]], m[4], m[5], m[6], m[7])
-
-    def _transfer(
-        self, way: str, names: list[str], base: str, offset: str | None, before: str | None, after: str | None
-    ) -> Iterable[Motion]:
-        pointer = self.by_text[base]
-        yield from self._many(way, [self.by_text[name] for name in names], pointer, number(offset))
-        if before:
-            yield Motion("set", pointer, pointer, number(offset))
-        elif after:
-            yield Motion("set", pointer, pointer, number(after))
-
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
         size = number(m[4]) if m[1] == "add" else -number(m[4])
         yield Motion("set", self.by_text[m[2]], self.by_text[m[3]], size)
 
     def _upper(self, m: re.Match[str]) -> Iterable[Motion]:
         yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2]) << 16)
-
-    def _or(self, m: re.Match[str]) -> Iterable[Motion]:
-        """The bits were zero before: constants are made so."""
-        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]], number(m[3]))
 
 
 class IndexedArmUnwinding(ArmUnwinding, IndexedUnwinding):

@@ -27,8 +27,8 @@ class Arm64Unwinding(ByText):
         floats = [r for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR)]
         self.numbers |= {r: 64 + r.number for r in floats}
         self.by_text |= {f"{letter}{r.number}": r for r in floats for letter in "dq"}
-        single = ((re.compile(rf"(ld|st)u?r {_ONE}, {_PLACE}"), self._single),)
-        pair = ((re.compile(rf"(ld|st)p {_ONE}, {_ONE}, {_PLACE}"), self._pair),)
+        single = ((re.compile(rf"(ld|st)u?r {_ONE}, {_PLACE}"), self.single),)
+        pair = ((re.compile(rf"(ld|st)p {_ONE}, {_ONE}, {_PLACE}"), self.pair),)
         add = (
             (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), #(\w+)(, lsl #0xc)?"), self._add),
             (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), (x\d+)"), self.indexed),
@@ -45,25 +45,9 @@ class Arm64Unwinding(ByText):
             "movk": ((re.compile(r"movk (x\d+), #(\w+), lsl #(\w+)"), self._keep),),
         }
 
-    def _single(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield from self._transfer(m[1], [m[2]], m[3], m[4], m[5], m[6])
-
-    def _pair(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield from self._transfer(m[1], [m[2], m[3]], m[4], m[5], m[6], m[7])
-
-    def _transfer(
-        self, way: str, names: list[str], base: str, offset: str | None, before: str | None, after: str | None
-    ) -> Iterable[Motion]:
-        pointer, at = self.by_text[base], number(offset)
-        for name in names:
-            size = _SIZES[name[0]]
-            if name != "xzr":
-                yield Motion("store" if way == "st" else "load", self.by_text[name], pointer, at, size)
-            at += size
-        if before:
-            yield Motion("set", pointer, pointer, number(offset))
-        elif after:
-            yield Motion("set", pointer, pointer, number(after))
+    def moved(self, name: str) -> tuple[Register | None, int]:
+        """Of v0 to v31 a part, by the letter."""
+        return None if name == "xzr" else self.by_text[name], _SIZES[name[0]]
 
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
         size = number(m[4]) << (12 if m[5] else 0)

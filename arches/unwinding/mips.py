@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from trampoline_dsl.target import Bank, ByteOrder, Motion, Register
 
-from . import ByText, number
+from . import ByText, kind, number
 
 _R = r"(\$\w+)"
 _PLACE = rf"(-?\w+)\({_R}\)"
@@ -43,19 +42,18 @@ class MipsUnwinding(ByText):
         }
 
     def _integer(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
-        yield Motion(kind, self.by_text[m[3]], self.by_text[m[5]], number(m[4]), _SIZES[m[2]])
+        yield Motion(kind(m[1]), self.by_text[m[3]], self.by_text[m[5]], number(m[4]), _SIZES[m[2]])
 
     def _float(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind, size = _kind(m), _SIZES[m[2]]
+        size = _SIZES[m[2]]
         first, base, at = self.by_text[m[3]], self.by_text[m[5]], number(m[4])
         if size <= first.bits // 8:
-            yield Motion(kind, first, base, at, size)
+            yield Motion(kind(m[1]), first, base, at, size)
             return
         # A double in a pair of registers, whose even one has its low half.
         low, high = (at, at + 4) if self.order == "little" else (at + 4, at)
-        yield Motion(kind, first, base, low, 4)
-        yield Motion(kind, self.floats[first.number + 1], base, high, 4)
+        yield Motion(kind(m[1]), first, base, low, 4)
+        yield Motion(kind(m[1]), self.floats[first.number + 1], base, high, 4)
 
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
         if m[2] == "$zero":
@@ -66,7 +64,3 @@ class MipsUnwinding(ByText):
     def _upper(self, m: re.Match[str]) -> Iterable[Motion]:
         value = (number(m[2]) & 0xFFFF) << 16
         yield Motion("set", self.by_text[m[1]], None, value - (1 << 32) if value >> 31 else value)
-
-
-def _kind(m: re.Match[str]) -> Literal["load", "store"]:
-    return "load" if m[1].startswith("l") else "store"

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from trampoline_dsl.target import Bank, Motion, Register
 
-from . import ByText, number
+from . import ByText, kind, number
 
 _R = r"%?r(\d+)"
 _SIZES = {"stw": 4, "lwz": 4, "std": 8, "ld": 8, "stfd": 8, "lfd": 8, "stdu": 8}
@@ -24,6 +23,7 @@ class Ppc64Unwinding(ByText):
         self.integers = {n: registers[f"r{n}"] for n in range(32)}
         self.fields = {n: registers[f"cr{n}"] for n in range(8)}
         whole = tuple(dict.fromkeys(registers.values()))  # in an order, on which directives may depend
+        self.by_text |= {str(n): r for n, r in self.integers.items()}  # GNU text has numbers alone
         self.numbers = {r: n for n, r in self.integers.items()}
         self.numbers |= {r: 32 + r.number for r in whole if r.bank is Bank.FLOAT}
         self.numbers |= {r: 77 + r.number for r in whole if r.bank is Bank.VECTOR}
@@ -46,10 +46,10 @@ class Ppc64Unwinding(ByText):
             "mtlr": ((re.compile(rf"mtlr {_R}"), self._to_link),),
             "mfcr": ((re.compile(rf"mfcr {_R}"), self._from_fields),),
             "mtcrf": ((re.compile(rf"mtcrf (\w+), {_R}"), self._to_fields),),
-            "mr": ((re.compile(rf"mr {_R}, {_R}"), self._move),),
-            "li": ((re.compile(rf"li {_R}, (-?\w+)"), self._constant),),
+            "mr": ((re.compile(rf"mr {_R}, {_R}"), self.move),),
+            "li": ((re.compile(rf"li {_R}, (-?\w+)"), self.constant),),
             "lis": ((re.compile(rf"lis {_R}, (-?\w+)"), self._upper),),
-            "ori": ((re.compile(rf"ori {_R}, {_R}, (\w+)"), self._or),),
+            "ori": ((re.compile(rf"ori {_R}, {_R}, (\w+)"), self.added),),  # of bits that were zero
             "addi": ((re.compile(rf"addi {_R}, {_R}, (-?\w+)"), self._add),),
             "addis": ((re.compile(rf"addis {_R}, {_R}, (-?\w+)"), self._add_upper),),
             "add": ((re.compile(rf"add {_R}, {_R}, {_R}"), self._index),),
@@ -64,72 +64,52 @@ class Ppc64Unwinding(ByText):
             return value >> 4 * (7 - register.number) & 15
         return value
 
-    def _general(self, text: str) -> Register:
-        return self.integers[int(text)]
-
     def _integer(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
-        yield Motion(kind, self._general(m[2]), self._general(m[4]), number(m[3]), _SIZES[m[1]])
+        yield Motion(kind(m[1]), self.by_text[m[2]], self.by_text[m[4]], number(m[3]), _SIZES[m[1]])
         if m[1] == "stdu":
-            yield Motion("set", self._general(m[4]), self._general(m[4]), number(m[3]))
+            yield Motion("set", self.by_text[m[4]], self.by_text[m[4]], number(m[3]))
 
     def _float(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
-        yield Motion(kind, self.by_text[m[2]], self._general(m[4]), number(m[3]), 8)
+        yield Motion(kind(m[1]), self.by_text[m[2]], self.by_text[m[4]], number(m[3]), 8)
 
     def _vector(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
-        index = None if m[3] == "0" else self._general(m[3])
-        yield Motion(kind, self.by_text[m[2]], self._general(m[4]), 0, 16, index)
+        index = None if m[3] == "0" else self.by_text[m[3]]
+        yield Motion(kind(m[1]), self.by_text[m[2]], self.by_text[m[4]], 0, 16, index)
 
     def _store_and_lower(self, m: re.Match[str]) -> Iterable[Motion]:
-        base, index = self._general(m[2]), self._general(m[3])
-        yield Motion("store", self._general(m[1]), base, 0, 8, index)
+        base, index = self.by_text[m[2]], self.by_text[m[3]]
+        yield Motion("store", self.by_text[m[1]], base, 0, 8, index)
         yield Motion("set", base, base, index=index)
 
     def _from_link(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self.link)
+        yield Motion("set", self.by_text[m[1]], self.link)
 
     def _to_link(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self.link, self._general(m[1]))
+        yield Motion("set", self.link, self.by_text[m[1]])
 
     def _from_fields(self, m: re.Match[str]) -> Iterable[Motion]:
         """All fields come along; where the first one of those that are kept is, the others are."""
-        yield Motion("set", self._general(m[1]), self.fields[2])
+        yield Motion("set", self.by_text[m[1]], self.fields[2])
 
     def _to_fields(self, m: re.Match[str]) -> Iterable[Motion]:
         for n, field in self.fields.items():
             if number(m[1]) >> (7 - n) & 1:
-                yield Motion("set", field, self._general(m[2]))
-
-    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self._general(m[2]))
-
-    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), None, number(m[2]))
+                yield Motion("set", field, self.by_text[m[2]])
 
     def _upper(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), None, _signed(number(m[2])) << 16)
-
-    def _or(self, m: re.Match[str]) -> Iterable[Motion]:
-        """The bits were zero before: constants are made so."""
-        yield Motion("set", self._general(m[1]), self._general(m[2]), number(m[3]))
+        yield Motion("set", self.by_text[m[1]], None, _signed(number(m[2])) << 16)
 
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
-        base = None if m[2] == "0" else self._general(m[2])
-        yield Motion("set", self._general(m[1]), base, number(m[3]))
+        base = None if m[2] == "0" else self.by_text[m[2]]
+        yield Motion("set", self.by_text[m[1]], base, number(m[3]))
 
     def _add_upper(self, m: re.Match[str]) -> Iterable[Motion]:
-        base = None if m[2] == "0" else self._general(m[2])
-        yield Motion("set", self._general(m[1]), base, _signed(number(m[3])) << 16)
+        base = None if m[2] == "0" else self.by_text[m[2]]
+        yield Motion("set", self.by_text[m[1]], base, _signed(number(m[3])) << 16)
 
     def _index(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self._general(m[2]), index=self._general(m[3]))
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[2]], index=self.by_text[m[3]])
 
 
 def _signed(value: int) -> int:
     return value - (1 << 16) if value >> 15 == 1 else value
-
-
-def _kind(m: re.Match[str]) -> Literal["load", "store"]:
-    return "load" if m[1].startswith("l") else "store"

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from trampoline_dsl.target import Motion, Register
 
-from . import ByText, number
+from . import ByText, kind, number
 
 _R, _F = r"%r(\d+)", r"%f(\d+)"
 _PLACE = rf"(-?\w+)\((?:{_R}, ?)?{_R}\)"
@@ -25,6 +24,7 @@ class S390xUnwinding(ByText):
         super().__init__(registers)
         self.integers = {n: registers[f"r{n}"] for n in range(16)}
         self.floats = {n: registers[f"f{n}"] for n in range(16)}
+        self.by_text |= {str(n): r for n, r in self.integers.items()}  # GNU text has numbers alone
         self.numbers = {r: n for n, r in self.integers.items()}
         self.numbers |= {self.floats[n]: 16 + place for place, n in enumerate(_FLOATS)}
         single = ((re.compile(rf"(st|l)gy? {_R}, {_PLACE}"), self._single),)
@@ -38,47 +38,31 @@ class S390xUnwinding(ByText):
             **dict.fromkeys(("std", "stdy", "ld", "ldy"), float_),
             **dict.fromkeys(("la", "lay"), address),
             **dict.fromkeys(("aghi", "agfi"), add),
-            "lgr": ((re.compile(rf"lgr {_R}, {_R}"), self._move),),
-            "lghi": ((re.compile(rf"lghi {_R}, (-?\w+)"), self._constant),),
-            "lgfi": ((re.compile(rf"lgfi {_R}, (-?\w+)"), self._constant),),
+            "lgr": ((re.compile(rf"lgr {_R}, {_R}"), self.move),),
+            "lghi": ((re.compile(rf"lghi {_R}, (-?\w+)"), self.constant),),
+            "lgfi": ((re.compile(rf"lgfi {_R}, (-?\w+)"), self.constant),),
             "agr": ((re.compile(rf"agr {_R}, {_R}"), self._index),),
         }
 
-    def _general(self, text: str) -> Register:
-        return self.integers[int(text)]
-
     def _index_of(self, text: str | None) -> Register | None:
-        return None if text is None else self._general(text)
+        return None if text is None else self.by_text[text]
 
     def _single(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
-        yield Motion(kind, self._general(m[2]), self._general(m[5]), number(m[3]), 8, self._index_of(m[4]))
+        yield Motion(kind(m[1]), self.by_text[m[2]], self.by_text[m[5]], number(m[3]), 8, self._index_of(m[4]))
 
     def _float(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
-        yield Motion(kind, self.floats[int(m[2])], self._general(m[5]), number(m[3]), 8, self._index_of(m[4]))
+        yield Motion(kind(m[1]), self.floats[int(m[2])], self.by_text[m[5]], number(m[3]), 8, self._index_of(m[4]))
 
     def _multiple(self, m: re.Match[str]) -> Iterable[Motion]:
-        kind = _kind(m)
         first, last, at = int(m[2]), int(m[3]), number(m[4])
         for step in range((last - first) % 16 + 1):
-            yield Motion(kind, self.integers[(first + step) % 16], self._general(m[5]), at + 8 * step, 8)
+            yield Motion(kind(m[1]), self.integers[(first + step) % 16], self.by_text[m[5]], at + 8 * step, 8)
 
     def _address(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self._general(m[4]), number(m[2]), index=self._index_of(m[3]))
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[4]], number(m[2]), index=self._index_of(m[3]))
 
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self._general(m[1]), number(m[2]))
-
-    def _move(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self._general(m[2]))
-
-    def _constant(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), None, number(m[2]))
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2]))
 
     def _index(self, m: re.Match[str]) -> Iterable[Motion]:
-        yield Motion("set", self._general(m[1]), self._general(m[1]), index=self._general(m[2]))
-
-
-def _kind(m: re.Match[str]) -> Literal["load", "store"]:
-    return "load" if m[1].startswith("l") else "store"
+        yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], index=self.by_text[m[2]])
