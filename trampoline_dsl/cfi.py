@@ -9,12 +9,13 @@ After DWARF 5, 6.4; the directives are those of GNU as and LLVM. `.cfi_escape` c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from .target import Architecture, Convention, Insn, Motion, Register, Unwinding, of_thread
+from .target import Architecture, Convention, Insn, Register, Unwinding, of_thread
 
 # DWARF 5, 7.10.. (operations of expressions) and 7.24 (call frame instructions).
 _DEREF, _CONSTANT, _MINUS, _PLUS, _PLUS_CONSTANT, _BASE_REGISTER, _BASE_REGISTER_WIDE = (
@@ -31,21 +32,12 @@ _DEFINE_CFA_EXPRESSION, _EXPRESSION, _VALUE_EXPRESSION = 0x0F, 0x10, 0x16
 _DEEPEST = 4  # stacks that a way back leads over
 
 
-class Value(NamedTuple):
-    """`symbol` + `offset`, and `plus` another symbol if that is not None. A symbol is what some register held when the
-    function was entered, the CFA, the return address, or what one instruction made."""
-
-    symbol: Hashable
-    offset: int = 0
-    plus: Hashable = None
-
-    @property
-    def start(self) -> Hashable:
-        """What places at a known distance from this one have in common."""
-        return self.symbol if self.plus is None else (self.symbol, self.plus)
-
-    def moved(self, offset: int) -> Value:
-        return Value(self.symbol, self.offset + offset, self.plus)
+# A symbol, a distance in bytes, and another symbol to be added if that is not None. A symbol is what some register held
+# when the function was entered (the register itself), the CFA, the return address, or what was made at a place.
+Value = tuple[Hashable, int, Hashable]
+# What was made of a register at a place, and is known by the place alone until somebody reads it: the index of an
+# instruction, or the complement of a label's, where ways with different values join.
+Made = int
 
 
 BRACKETS = (".cfi_startproc", ".cfi_endproc")  # what stands around the code of a function with such directives
@@ -64,28 +56,89 @@ class Caller(NamedTuple):
     keeps: bool
 
 
+class Cells(dict[int, tuple[Value, int]]):
+    """What is known of one stack, or wherever a symbol points to: by offset the value, and how many bytes of it."""
+
+    __slots__ = ("above", "below")
+
+    def __init__(self, cells: Mapping[int, tuple[Value, int]] = MappingProxyType({})) -> None:
+        super().__init__(cells)
+        self.below = 0  # nothing is known below this offset
+        self.above = 0  # nor from this one on
+
+    def copy(self) -> Cells:
+        copied = Cells(self)
+        copied.below, copied.above = self.below, self.above
+        return copied
+
+    def put(self, offset: int, value: Value, size: int) -> None:
+        if not self:
+            self.below, self.above = offset, offset + size
+        else:
+            if offset < self.below:
+                self.below = offset
+            if offset + size > self.above:
+                self.above = offset + size
+        self[offset] = value, size
+
+    def has(self, offset: int, value: Value, size: int) -> bool:
+        """Whether at an offset there are so many bytes of a value."""
+        cell = self.get(offset)
+        return cell is not None and cell[1] >= size and cell[0] == value
+
+    def touched(self, start: int, end: int) -> list[int]:
+        """The offsets of what has bytes from one offset up to another."""
+        return [at for at, cell in self.items() if at < end and start < at + cell[1]]
+
+
 @dataclass(slots=True)
 class State:
     """What is known before an instruction. Registers that are not named have what they were entered with, or, but for
     the `lasting` ones, what the last call (`called`) has left in them."""
 
-    registers: dict[Register, Value]
-    memory: dict[Hashable, dict[int, tuple[Value, int]]]  # by symbol and offset: the value, and how many bytes of it
+    registers: dict[Register, Value | Made]
+    holding: set[Register]  # those whose symbol is wanted
+    memory: dict[Hashable, Cells]  # by symbol
+    # Where a symbol that is wanted has been stored: symbols and offsets, in the order of time. Whether it is still
+    # there, `memory` says.
+    stored: dict[Hashable, tuple[tuple[Hashable, int], ...]]
     callers: dict[Hashable, Caller]  # by the symbol that the stack pointer is counted from
-    lasting: Collection[Register]
-    called: Hashable = None
+    lasting: frozenset[Register]
+    called: Made | None
+    row: Row | None  # that of an earlier state, from which the next one follows; None: there is none
+    changed: list[Hashable]  # the symbols that have since changed their places
 
-    def get(self, register: Register) -> Value:
+    def known(self, register: Register) -> Value | Made:
+        """What a register has."""
         value = self.registers.get(register)
         if value is not None:
             return value
         if self.called is None or register in self.lasting:
-            return Value(register)
-        return Value((self.called, register))
+            return register, 0, None
+        return self.called
+
+    def get(self, register: Register) -> Value:
+        value = self.known(register)
+        return ((value, register), 0, None) if isinstance(value, int) else value
+
+    def symbol(self, register: Register) -> Hashable:
+        """That of what a register has."""
+        value = self.known(register)
+        return (value, register) if isinstance(value, int) else value[0]
 
     def copy(self) -> State:
-        memory = {symbol: dict(cells) for symbol, cells in self.memory.items()}
-        return State(dict(self.registers), memory, dict(self.callers), self.lasting, self.called)
+        memory = {symbol: cells.copy() for symbol, cells in self.memory.items()}
+        return State(
+            self.registers.copy(),
+            self.holding.copy(),
+            memory,
+            self.stored.copy(),
+            self.callers.copy(),
+            self.lasting,
+            self.called,
+            self.row,
+            self.changed.copy(),
+        )
 
 
 class Expression(NamedTuple):
@@ -157,25 +210,26 @@ def directives(
     function: Described, architecture: Architecture, rows: Sequence[Row | None]
 ) -> tuple[tuple[str, ...], ...]:
     """For each of a function's instructions the directives before it. `rows`: what holds before each of them."""
-    names = _names(architecture)
-    made: list[list[str]] = [[] for _ in function.code]
-    places = [index for index, insn in enumerate(function.code) if insn.label is None]
+    code = function.code
+    notes = _notes(architecture)
+    made: list[tuple[str, ...]] = [()] * len(code)
     before: Row | None = _at_start(architecture, function.convention)
     remembered: list[int] = []
-    for position, index in enumerate(places):
-        row = rows[index]
-        if before is not None and row is not None and row is not before and row != before:
-            start = _epilogue_before(function.code, places, rows, position)
+    for index, row in enumerate(rows):
+        if row is None or row is before:
+            continue
+        if before is not None and row != before:
+            joins = index > 0 and code[index - 1].label is not None
+            start = _epilogue_before(code, rows, index) if joins else None
             if start is not None:
                 remembered.append(start)
-                made[index].append(".cfi_restore_state")
+                made[index] = (".cfi_restore_state",)
             else:
-                made[index] += _difference(before, row, names, architecture.comment)
-        if row is not None:
-            before = row
+                made[index] = (*_difference(before, row, notes, architecture.comment),)
+        before = row
     for start in remembered:
-        made[start].insert(0, ".cfi_remember_state")
-    return tuple(map(tuple, made))
+        made[start] = (".cfi_remember_state", *made[start])
+    return tuple(made)
 
 
 def _at_start(architecture: Architecture, convention: Convention) -> Row:
@@ -185,26 +239,36 @@ def _at_start(architecture: Architecture, convention: Convention) -> Row:
     return Row(described.sp, pushed + described.bias, NO_EXPRESSION, {})
 
 
-def _epilogue_before(
-    code: Sequence[Insn], places: Sequence[int], rows: Sequence[Row | None], position: int
-) -> int | None:
+def _epilogue_before(code: Sequence[Insn], rows: Sequence[Row | None], index: int) -> int | None:
     """Where a stretch begins that ends, directly before this place, with leaving the function, and before which all was
     as it is here."""
-    end = position - 1
-    if end > 0 and code[places[end - 1]].delay_slot:
-        end -= 1
-    if end < 0 or code[places[end]].transfer not in ("return", "jump", "trap"):
+    end = _previous(code, index)
+    if end > 0:
+        branch = _previous(code, end)
+        if branch >= 0 and code[branch].delay_slot:
+            end = branch
+    if end < 0 or code[end].transfer not in ("return", "jump", "trap"):
         return None
-    row = rows[places[position]]
-    for earlier in range(end, 0, -1):
-        if rows[places[earlier - 1]] == row:
-            return places[earlier]
-        if code[places[earlier - 1]].transfer not in ("none", "call"):
+    row = rows[index]
+    start, earlier = end, _previous(code, end)
+    while earlier >= 0:
+        if rows[earlier] == row:
+            return start
+        if code[earlier].transfer not in ("none", "call"):
             return None
+        start, earlier = earlier, _previous(code, earlier)
     return None
 
 
-def _difference(before: Row, after: Row, names: Mapping[int, Register], mark: str) -> Iterator[str]:
+def _previous(code: Sequence[Insn], index: int) -> int:
+    """The index of the instruction before this one; below 0 if there is none."""
+    index -= 1
+    while index >= 0 and code[index].label is not None:
+        index -= 1
+    return index
+
+
+def _difference(before: Row, after: Row, notes: Mapping[int, str], mark: str) -> Iterator[str]:
     if after.expression.code:
         if after.expression != before.expression:
             code = after.expression.code
@@ -217,32 +281,31 @@ def _difference(before: Row, after: Row, names: Mapping[int, Register], mark: st
     elif before.offset != after.offset:
         yield f".cfi_def_cfa_offset {after.offset}"
     old, new = before.rules, after.rules
+    if old is new:
+        return
     changed = [number for number, rule in new.items() if old.get(number) != rule]
     changed += [number for number in old if number not in new]
     for number in sorted(changed):
-        rule = new.get(number)
-        name = names.get(number)
-        note = f" {mark} {name.name}" if name is not None and name.name != str(number) else ""
-        match rule:
-            case None:
-                yield f".cfi_restore {number}{note}"
-            case Rule(kind="offset"):
-                yield f".cfi_offset {number}, {rule.offset}{note}"
-            case Rule(kind="value"):
-                # LLVM has no word for it before 18.
-                way = Expression(words="CFA").plus(rule.offset)
-                data = (_VALUE_EXPRESSION, *_unsigned(number), *_unsigned(len(way.code)), *way.code)
-                yield f".cfi_escape {_bytes(data)}{note or f' {mark}'} = {way.words}"
-            case Rule(kind="register"):
-                yield f".cfi_register {number}, {rule.register}{note}"
-            case Rule(kind="expression"):
-                code = rule.expression.code
-                data = (_EXPRESSION, *_unsigned(number), *_unsigned(len(code)), *code)
-                yield f".cfi_escape {_bytes(data)}{note or f' {mark}'} at {rule.expression.words}"
-            case Rule(kind="same"):
-                yield f".cfi_same_value {number}{note}"
-            case _:
-                yield f".cfi_undefined {number}{note}"
+        rule, note = new.get(number), notes.get(number, "")
+        if rule is None:
+            yield f".cfi_restore {number}{note}"
+        elif rule.kind == "offset":
+            yield f".cfi_offset {number}, {rule.offset}{note}"
+        elif rule.kind == "value":
+            # LLVM has no word for it before 18.
+            way = Expression(words="CFA").plus(rule.offset)
+            data = (_VALUE_EXPRESSION, *_unsigned(number), *_unsigned(len(way.code)), *way.code)
+            yield f".cfi_escape {_bytes(data)}{note or f' {mark}'} = {way.words}"
+        elif rule.kind == "register":
+            yield f".cfi_register {number}, {rule.register}{note}"
+        elif rule.kind == "expression":
+            code = rule.expression.code
+            data = (_EXPRESSION, *_unsigned(number), *_unsigned(len(code)), *code)
+            yield f".cfi_escape {_bytes(data)}{note or f' {mark}'} at {rule.expression.words}"
+        elif rule.kind == "same":
+            yield f".cfi_same_value {number}{note}"
+        else:
+            yield f".cfi_undefined {number}{note}"
 
 
 def _bytes(data: Sequence[int]) -> str:
@@ -271,31 +334,134 @@ def _signed(value: int) -> list[int]:
             return made
 
 
-# Number, register, what it was entered with, and how many bytes of that are kept.
-Kept = tuple[int, Register, Value, int]
+class Kept(NamedTuple):
+    """What belongs to the caller: DWARF's number of it, the register that it is in when there is no need for a rule
+    (None: it was in memory), what is looked for, how many bytes of that, and where it was at the function's entry."""
+
+    number: int
+    home: Register | None
+    value: Value
+    size: int
+    at_entry: Rule
+
+
+class _Way(NamedTuple):
+    """A pointer into a stack, `value`: in a register, or in memory, `at` on the stack that another way leads to."""
+
+    value: Value
+    cells: Cells
+    register: Register | None
+    by: _Way | None = None
+    at: int = 0
+
+
+class _Watched(NamedTuple):
+    """What is worth knowing where it is, from the entry of a function on."""
+
+    kept: tuple[Kept, ...]  # registers of which there is something to be said
+    pc: Kept
+    sp: Kept  # if the stack pointer is not what the CFA says
+    all: tuple[Kept, ...]  # the registers, and the program counter
+    by_symbol: Mapping[Hashable, Sequence[Kept]]  # those
+    symbols: frozenset[Hashable]
+    registers: frozenset[Register]  # that hold some of it at the entry
+    lasting: frozenset[Register]  # that have at calls what they were entered with
+    order: Mapping[Register, int]  # in which registers are looked into
+    caller: Caller
+    nobody: Row  # on a stack whose caller nobody knows a walk ends
 
 
 @lru_cache(maxsize=256)
-def _kept(architecture: Architecture, convention: Convention) -> tuple[list[Kept], dict[Hashable, list[Kept]]]:
-    """The registers to be kept of which there is something to be said, and the same by what they were entered with."""
+def _watched(architecture: Architecture, convention: Convention) -> _Watched:
     described = made_of(architecture)
+    link, word = convention.return_address, architecture.word
+    if link is None:
+        pc = Kept(described.return_column, None, (RETURN_ADDRESS, 0, None), word, _offset(-word - described.bias))
+    else:
+        pc = Kept(described.return_column, link, (link, 0, None), word, _SAME)
     kept: list[Kept] = []
-    by_symbol: dict[Hashable, list[Kept]] = {}
     for register, number in described.numbers.items():
-        if register in convention.kept and register not in (
-            architecture.sp,
-            convention.return_address,
-            architecture.toc,
-        ):
+        if register in convention.kept and register not in (architecture.sp, link, architecture.toc):
             leader = described.kept_with.get(register, register)
-            kept.append((number, leader, Value(leader), -(-convention.kept[register].bit_length() // 8)))
-            by_symbol.setdefault(leader, []).append(kept[-1])
-    return kept, by_symbol
+            size = -(-convention.kept[register].bit_length() // 8)
+            kept.append(Kept(number, leader, (leader, 0, None), size, _SAME))
+    by_symbol: dict[Hashable, list[Kept]] = {}
+    for one in (pc, *kept):
+        by_symbol.setdefault(one.value[0], []).append(one)
+    return _Watched(
+        kept=tuple(kept),
+        pc=pc,
+        sp=Kept(described.sp, architecture.sp, (CFA, 0, None), word, _SAME),
+        all=(pc, *kept),
+        by_symbol=by_symbol,
+        symbols=frozenset({CFA, *by_symbol}),
+        registers=frozenset({architecture.sp, *(one.home for one in (pc, *kept) if one.home is not None)}),
+        lasting=frozenset(one.home for one in kept if one.home is not None),
+        order={register: place for place, register in enumerate(described.numbers)},
+        caller=Caller((CFA, 0, None), pc.value, True),
+        nobody=Row(described.sp, 0, NO_EXPRESSION, {described.return_column: _UNDEFINED}),
+    )
 
 
 @lru_cache(maxsize=64)
-def _names(architecture: Architecture) -> Mapping[int, Register]:
-    return {number: register for register, number in made_of(architecture).numbers.items()}
+def _notes(architecture: Architecture) -> Mapping[int, str]:
+    """Comments that name the registers of directives, by the numbers that do not."""
+    numbers = made_of(architecture).numbers
+    return {n: f" {architecture.comment} {r.name}" for r, n in numbers.items() if r.name != str(n)}
+
+
+class Effect(NamedTuple):
+    """What an instruction does with the words that are followed."""
+
+    # The fields of Motions, in their order.
+    motions: tuple[tuple[str, Register, Register | None, int, int, Register | None, bool], ...]
+    in_order: bool  # each motion reads what no earlier one has written
+    unknown: frozenset[Register]  # get values that are not known
+
+
+_UNREAD = Effect((), True, frozenset())  # of what has not been looked at
+_MOST_KEPT = 20_000
+
+
+class _Effects:
+    """The effects of a machine's instructions, kept by text; None where there is none."""
+
+    def __init__(self, described: Unwinding) -> None:
+        self.described = described
+        self.kept: dict[tuple[str, frozenset[Register], bool], Effect | None] = {}
+
+    def of(self, code: Sequence[Insn]) -> list[Effect | None]:
+        """Those of some instructions."""
+        kept = self.kept
+        found = [kept.get((insn.text, insn.writes, insn.user_text), _UNREAD) for insn in code]
+        if _UNREAD in found:
+            if len(kept) >= _MOST_KEPT:
+                kept.clear()
+            for index, insn in enumerate(code):
+                if found[index] is _UNREAD:
+                    found[index] = kept[insn.text, insn.writes, insn.user_text] = self._made(insn)
+        return found
+
+    def _made(self, insn: Insn) -> Effect | None:
+        motions = self.described.motions(insn) if insn.label is None else ()
+        if not motions and not insn.writes:
+            return None
+        written: set[Register] = set()
+        in_order, stored = True, False
+        for motion in motions:
+            reads = {motion.base, motion.index, motion.register if motion.kind == "store" else None}
+            in_order = in_order and written.isdisjoint(reads) and not (stored and motion.kind == "load")
+            if motion.kind == "store":
+                stored = True
+            else:
+                written.add(motion.register)
+        fields = tuple((m.kind, m.register, m.base, m.offset, m.size, m.index, m.minus) for m in motions)
+        return Effect(fields, in_order, insn.writes - written)
+
+
+@lru_cache(maxsize=64)
+def _effects(described: Unwinding) -> _Effects:
+    return _Effects(described)
 
 
 class Follower:
@@ -308,226 +474,328 @@ class Follower:
         self.sp = architecture.sp
         self.word = architecture.word
         self.of_thread = of_thread(architecture)
-        motions = described.motions
-        self.motions = [motions(insn) if insn.label is None else () for insn in self.code]
-        self.labels = {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
         self.link = function.convention.return_address
-        self.kept, self.kept_as = _kept(architecture, function.convention)
-        self.lasting = {register for _, register, _, _ in self.kept}  # which have at calls what they were entered with
+        self.watched = _watched(architecture, function.convention)
+        self.effects = _effects(described).of(self.code)
         # What is worth knowing where it is. Whose callers are found on which stack adds to it.
-        self.wanted: set[Hashable] = {CFA, RETURN_ADDRESS, self.link, *self.kept_as}
-        self.made: set[Hashable] = set()  # the symbols of what instructions have made
-        self.dirty = True  # something that is wanted has changed its place
-        self.changed: set[Hashable] | None = None  # of what is wanted, what has since the last row; None: anything
-        self.plain: Caller | None = None  # whose frame the last row is of, if all is on one stack there
+        self.wanted: set[Hashable] = set(self.watched.symbols)
+        self.read: set[Hashable] = set()  # the symbols of what instructions have made that somebody has read
+        self.stepped = bytearray(len(self.code))  # whether an instruction has been followed
+        self.caller = self.watched.caller
         self.found: list[Row | None] = [None] * len(self.code)
+        self.states: dict[int, State] = {}  # by the indices of labels
+        self.waiting: set[int] = set()  # labels behind which it is to be found anew what holds
 
     def rows(self) -> list[Row | None]:
         """The row of each instruction; None where none comes by, and for labels."""
-        states = {0: self._entry()}
-        waiting = [0]
-        while waiting:
-            index = waiting.pop()
-            for following, after in self._follow(index, states[index].copy()):
-                if self._reach(states, following, after):
-                    waiting.append(following)
+        if self.code and self.code[0].label is None:
+            self._follow(0, self._entry())
+        elif self.code:
+            self._reach(0, self._entry())
+        while self.waiting:
+            # In the order of the code, so that most ways to a label have been gone before it is followed.
+            label = min(self.waiting)
+            self.waiting.remove(label)
+            self._follow(label + 1, self.states[label].copy())
         return self.found
+
+    @cached_property
+    def labels(self) -> Mapping[str | None, int]:
+        """Where the function's labels are, by index."""
+        return {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
+
+    def loaded(self) -> set[Register]:
+        """What the function's instructions load from memory."""
+        motions = [motion for effect in self.effects if effect is not None for motion in effect.motions]
+        return {register for kind, register, *_ in motions if kind == "load"}
 
     def _entry(self) -> State:
         pushed = self.word if self.link is None else 0
-        above = Value(CFA, -pushed)
-        memory: dict[Hashable, dict[int, tuple[Value, int]]] = {}
+        memory: dict[Hashable, Cells] = {}
+        stored: dict[Hashable, tuple[tuple[Hashable, int], ...]] = {}
         if self.link is None:
-            memory[CFA] = {-self.word: (Value(RETURN_ADDRESS), self.word)}
+            memory[CFA] = cells = Cells()
+            cells.put(-self.word, (RETURN_ADDRESS, 0, None), self.word)
+            stored[RETURN_ADDRESS] = ((CFA, -self.word),)
         if self.function.entered_by_call:
-            above = above.moved(-self.word)
-        pc = Value(RETURN_ADDRESS) if self.link is None else Value(self.link)
-        return State({self.sp: above}, memory, {CFA: Caller(Value(CFA), pc, True)}, self.lasting)
+            pushed += self.word
+        sp: dict[Register, Value | Made] = {self.sp: (CFA, -pushed, None)}
+        row = Row(self.described.sp, pushed + self.described.bias, NO_EXPRESSION, NO_RULES)
+        watched = self.watched
+        return State(sp, set(watched.registers), memory, stored, {CFA: watched.caller}, watched.lasting, None, row, [])
 
     # ----------------------------------------------------------------------------------------------- following the code
 
-    def _follow(self, index: int, state: State) -> Iterator[tuple[int, State]]:
-        """Go on from a place to where the code leaves or joins others, and say which labels are reached with what."""
-        code, found = self.code, self.found
+    def _follow(self, index: int, state: State) -> None:
+        """Go on from a place to where the code leaves or joins others; note which labels are reached with what."""
+        code, found, effects = self.code, self.found, self.effects
         row: Row | None = None
-        self.dirty, self.changed = True, None
-        if code[index].label is not None:
-            index += 1
         while index < len(code):
             insn = code[index]
             if insn.label is not None:
-                yield index, state
+                self._reach(index, state)
                 return
-            if self.dirty or row is None:
-                row = self._row(state, row)
-                self.dirty, self.changed = False, set()
+            if row is None or state.changed:
+                row = self._row(state)
             found[index] = row
             following = index + 1
             if insn.delay_slot and following < len(code):
                 found[following] = row  # it is executed before control has gone anywhere
-                self._step(following, state)
+                effect = effects[following]
+                if effect is not None:
+                    self._step(following, state, effect)
                 following += 1
-            self._step(index, state)
-            if insn.transfer != "none":
-                if insn.target is not None and insn.target in self.labels and insn.transfer in ("branch", "jump"):
-                    yield self.labels[insn.target], state.copy()
-                if insn.transfer in ("jump", "return", "trap"):
+            effect = effects[index]
+            if effect is not None:
+                self._step(index, state, effect)
+            transfer = insn.transfer
+            if transfer != "none":
+                if transfer == "call":
+                    self._called(index, state)
+                ends = transfer in ("jump", "return", "trap")
+                if insn.target in self.labels and transfer in ("branch", "jump"):
+                    self._reach(self.labels[insn.target], state, ends)
+                if ends:
                     return
             index = following
 
-    def _step(self, index: int, state: State) -> None:
-        insn = self.code[index]
-        motions = self.motions[index]
-        if not motions and not insn.writes and not insn.popped and insn.transfer != "call":
-            return
-        registers = state.registers
+    def _step(self, index: int, state: State, effect: Effect) -> None:
+        motions, in_order, lost = effect
+        holding, changed = state.holding, state.changed
+        before = state if in_order else state.copy()
+        registers = before.registers
         sp = registers[self.sp]
-        values: dict[Register, Value] = {}
-        stores: list[tuple[Value, Value, int]] = []
-        for motion in motions:
-            place = self._sum(state, motion)
-            if place is None:
-                continue
-            if motion.kind == "set":
-                values[motion.register] = place
-            elif motion.kind == "store" and insn.part != "resume":  # which puts back what was there
-                stores.append((place, state.get(motion.register), motion.size))
-            elif motion.kind == "load":
-                cell = state.memory.get(place.start, {}).get(place.offset)
-                if cell is not None and cell[1] == motion.size:
-                    values[motion.register] = cell[0]
-        for register in insn.writes:
-            if register not in values:
-                symbol = (index, register)
-                if symbol in self.made:
-                    self._forget(state, symbol)
-                self.made.add(symbol)
-                values[register] = Value(symbol)
-        wanted = self.wanted
-        for register, value in values.items():
-            before = state.get(register)
-            if before.symbol in wanted or value.symbol in wanted:
-                self._touch(before.symbol, value.symbol)
-            registers[register] = value
-        for place, value, size in stores:
-            self._overwrite(state, place, size)
-            if value.symbol in wanted:
-                state.memory.setdefault(place.start, {})[place.offset] = (value, size)
-                self._touch(value.symbol)
-        if insn.transfer == "call":
-            self._called(index, state)
-        if insn.popped:
-            registers[self.sp] = registers[self.sp].moved(insn.popped)
-            self.dirty = True
-        if registers[self.sp] != sp:
-            self._moved(index, state, sp, registers[self.sp])
+        for kind, register, base, offset, size, other, minus in motions:
+            symbol: Hashable
+            plus: Hashable
+            if base is None:
+                symbol, at, plus = CONSTANT, offset, None
+            else:
+                known = registers.get(base) or before.known(base)
+                if known.__class__ is tuple:
+                    symbol, at, plus = known
+                    at += offset
+                elif kind == "set" or other is not None or (kind == "store" and register in holding):
+                    symbol, at, plus = self._whole(before, base)
+                    at += offset
+                else:
+                    # Nobody has read that register, so that nothing is known of what it points to.
+                    if kind == "load":
+                        lost |= {register}
+                    continue
+            if other is not None:
+                sum = self._sum(before, (symbol, at, plus), other, minus)
+                if sum is None:
+                    if kind != "store":
+                        lost |= {register}
+                    continue
+                symbol, at, plus = sum
+            if kind == "set":
+                value = symbol, at, plus
+            else:
+                if plus is not None:
+                    symbol = symbol, plus
+                cells = before.memory.get(symbol)
+                if kind == "store":
+                    if register in before.holding:
+                        stored = self._whole(before, register)
+                    elif cells is not None and at < cells.above and at + size > cells.below:
+                        stored = None
+                    else:
+                        continue
+                    if self.code[index].part != "resume":  # which puts back what was there
+                        self._store(state, symbol, at, size, stored)
+                    continue
+                cell = cells.get(at) if cells is not None else None
+                if cell is None or cell[1] != size:
+                    lost |= {register}
+                    continue
+                value = cell[0]
+                symbol = value[0]
+            if register in holding:
+                changed.append(state.symbol(register))
+                holding.remove(register)
+            state.registers[register] = value
+            if symbol in self.wanted:
+                holding.add(register)
+                changed.append(symbol)
+        if lost:
+            if self.stepped[index] or not holding.isdisjoint(lost):
+                self._lose(index, state, lost)
+            else:
+                for register in lost:
+                    state.registers[register] = index
+        self.stepped[index] = True
+        if state.registers[self.sp] is not sp:
+            self._moved(index, state, sp)
 
-    def _touch(self, *symbols: Hashable) -> None:
-        self.dirty = True
-        if self.changed is not None:
-            self.changed.update(symbols)
+    def _lose(self, index: int, state: State, lost: frozenset[Register]) -> None:
+        """Registers get values that are not known."""
+        again = self.stepped[index]
+        for register in lost:
+            if again and (index, register) in self.read:
+                self._forget(state, (index, register))
+            if register in state.holding:
+                state.changed.append(state.symbol(register))
+                state.holding.remove(register)
+            state.registers[register] = index
+            if again and (index, register) in self.wanted:
+                self._hold(state, register, (index, register))
+
+    def _hold(self, state: State, register: Register, symbol: Hashable) -> None:
+        state.holding.add(register)
+        state.changed.append(symbol)
+
+    def _whole(self, state: State, register: Register) -> Value:
+        """What a register has; if that was known by where it was made alone, it is read now."""
+        value = state.known(register)
+        if isinstance(value, int):
+            self.read.add((value, register))
+            made = state.registers[register] = (value, register), 0, None
+            return made
+        return value
+
+    def _sum(self, state: State, value: Value, index: Register, minus: bool) -> Value | None:
+        other = self._whole(state, index)
+        if other[0] == CONSTANT:
+            return value[0], value[1] + (-other[1] if minus else other[1]), value[2]
+        if minus:
+            return None
+        if value[0] == CONSTANT:
+            return other[0], other[1] + value[1], other[2]
+        if value[2] is None and other[2] is None:
+            if other[0] in state.callers:  # the stack pointer, and how far from it
+                value, other = other, value
+            return value[0], value[1] + other[1], other[0]
+        return None
+
+    def _store(self, state: State, symbol: Hashable, start: int, size: int, value: Value | None) -> None:
+        """Some bytes are stored, of `value` if that is wanted."""
+        cells = state.memory.get(symbol)
+        if cells is None:
+            if value is None:
+                return
+            cells = state.memory[symbol] = Cells()
+            if len(state.callers) > 1:
+                state.row = None
+        elif start < cells.above and start + size > cells.below:
+            for offset in cells.touched(start, start + size):
+                state.changed.append(cells.pop(offset)[0][0])
+        if value is not None:
+            cells.put(start, value, size)
+            kept, at = value[0], (symbol, start)
+            state.changed.append(kept)
+            places = state.stored.get(kept)
+            state.stored[kept] = (at,) if places is None else (*[other for other in places if other != at], at)
 
     def _called(self, index: int, state: State) -> None:
         """A callee may overwrite what is in registers, but for what its caller's caller wants back there. What is not
         wanted may be so later."""
-        registers, lasting = state.registers, self.lasting
-        for register, value in list(registers.items()):
-            if register is self.sp or (value.symbol is register and register in lasting):
-                continue
-            if value.symbol in self.wanted:
-                self._touch(value.symbol)
-            if register in lasting:
-                registers[register] = Value((index, register))
-            else:
-                del registers[register]
+        registers, lasting = state.registers, state.lasting
+        for register in [r for r in state.holding if r is not self.sp]:
+            symbol = state.symbol(register)
+            if symbol is not register or register not in lasting:
+                state.changed.append(symbol)
+                state.holding.remove(register)
+        state.registers = {self.sp: registers[self.sp]}
+        for register in lasting.intersection(registers):
+            value = registers[register]
+            same = value.__class__ is tuple and value[0] is register
+            state.registers[register] = value if same else index
         state.called = index
-
-    def _sum(self, state: State, motion: Motion) -> Value | None:
-        if motion.base is None:
-            value = Value(CONSTANT, motion.offset)
-        else:
-            value = state.get(motion.base)
-            if motion.offset:
-                value = value.moved(motion.offset)
-        if motion.index is None:
-            return value
-        other = state.get(motion.index)
-        if other.symbol == CONSTANT:
-            return value.moved(-other.offset if motion.minus else other.offset)
-        if motion.minus:
-            return None
-        if value.symbol == CONSTANT:
-            return other.moved(value.offset)
-        if value.plus is None and other.plus is None:
-            if other.symbol in state.callers:  # the stack pointer, and how far from it
-                value, other = other, value
-            return Value(value.symbol, value.offset + other.offset, other.symbol)
-        return None
+        self._hold_made(state, index)
+        popped = self.code[index].popped
+        if popped:
+            sp = state.registers[self.sp]
+            symbol, offset, plus = self._whole(state, self.sp)
+            state.registers[self.sp] = symbol, offset + popped, plus
+            self._moved(index, state, sp)
 
     def _forget(self, state: State, symbol: Hashable) -> None:
         """An instruction that runs again makes another value than the last time."""
-        for register, value in list(state.registers.items()):
-            if symbol in (value.symbol, value.plus):
-                state.registers[register] = Value(("gone", register))
+        for register, value in state.registers.items():
+            if not isinstance(value, int) and symbol in (value[0], value[2]):
+                state.registers[register] = ("gone", register), 0, None
+                state.holding.discard(register)
         state.memory.pop(symbol, None)
         for cells in state.memory.values():
-            for offset in [offset for offset, (value, _) in cells.items() if value.symbol == symbol]:
+            for offset in [offset for offset, (value, _) in cells.items() if value[0] == symbol]:
                 del cells[offset]
-        self.dirty, self.changed = True, None
+        state.row = None
+        state.changed.append(symbol)
 
-    def _overwrite(self, state: State, place: Value, size: int) -> None:
-        cells = state.memory.get(place.start)
-        if cells:
-            for offset in range(place.offset - _WIDEST + 1, place.offset + size):
-                if offset in cells and place.offset < offset + cells[offset][1]:
-                    self._touch(cells.pop(offset)[0].symbol)
-
-    def _moved(self, index: int, state: State, before: Value, now: Value) -> None:
-        """The stack pointer has moved: what is below it is gone."""
-        self.dirty = True
+    def _moved(self, index: int, state: State, before: Value | Made) -> None:
+        """The stack pointer has been set: what is below it is gone."""
+        now = self._whole(state, self.sp)
+        assert not isinstance(before, int), "it is always read"
+        if now == before:
+            return
+        state.changed.append(now[0])
         part = self.code[index].part
-        if now.symbol != before.symbol or part == "resume":
-            self.changed = None
+        if now[0] != before[0] or part == "resume":
+            state.row = None
         if part == "resume":
             self._resumed(index, state, before)
-        elif now.symbol == before.symbol:
-            if now.plus != before.plus:
-                self.changed = None
-                state.memory.pop(before.start, None)
-            cells = state.memory.get(now.start, {})
-            for offset in [offset for offset in cells if offset < now.offset]:
-                self._touch(cells.pop(offset)[0].symbol)
+        elif now[0] == before[0]:
+            if now[2] != before[2]:
+                state.row = None
+                state.memory.pop(_start(before), None)
+            cells = state.memory.get(_start(now))
+            if cells and cells.below < now[1]:
+                for offset in [offset for offset in cells if offset < now[1]]:
+                    state.changed.append(cells.pop(offset)[0][0])
+                cells.below = now[1]
         elif part in ("switch", "push"):
-            around = state.callers.get(before.symbol)
+            around = state.callers.get(before[0])
             if part == "push":
                 pc = self._pushed(index, state)
-                around = Caller(now.moved(self.function.frame + self._still_to_come(index)), pc, False)
-                self.wanted.add(pc.symbol)
+                around = Caller((now[0], now[1] + self.function.frame + self._still_to_come(index), now[2]), pc, False)
+                self._want(state, pc[0])
             if around is not None:
-                state.callers[now.symbol] = around
-                self.wanted.add(now.symbol)
+                state.callers[now[0]] = around
+                self._want(state, now[0])
         else:
-            state.memory.pop(before.symbol, None)
+            state.memory.pop(before[0], None)
+
+    def _want(self, state: State, symbol: Hashable) -> None:
+        if symbol not in self.wanted:
+            self.wanted.add(symbol)
+            for one in (state, *self.states.values()):
+                one.holding.update(register for register in one.registers if one.symbol(register) == symbol)
+                named = symbol[1] if isinstance(symbol, tuple) else symbol
+                if isinstance(named, Register) and one.symbol(named) == symbol:
+                    one.holding.add(named)
+
+    def _hold_made(self, state: State, place: Made) -> None:
+        """Registers that are not named have what was made of them at a place: note what of that is wanted."""
+        for symbol in self.wanted.difference(self.watched.symbols):
+            if isinstance(symbol, tuple) and symbol[0] == place and state.symbol(symbol[1]) == symbol:
+                self._hold(state, symbol[1], symbol)
 
     def _resumed(self, index: int, state: State, sp: Value) -> None:
         """The frame is that of another call, which has got as far: the same is at the same places in it. What registers
         hold is of the call that was left."""
-        for register in {*state.registers, *(r for _, r, _, _ in self.kept)} - self.of_thread:
-            state.registers[register] = Value((index, register))
+        registers = state.registers
+        homes = {one.home for one in self.watched.kept if one.home is not None}
+        for register in {*registers, *homes} - self.of_thread:
+            registers[register] = index
         if self.link is not None:
-            state.registers[self.link] = Value((index, self.link))
-        state.registers[self.sp] = sp
-        for symbol in [symbol for symbol in state.memory if symbol != sp.symbol]:
+            registers[self.link] = index
+        registers[self.sp] = sp
+        state.holding = {register for register in {*registers, *state.holding} if state.symbol(register) in self.wanted}
+        for symbol in [symbol for symbol in state.memory if symbol != sp[0]]:
             del state.memory[symbol]
 
     def _still_to_come(self, index: int) -> int:
         """How far the instructions behind one of a push move the stack pointer, which one alone cannot move so far."""
         distance = 0
         for following in range(index + 1, len(self.code)):
-            moves = [m for m in self.motions[following] if m.kind == "set" and m.register is m.base is self.sp]
-            if self.code[following].part != "push" or not moves or any(m.index is not None for m in moves):
+            effect = self.effects[following]
+            motions = effect.motions if effect is not None else ()
+            moves = [m for m in motions if m[0] == "set" and m[1] is m[2] is self.sp]
+            if self.code[following].part != "push" or not moves or any(m[5] is not None for m in moves):
                 break
-            distance += sum(m.offset for m in moves)
+            distance += sum(m[3] for m in moves)
         return distance
 
     def _pushed(self, index: int, state: State) -> Value:
@@ -536,190 +804,275 @@ class Follower:
         place = 0 if convention.return_slot == "bottom" else self.function.frame - self.word
         changed: set[Register] = set()
         for following in range(index + 1, len(self.code)):
-            for motion in self.motions[following]:
-                there = motion.kind == "store" and motion.base is self.sp and motion.offset == place
-                if there and motion.register not in changed:
-                    return state.get(motion.register)
-            insn = self.code[following]
+            effect, insn = self.effects[following], self.code[following]
+            for kind, register, base, offset, *_ in effect.motions if effect is not None else ():
+                if kind == "store" and base is self.sp and offset == place and register not in changed:
+                    return self._whole(state, register)
             changed |= insn.writes
             if insn.transfer != "none" or (self.sp in insn.writes and insn.part != "push"):
                 break
-        return Value(("pushed", index))
+        return ("pushed", index), 0, None
 
-    def _reach(self, states: dict[int, State], label: int, state: State) -> bool:
-        """Note that a label is reached with what is known; whether what holds behind it is to be found anew."""
-        known = states.get(label)
+    def _reach(self, label: int, state: State, last: bool = True) -> None:
+        """Note that a label is reached with what is known. `last`: nobody goes on with that otherwise."""
+        known = self.states.get(label)
         if known is None:
-            states[label] = state
-            return True
+            self.states[label] = state if last else state.copy()
+            self.waiting.add(label)
+        elif self._join(label, known, state):
+            self.waiting.add(label)
+
+    def _join(self, label: int, known: State, state: State) -> bool:
+        """Take from what is known at a label what does not hold on another way to it; whether that was anything."""
+        mine, theirs = known.registers, state.registers
+        differing = [register for register, value in theirs.items() if mine.get(register) != value]
+        differing += [register for register in mine if register not in theirs]
         news = False
-        joined = ("joined", label)
-        if known.called not in (state.called, joined):
-            known.called = joined
+        if known.called not in (state.called, ~label):
+            for register in [r for r in known.holding if r not in mine and r not in known.lasting]:
+                known.changed.append(known.symbol(register))
+                known.holding.remove(register)
+            known.called = ~label
+            self._hold_made(known, ~label)
             news = True
-        for register in {*known.registers, *state.registers}:
+        for register in differing:
             value = known.get(register)
-            if value != state.get(register) and value != Value(("joined", label, register)):
-                known.registers[register] = Value(("joined", label, register))
+            joined = (~label, register), 0, None
+            if value != joined and value != state.get(register):
+                if register in known.holding:
+                    known.changed.append(value[0])
+                    known.holding.remove(register)
+                mine[register] = ~label
+                if joined[0] in self.wanted:
+                    self._hold(known, register, joined[0])
+                if register is self.sp:
+                    self._whole(known, register)
+                    known.row = None
                 news = True
         for symbol, cells in known.memory.items():
-            others = state.memory.get(symbol, {})
-            for offset in [offset for offset, cell in cells.items() if others.get(offset) != cell]:
-                del cells[offset]
-                news = True
+            others = state.memory.get(symbol)
+            if cells != others:
+                for offset in [at for at, cell in cells.items() if others is None or others.get(at) != cell]:
+                    known.changed.append(cells.pop(offset)[0][0])
+                    news = True
         for symbol, caller in list(known.callers.items()):
             if state.callers.get(symbol) not in (caller, None):
                 del known.callers[symbol]
+                known.row = None
                 news = True
         return news
 
     # ----------------------------------------------------------------------------------------------- what it amounts to
 
-    def _row(self, state: State, last: Row | None) -> Row:
-        """The row for what is known. `last`: the one before it, of which all is true that has not changed."""
-        described = self.described
+    def _row(self, state: State) -> Row:
+        """The row for what is known."""
+        last, changed = state.row, state.changed
+        if last is None:
+            changed.clear()
+            return self._row_anew(state)
+        # The function's own frame, and all on one stack: what has not changed its place has the same rule.
+        bias, by_symbol, rules = self.described.bias, self.watched.by_symbol, last.rules
+        cells = state.memory.get(CFA, _NO_CELLS)
+        for symbol in changed:
+            for one in by_symbol.get(symbol, ()):
+                number, _, value, size, at_entry = one
+                old = rules.get(number, at_entry)
+                if old.kind == "offset" and cells.has(old.offset + bias, value, size):
+                    continue  # where it was first stored, it still is
+                rule = self._rule(state, one, CFA, -bias, None)
+                if rule is not old:
+                    rules = _with(rules, one, rule)
+        changed.clear()
         sp = state.registers[self.sp]
-        caller = state.callers.get(sp.symbol)
-        way = self._way_to(state, caller.cfa, sp) if caller is not None else None
-        if caller is None or (way is None and sp.plus is None):
-            # The stack is another one, whose caller nobody knows: a walk ends here.
-            return Row(described.sp, 0, NO_EXPRESSION, {described.return_column: Rule("undefined")})
+        assert sp.__class__ is tuple
+        if bias:
+            rules = _with(rules, self.watched.sp, self._rule_of_sp(state, self.watched.sp, CFA, -bias, None))
+        offset = bias - sp[1]
+        if rules is not last.rules or offset != last.offset:
+            last = state.row = Row(last.register, offset, NO_EXPRESSION, rules)
+        return last
+
+    def _row_anew(self, state: State) -> Row:
+        sp = self._whole(state, self.sp)
+        caller = state.callers.get(sp[0])
+        if caller is None:
+            return self.watched.nobody
+        several = len(state.callers) > 1 and len(state.memory) > 1
+        if several or caller is not self.caller or sp[0] != CFA or sp[2] is not None:
+            return self._row_anywhere(state, sp, caller)
+        bias, rules = self.described.bias, NO_RULES
+        for one in self.watched.all:
+            if one is self.watched.pc or one.home in state.registers or one.value[0] in state.stored:
+                rules = _with(rules, one, self._rule(state, one, CFA, -bias, None))
+        if bias:
+            rules = _with(rules, self.watched.sp, self._rule_of_sp(state, self.watched.sp, CFA, -bias, None))
+        state.row = Row(self.described.sp, bias - sp[1], NO_EXPRESSION, rules)
+        return state.row
+
+    def _row_anywhere(self, state: State, sp: Value, caller: Caller) -> Row:
+        """The row for what is known, whatever stack the stack pointer is on and whosever frame that is."""
+        described, watched = self.described, self.watched
+        all_ways = _Ways(state, sp, self.sp, watched.order)
+        found = self._way_to(state, caller.cfa, sp, all_ways)
+        if found is None and sp[2] is None:
+            return self.watched.nobody
         cfa, bias = caller.cfa, described.bias
-        if way is None:
+        if found is None:
             # Arguments have been taken off the stack, and how many is not known any more: as the caller finds it.
-            cfa = sp.moved(self.word if self.link is None else 0)
-            way = described.sp, cfa.offset - sp.offset, NO_EXPRESSION
-        register, offset, expression = way
-        places = _Places(state, cfa, sp, self)
-        plain = caller if caller.keeps and not places.elsewhere else None
-        changed = self.changed if last is not None and plain is not None and plain is self.plain else None
-        self.plain = plain
-        rules: dict[int, Rule] = {}
-        entries: Sequence[Kept] = self.kept
-        if last is not None and changed is not None:
-            rules = dict(last.rules)
-            entries = [one for symbol in changed for one in self.kept_as.get(symbol, ())]
-            for number, _, _, _ in entries:
-                rules.pop(number, None)
-        if changed is None or caller.pc.symbol in changed:
-            rules.pop(described.return_column, None)
-            rule = places.rule(caller.pc, self.word, self.link)
-            if rule != self._initial_pc():
-                rules[described.return_column] = rule
-        registers, stored = state.registers, {value for value, _ in places.cells.values()}
-        for number, kept, value, size in entries:
-            if kept not in registers and value not in stored and not places.elsewhere:
+            cfa = sp[0], sp[1] + (self.word if self.link is None else 0), sp[2]
+            found = described.sp, cfa[1] - sp[1], NO_EXPRESSION
+        register, offset, expression = found
+        # If there is one stack alone, all ways lead to the same places.
+        ways = all_ways if len(state.memory) > 1 or cfa[0] != sp[0] else None
+        start, shift = _start(cfa), -cfa[1] - bias
+        pc = watched.pc if caller.pc == watched.pc.value else watched.pc._replace(value=caller.pc)
+        rules = _with(NO_RULES, pc, self._rule(state, pc, start, shift, ways))
+        for one in watched.kept:
+            if one.home not in state.registers and one.value[0] not in state.stored:
                 continue  # as it was
             if caller.keeps:
-                rule = places.rule(value, size, kept)
+                rule = self._rule(state, one, start, shift, ways)
             else:
-                rule = _SAME if state.get(kept) == value and value not in places.saved else Rule("undefined")
-            if rule.kind != "same":
-                rules[number] = rule
+                there = one.home is not None and state.get(one.home) == one.value
+                rule = _SAME if there and not self._is_stored(state, one.value) else _UNDEFINED
+            rules = _with(rules, one, rule)
         if bias:
-            rules.pop(described.sp, None)
-            rule = places.rule(cfa, self.word, self.sp)
-            if rule.kind not in ("offset", "same"):
-                rule = Rule("value", -bias)
-            if rule.kind != "same":
-                rules[described.sp] = rule
+            whole = watched.sp if cfa == watched.sp.value else watched.sp._replace(value=cfa)
+            rules = _with(rules, whole, self._rule_of_sp(state, whole, start, shift, ways))
         return Row(register, 0 if expression.code else offset + bias, expression, rules)
 
-    def _initial_pc(self) -> Rule:
-        if self.link is not None:
-            return _SAME
-        return _offset(-self.word - self.described.bias)
-
-    def _way_to(self, state: State, wanted: Value, sp: Value) -> tuple[int, int, Expression] | None:
-        """A value as register and offset, or as an expression; None if it is not to be found."""
-        described = self.described
-        if sp.symbol == wanted.symbol and sp.plus == wanted.plus:
-            return described.sp, wanted.offset - sp.offset, NO_EXPRESSION
-        if sp.symbol == wanted.symbol and wanted.plus is None:
-            for register, number in described.numbers.items():
-                value = state.get(register)
-                if (value.symbol, value.plus) == (sp.plus, None):
-                    offset = wanted.offset - sp.offset + value.offset + described.bias
-                    way = self.based(self.sp, described.sp, offset).minus(self.based(register, number, 0))
-                    return 0, 0, way
-        for address, (value, size) in self.reachable(state, sp):
-            if value.symbol == wanted.symbol and value.plus is None and size >= self.word:
-                return 0, 0, address.loaded().plus(wanted.offset - value.offset + described.bias)
-        for register, number in described.numbers.items():
-            value = state.get(register)
-            if value.symbol == wanted.symbol and value.plus is None:
-                return number, wanted.offset - value.offset, NO_EXPRESSION
+    def _in_memory(self, state: State, wanted: Kept, start: Hashable, shift: int, ways: _Ways | None) -> Rule | None:
+        _, _, value, size, _ = wanted
+        places = state.stored.get(value[0])
+        if places is None:
+            return None
+        cells = state.memory.get(start, _NO_CELLS)
+        for symbol, offset in places:
+            if symbol == start and cells.has(offset, value, size):
+                return _offset(offset + shift)
+        for way in ways.found() if ways is not None else ():
+            for symbol, offset in places:
+                if symbol == way.value[0] and way.cells.has(offset, value, size):
+                    return Rule("expression", expression=self._address(way, offset))
         return None
 
-    def reachable(self, state: State, sp: Value) -> Iterator[tuple[Expression, tuple[Value, int]]]:
-        """What is kept on this stack, on those that registers point into, and on those that words on them lead to: how
-        its address is found, and what it is."""
-        ways: list[tuple[Value, Callable[[int], Expression]]] = [(sp, partial(self.based, self.sp, self.described.sp))]
-        seen = {sp.symbol}
-        for register, number in self.described.numbers.items():
-            value = state.get(register)
-            if value.symbol in state.callers and value.symbol not in seen and value.plus is None:
-                seen.add(value.symbol)
-                ways.append((value, partial(self.based, register, number)))
-        for base, way in ways:
-            if base.plus is not None:
-                continue
-            for offset, cell in state.memory.get(base.symbol, {}).items():
-                address = way(offset - base.offset)
-                yield address, cell
-                value = cell[0]
-                if value.symbol in state.callers and value.symbol not in seen and len(ways) < _DEEPEST:
-                    seen.add(value.symbol)
-                    ways.append((value, address.loaded().plus))
+    def _is_stored(self, state: State, value: Value) -> bool:
+        """Whether something is in memory anywhere."""
+        places = state.stored.get(value[0], ())
+        return any(state.memory.get(symbol, _NO_CELLS).has(offset, value, 0) for symbol, offset in places)
 
-    def based(self, register: Register, number: int, offset: int) -> Expression:
-        words = f"{register.name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else register.name
-        if number < 32:
-            return Expression(bytes((_BASE_REGISTER + number, *_signed(offset))), words)
-        return Expression(bytes((_BASE_REGISTER_WIDE, *_unsigned(number), *_signed(offset))), words)
+    def _rule(self, state: State, wanted: Kept, start: Hashable, shift: int, ways: _Ways | None) -> Rule:
+        """Where something is. `start`: the stack that the CFA is on; `shift`: what is to be added to an offset there.
 
-
-class _Places:
-    """Where values are, before one instruction."""
-
-    def __init__(self, state: State, cfa: Value, sp: Value, rows: Follower) -> None:
-        self.state, self.sp, self.rows = state, sp, rows
-        self.cells = state.memory.get(cfa.start, {})  # on the stack that the CFA is of
-        self.shift = -cfa.offset - rows.described.bias
-        self.elsewhere = len(state.memory) > 1 or cfa.symbol != sp.symbol
-
-    def here(self, value: Value) -> tuple[int, int] | None:
-        """Where a value is on that stack, and how many bytes of it."""
-        for offset, (kept, size) in self.cells.items():
-            if kept == value:
-                return offset, size
-        return None
-
-    @cached_property
-    def reachable(self) -> list[tuple[Expression, tuple[Value, int]]]:
-        return list(self.rows.reachable(self.state, self.sp))
-
-    @cached_property
-    def saved(self) -> set[Value]:
-        """What is in memory anywhere."""
-        return {value for cells in self.state.memory.values() for value, _ in cells.values()}
-
-    def rule(self, value: Value, size: int, home: Register | None) -> Rule:
-        """In memory first, since what is in a register may not outlive the next call."""
-        place = self.here(value)
-        if place is not None and place[1] >= size:
-            return _offset(place[0] + self.shift)
-        state, rows = self.state, self.rows
-        if self.elsewhere:
-            for address, (kept, bytes_) in self.reachable:
-                if kept == value and bytes_ >= size:
-                    return Rule("expression", expression=address)
+        In memory first, since what is in a register may not outlive the next call."""
+        rule = self._in_memory(state, wanted, start, shift, ways)
+        if rule is not None:
+            return rule
+        value, home = wanted.value, wanted.home
         if home is not None and state.get(home) == value:
             return _SAME
-        for register, number in rows.described.numbers.items():
-            if state.get(register) == value:
-                return Rule("register", register=number)
-        return Rule("undefined")
+        order = self.watched.order
+        registers = [r for r in state.holding if r in order and state.get(r) == value]
+        if registers:
+            return Rule("register", register=self.described.numbers[min(registers, key=order.__getitem__)])
+        return _UNDEFINED
+
+    def _rule_of_sp(self, state: State, wanted: Kept, start: Hashable, shift: int, ways: _Ways | None) -> Rule:
+        """Where the caller's stack pointer is, if it is not the CFA."""
+        rule = self._in_memory(state, wanted, start, shift, ways)
+        if rule is None and state.get(self.sp) == wanted.value:
+            return _SAME
+        if rule is None or rule.kind == "expression":
+            return Rule("value", -self.described.bias)
+        return rule
+
+    def _way_to(self, state: State, wanted: Value, sp: Value, ways: _Ways) -> tuple[int, int, Expression] | None:
+        """A value as register and offset, or as an expression; None if it is not to be found."""
+        described = self.described
+        symbol, offset, plus = wanted
+        if sp[0] == symbol and sp[2] == plus:
+            return described.sp, offset - sp[1], NO_EXPRESSION
+        if sp[0] == symbol and plus is None:
+            for register, number in described.numbers.items():
+                value = state.get(register)
+                if value[0] == sp[2] and value[2] is None:
+                    distance = offset - sp[1] + value[1] + described.bias
+                    return 0, 0, _based(self.sp, described.sp, distance).minus(_based(register, number, 0))
+        for way in ways.found():
+            for at, (value, size) in way.cells.items():
+                if value[0] == symbol and value[2] is None and size >= self.word:
+                    return 0, 0, self._address(way, at).loaded().plus(offset - value[1] + described.bias)
+        for register, number in described.numbers.items():
+            value = state.get(register)
+            if value[0] == symbol and value[2] is None:
+                return number, offset - value[1], NO_EXPRESSION
+        return None
+
+    def _address(self, way: _Way, offset: int) -> Expression:
+        """That of a place on the stack that a way leads to."""
+        distance = offset - way.value[1]
+        if way.register is not None:
+            return _based(way.register, self.described.numbers[way.register], distance)
+        assert way.by is not None
+        return self._address(way.by, way.at).loaded().plus(distance)
+
+
+class _Ways:
+    """How one comes to what is kept on this stack, on those that registers point into, and on those that words on them
+    lead to; looked for when it is asked for."""
+
+    def __init__(self, state: State, sp: Value, register: Register, order: Mapping[Register, int]) -> None:
+        self.state, self.sp, self.register, self.order = state, sp, register, order
+        self.ways: list[_Way] = []
+
+    def found(self) -> Sequence[_Way]:
+        if self.ways:
+            return self.ways
+        state, order, ways = self.state, self.order, self.ways
+        ways.append(self._way(self.sp, self.register))
+        seen = {self.sp[0]}
+        registers = [register for register in state.holding if register in order]
+        for register in sorted(registers, key=order.__getitem__):
+            value = state.get(register)
+            if value[0] in state.callers and value[0] not in seen and value[2] is None:
+                seen.add(value[0])
+                ways.append(self._way(value, register))
+        for way in ways:
+            for offset, (value, _) in way.cells.items():
+                if value[0] in state.callers and value[0] not in seen and len(ways) < _DEEPEST:
+                    seen.add(value[0])
+                    ways.append(self._way(value, None, way, offset))
+        return ways
+
+    def _way(self, value: Value, register: Register | None, by: _Way | None = None, at: int = 0) -> _Way:
+        cells = self.state.memory.get(value[0], _NO_CELLS) if value[2] is None else _NO_CELLS
+        return _Way(value, cells, register, by, at)
+
+
+def _start(value: Value) -> Hashable:
+    """What places at a known distance from this one have in common."""
+    return value[0] if value[2] is None else (value[0], value[2])
+
+
+@lru_cache(maxsize=4096)
+def _based(register: Register, number: int, offset: int) -> Expression:
+    words = f"{register.name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else register.name
+    if number < 32:
+        return Expression(bytes((_BASE_REGISTER + number, *_signed(offset))), words)
+    return Expression(bytes((_BASE_REGISTER_WIDE, *_unsigned(number), *_signed(offset))), words)
+
+
+def _with(rules: Mapping[int, Rule], wanted: Kept, rule: Rule) -> Mapping[int, Rule]:
+    """Rules with that of one thing; the same ones if it is among them."""
+    number = wanted.number
+    if rules.get(number, wanted.at_entry) == rule:
+        return rules
+    changed = dict(rules)
+    if rule == wanted.at_entry:
+        del changed[number]
+    else:
+        changed[number] = rule
+    return changed
 
 
 @lru_cache(maxsize=4096)
@@ -727,8 +1080,9 @@ def _offset(offset: int) -> Rule:
     return Rule("offset", offset)
 
 
-_SAME = Rule("same")
-_WIDEST = 16  # bytes that one instruction stores of one register
+_SAME, _UNDEFINED = Rule("same"), Rule("undefined")
+NO_RULES: Mapping[int, Rule] = {}
+_NO_CELLS = Cells()
 
 
 __all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "followed", "made_of"]

@@ -92,7 +92,7 @@ class _Function:
                 self._depth(index)
         # What a callee changes is not known; what is in memory when there is a call is taken for kept there.
         written = {register for insn in self.code for register in insn.writes}
-        loaded = {motion.register for motions in follower.motions for motion in motions if motion.kind == "load"}
+        loaded = follower.loaded()
         calls = [row[1] for insn, row in zip(self.code, self.rows, strict=True) if row and insn.transfer == "call"]
         self.changed: list[Register] = []
         for register, number in sorted(described.numbers.items(), key=lambda item: item[1]):
