@@ -23,6 +23,7 @@ from .oracle import Oracle, Trace, return_place
 from .pipeline import Compiled
 from .placed import Placed, place
 from .run_asm import AsmMachine
+from .unwind import Table
 from .verify import DEFAULT_RUNS, NOT_UNWOUND, Session, Subject, Verdict, baseline_violations, code_of
 from .world import Bytes, World, anonymous_callees, make_world
 
@@ -84,6 +85,9 @@ class ForeignSession(Session):
         function, code = program.functions[name], self.foreign[name]
         target, file = program.target, self.placed.image.name
         why = "" if code.unwinding is not None else NOT_UNWOUND
+        calls = any(insn.transfer == "call" for insn in code.instructions)
+        if isinstance(code.unwinding, Table) and code.unwinding.at_calls and not calls:
+            why = "what is said of it holds at calls, and it makes none"
         subject = Subject(function, file, target.name, 0, code.instructions, target.architecture, why)
         verdict = self.judge_subject(subject, program.scenarios, seed, runs)
         frame = self.sizes.get(name, 0)

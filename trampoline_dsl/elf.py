@@ -9,17 +9,21 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from . import exidx
 from .descriptors import branches_to_functions, through_descriptors
 from .dwarf import CallFrames, DebugLines
 from .elf_dynamic import filled_by_loader
 from .elf_file import ElfFile, Entry
-from .image import FIRST_ADDRESS, Image, Section, Symbol
+from .image import FIRST_ADDRESS, Image, Section, Symbol, Unwindings
 from .notes import properties
+from .pdata import Entries
 from .target import Relocation
+from .unwind import Table
 
-# That fill a whole word with S + A, or with S + A - P.
-_WORDS = re.compile(r"R_[A-Z0-9]+(?:_64)?_(ABS|ADDR|PC|PREL|REL)?(32|64)")
+# That fill a whole word with S + A, or with S + A - P; or all bits of it but the highest one.
+_WORDS = re.compile(r"R_[A-Z0-9]+(?:_64)?_(ABS|ADDR|PC|PREL|REL)?(31|32|64)")
 _FROM_HERE = ("PC", "PREL", "REL")
+_INDEX, _HANDLING = ".ARM.exidx", ".ARM.extab"  # ELF for the Arm Architecture, "Special sections"
 
 
 def read_elf(data: bytes, name: str) -> Image:
@@ -84,23 +88,40 @@ def _lines(file: ElfFile) -> DebugLines | None:
 def _debug_sections(file: ElfFile, *names: str) -> dict[str, tuple[int, bytes]]:
     """The sections of debug information, or those whose names begin so, with their addresses, linked as those that
     are loaded."""
-    found: dict[str, tuple[int, bytes]] = {}
+    found = _linked(file, names or (".debug_", ".zdebug_"))
+    return {name.removeprefix(".").replace("zdebug", "debug", 1): piece for name, piece in found}
+
+
+def _linked(file: ElfFile, names: tuple[str, ...]) -> Iterator[tuple[str, exidx.Piece]]:
+    """The sections whose names begin so, linked."""
     tables: dict[int, list[Entry]] = {}
     for index, header in enumerate(file.headers):
-        if header.name.startswith(names or (".debug_", ".zdebug_")) and header["sh_type"] != "SHT_NOBITS":
+        if header.name.startswith(names) and header["sh_type"] != "SHT_NOBITS":
             content = bytearray(_decompressed(header))
             if file.relocatable:
                 _link_debug(file, index, content, tables)
-            name = header.name.removeprefix(".").replace("zdebug", "debug", 1)
-            found[name] = file.places.get(index, header["sh_addr"]), bytes(content)
-    return found
+            yield header.name, (file.places.get(index, header["sh_addr"]), bytes(content))
 
 
-def _unwindings(file: ElfFile) -> CallFrames | None:
+class Several:
+    """Unwind information of several kinds, of which the first one counts that says anything of a function."""
+
+    def __init__(self, kinds: Sequence[Unwindings]) -> None:
+        self.kinds = kinds
+
+    def of(self, start: int, end: int) -> Table | Entries | None:
+        return next((found for kind in self.kinds if (found := kind.of(start, end)) is not None), None)
+
+
+def _unwindings(file: ElfFile) -> Unwindings | None:
     names = {header.name for header in file.headers if header["sh_type"] != "SHT_NOBITS"}
-    if not names & {".eh_frame", ".debug_frame", ".zdebug_frame"}:
-        return None
-    return CallFrames(file.bits // 8, bool(file.elf.little_endian), partial(_frame_sections, file.data, file.name))
+    found: list[Unwindings] = []
+    if names & {".eh_frame", ".debug_frame", ".zdebug_frame"}:
+        little = bool(file.elf.little_endian)
+        found.append(CallFrames(file.bits // 8, little, partial(_frame_sections, file.data, file.name)))
+    if file.machine == "EM_ARM" and any(name.startswith(_INDEX) for name in names):
+        found.append(exidx.IndexTable(partial(_index_sections, file.data, file.name)))
+    return Several(found) if len(found) > 1 else next(iter(found), None)
 
 
 def _link_debug(file: ElfFile, index: int, content: bytearray, tables: dict[int, list[Entry]]) -> None:
@@ -116,13 +137,15 @@ def _link_debug(file: ElfFile, index: int, content: bytearray, tables: dict[int,
             found = _WORDS.fullmatch(kind)
             if found is None:
                 continue
-            start, size = raw["r_offset"], int(found[2]) // 8
+            start, bits = raw["r_offset"], int(found[2])
+            size = -(-bits // 8)
             kept = int.from_bytes(content[start : start + size], file.order)
             addend = raw["r_addend"] if raw.is_RELA() else kept
             value = (tables[link][raw["r_info_sym"]].symbol.address or 0) + addend
             if found[1] in _FROM_HERE:
                 value -= file.places.get(index, 0) + start
-            content[start : start + size] = (value % (1 << 8 * size)).to_bytes(size, file.order)
+            value = kept >> bits << bits | value % (1 << bits)
+            content[start : start + size] = value.to_bytes(size, file.order)
 
 
 def _line_sections(data: bytes, name: str) -> dict[str, bytes]:
@@ -131,6 +154,16 @@ def _line_sections(data: bytes, name: str) -> dict[str, bytes]:
 
 def _frame_sections(data: bytes, name: str) -> dict[str, tuple[int, bytes]]:
     return _debug_sections(ElfFile(data, name), ".eh_frame", ".debug_frame", ".zdebug_frame")
+
+
+def _index_sections(data: bytes, name: str) -> exidx.Sections:
+    file = ElfFile(data, name)
+    code = [(section.address, section.end) for section in file.sections if section.executable]
+    index = [piece for _, piece in _linked(file, (_INDEX,))]
+    if file.relocatable:
+        return exidx.Sections(index, [piece for _, piece in _linked(file, (_HANDLING,))], code)
+    # Linkers put handling tables together with other data that is only read.
+    return exidx.Sections(index, [(section.address, section.data) for section in file.sections], code)
 
 
 def _end(sections: Sequence[Section]) -> int:

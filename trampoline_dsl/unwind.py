@@ -46,11 +46,12 @@ class Frame:
 @dataclass(frozen=True)
 class Table:
     """The frames of one function, by the offset in bytes from which on each holds; None where nothing is said, for the
-    reason `unsaid`."""
+    reason `unsaid`. `at_calls`: they have to hold at calls only."""
 
     starts: tuple[int, ...]
     frames: tuple[Frame | None, ...]
     unsaid: str = "there is no unwind information for this instruction"
+    at_calls: bool = False
 
     @property
     def unread(self) -> str:

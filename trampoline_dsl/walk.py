@@ -65,7 +65,8 @@ class _Wanted(NamedTuple):
 
 
 class Walker(Watcher):
-    """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information."""
+    """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information; by
+    what holds at calls alone, from where their callees return to."""
 
     def __init__(self, run: Execute) -> None:
         self.run = run
@@ -79,6 +80,9 @@ class Walker(Watcher):
         self.machine = unwind.Machine(self._register, self._read, architecture.word, architecture.order)
         self.live = True  # whether what is below the stack pointer counts as gone
         self.wanted: tuple[Activation, tuple[_Wanted, ...], tuple[Register, ...]] | None = None  # by who runs
+        self.called: dict[
+            int, tuple[Activation, int, int]
+        ] = {}  # by who runs: where it goes on after a call, with which sp
 
     def _register(self, number: int) -> int:
         if number == self.numbers.sp:
@@ -102,10 +106,24 @@ class Walker(Watcher):
         code, index = place
         if code.unwinding is None or self.run.in_delay_slot():
             return
+        offset = code.offsets[index]
         try:
-            self._walk(code, code.offsets[index], activation)
+            if isinstance(code.unwinding, unwind.Table) and code.unwinding.at_calls:
+                self._walk_behind_call(code, index, activation)
+            else:
+                self._walk(code, offset, activation)
         except (unwind.UnwindError, MachineError) as error:
             self._violate(address, f"the walk to the caller fails: {error}")
+
+    def _walk_behind_call(self, code: Code, index: int, activation: Activation) -> None:
+        """As from the midst of the callee, which has changed what it may: by what is said of the call itself."""
+        sp, offset = self.run.machine.sp, code.offsets[index]
+        # As long as it is kept, no other activation has its number.
+        if self.called.pop(id(activation), None) == (activation, offset, sp):
+            self._walk(code, offset - 1, activation)
+        if code.instructions[index].transfer == "call":
+            behind = next((other for other in code.offsets[index + 1 :] if other > offset), offset)
+            self.called[id(activation)] = activation, behind, sp
 
     def _table(self, code: Code, convention: Convention) -> unwind.Table:
         if code.name not in self.tables:
