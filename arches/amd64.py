@@ -12,6 +12,7 @@ The frame is the one that `x86` draws.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from trampoline_dsl.target import (
@@ -44,19 +45,17 @@ from trampoline_dsl.target import (
 )
 
 from .baselines.x86 import AMD64
-from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
+from .go import REGISTERS, REGISTERS_SOURCE, assign_go0, assign_goregs
 from .x86 import (
     CONTROL_BITS,
     DIRECTION,
     FORWARD,
     X86,
     OperatingSystem,
-    assign_go0,
     by_name,
     eflags,
     fits,
     fpcw,
-    free,
     guarded,
     integers,
     mxcsr,
@@ -164,7 +163,7 @@ GO0 = C.derive(
     float_arguments=(),
     integer_results=(),
     float_results=(),
-    assign=assign_go0,
+    assign=partial(assign_go0, word=8, stored=partial(stacked, word=8)),
     kept=whole(rbp) | CONTROL_BITS,
     alignment=8,
     red_zone=0,
@@ -398,10 +397,10 @@ class Amd64(X86):
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # The old eight need no prefix for themselves; r12 and r13 are longer as a base; rbp last, for those who walk
         # the chain of frame pointers.
-        return free((rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11, rbx, r14, r15, r12, r13, rbp), convention)
+        return convention.leaves((rax, rcx, rdx, rsi, rdi, r8, r9, r10, r11, rbx, r14, r15, r12, r13, rbp))
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return free(_xmm64, convention)
+        return convention.leaves(_xmm64)
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
         if self.linkage == "pic":

@@ -36,6 +36,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from trampoline_dsl.target import (
@@ -71,13 +72,17 @@ from trampoline_dsl.target import (
     ThreadSlot,
     Unwinding,
     ValueType,
+    aligned,
+    in_part,
+    signed,
     signed_field,
     spelled,
     system_calls,
+    widened,
 )
 
 from .baselines.arm import ARM5, ARM7
-from .go import NO_REGISTERS
+from .go import NO_REGISTERS, assign_go0
 
 WORD = 4
 WHOLE = (1 << 32) - 1
@@ -105,10 +110,6 @@ FPSCR_CONTROL = 0x07F7_9F00
 # ---------------------------------------------------------------------------------------------------------- conventions
 
 
-def _aligned(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment
-
-
 class _Core:
     """AAPCS32, "Parameter passing", stage C: the next core register number (NCRN) and the next stacked argument
     address (NSAA), while arguments are placed."""
@@ -121,7 +122,7 @@ class _Core:
     def place(self, value: ValueType) -> Location:
         words = -(-value.bits // 32)
         # C.3: what has an alignment of 8 starts at an even register. A skipped one is not used later on.
-        first = _aligned(self.next, words)
+        first = aligned(self.next, words)
         if first + words > len(self.registers):
             self.next = len(self.registers)
             return self.in_memory(value)
@@ -130,21 +131,16 @@ class _Core:
 
     def in_memory(self, value: ValueType) -> Location:
         # C.6 to C.8, and B.2: less than a word is widened by its type in memory too.
-        size = _aligned(value.bits, 32) // 8
-        offset = _aligned(self.top, size)
+        size = aligned(value.bits, 32) // 8
+        offset = aligned(self.top, size)
         self.top = offset + size
-        return (_widened(OnStack(offset), value),)
-
-
-def _widened(place: InRegister | OnStack, value: ValueType) -> Part:
-    widened = value.kind == "int" and value.bits < 32
-    return Part(place, 0, value.bits, 32 if widened else 0, widened and value.signed)
+        return (widened(OnStack(offset), value, 32),)
 
 
 def _in_core(registers: Sequence[Register], value: ValueType) -> Location:
     """A value in one core register, or in two: "as if it had been loaded with one LDM", so the low word first."""
     if len(registers) == 1:
-        return (_widened(InRegister(registers[0]), value),)
+        return (widened(InRegister(registers[0]), value, 32),)
     return tuple(Part(InRegister(register), 32 * index, 32) for index, register in enumerate(registers))
 
 
@@ -184,21 +180,6 @@ def assign_vfp(convention: Convention, arguments: Sequence[ValueType], result: V
     elif result is not None:
         found = _in_core(convention.integer_results[: -(-result.bits // 32)], result)
     return Assignment(tuple(places), found, core.top)
-
-
-def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
-    """Go's ABI0: arguments, then results from the next word on, in memory like the fields of a struct. Nothing has
-    an alignment of more than a word: Go aligns an int64 to 4 here."""
-    top = convention.first_stack_argument
-    places: list[Location] = []
-    for value in arguments:
-        top = _aligned(top, min(value.bits // 8, WORD))
-        places.append((Part(OnStack(top), 0, value.bits),))
-        top += value.bits // 8
-    top = _aligned(top, WORD)
-    if result is None:
-        return Assignment(tuple(places), (), top)
-    return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
 
 
 _TITLES: Mapping[Variant, str] = {
@@ -272,7 +253,7 @@ def _go0(variant: Variant) -> Convention:
         float_arguments=(),
         integer_results=(),
         float_results=(),
-        assign=assign_go0,
+        assign=partial(assign_go0, word=WORD),
         first_stack_argument=4,
         slot=1,
         kept={} if variant == "soft" else {FPSCR: FPSCR_CONTROL},
@@ -408,11 +389,6 @@ def number(value: int) -> str:
     return str(value) if abs(value) < 10 else f"{value:#x}"
 
 
-def signed(value: int) -> int:
-    value &= WHOLE
-    return value - (1 << 32) if value >> 31 else value
-
-
 def encodable(value: int) -> bool:
     """Whether an immediate operand can be `value`: DDI 0406C A5.2.4, 8 bits rotated right by an even number."""
     value &= WHOLE
@@ -488,11 +464,6 @@ def _control(word: int, address: int) -> Control:
         stepped = operation in (2, 4) and base == LR.number and (sets_flags or word & 0x02000FFF == 0x02000000)
         return Control("return" if moved or stepped or sets_flags else "jump")
     return STRAIGHT_ON
-
-
-def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
-    for one in code:
-        yield one.placed(one.line, one.column, part)
 
 
 # --------------------------------------------------------------------------------------------------------- the machine
@@ -589,14 +560,13 @@ class Arm(Architecture):
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # Those first that need no save, and upwards: multiples want ascending numbers at ascending addresses.
         order = (*R[0:9], R[10], R[9], R[11])
-        taken = {*convention.reserved, *convention.scratch, convention.thread}
-        return tuple(register for register in order if register not in taken)
+        return convention.leaves(order)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # d16 to d31 have no singles, and VFPv3-D16 has none of them. d15 is Go's assembler's.
         last = 15 if convention.thread is not None else 16
         order = (*reversed(D[0:8]), *D[8:last]) if self.vfp else ()
-        return tuple(register for register in order if register not in convention.reserved)
+        return convention.leaves(order)
 
     # -- moving words about
 
@@ -717,7 +687,7 @@ class Arm(Architecture):
         match op:
             case "add" | "sub":
                 if isinstance(b, int):
-                    yield from self._add(d, a, signed(b if op == "add" else -b))
+                    yield from self._add(d, a, signed(b if op == "add" else -b, 32))
                 else:
                     yield insn(f"{op} {d}, {a}, {b}", (a, b), (d,))
             case "and" | "or" | "xor":
@@ -922,7 +892,7 @@ class Arm(Architecture):
         at_bottom = _link_at_bottom(request)
         if request.link and not at_bottom:
             saves[LR] = "the calls in the body overwrite lr"
-        body = _aligned(max(request.body, WORD if at_bottom else 0), WORD)
+        body = aligned(max(request.body, WORD if at_bottom else 0), WORD)
         alignment = max(request.alignment, convention.alignment)
         homed = WORD * len(request.homed)
         used = body + homed + sum(r.bits // 8 for r in saves)
@@ -931,7 +901,7 @@ class Arm(Architecture):
             if spare is not None:
                 saves[spare] = f"nobody needs it: it keeps sp a multiple of {alignment}"
                 used += WORD
-        size = _aligned(used, alignment)
+        size = aligned(used, alignment)
         slots: list[Slot] = []
         if at_bottom:
             reason = "the calls in the body overwrite lr"
@@ -948,14 +918,14 @@ class Arm(Architecture):
         return Frame(size, tuple(sorted(slots, key=lambda slot: slot.offset)), request)
 
     def prologue(self, frame: Frame) -> Code:
-        yield from _in_part("prologue", self._enter(frame))
+        yield from in_part("prologue", self._enter(frame))
 
     def epilogue(self, frame: Frame) -> Code:
-        yield from _in_part("epilogue", self._exit(frame))
+        yield from in_part("epilogue", self._exit(frame))
 
     def leave(self, frame: Frame, pop: int) -> Code:
         if pop:
-            yield from _in_part("epilogue", self._add(SP, SP, pop))
+            yield from in_part("epilogue", self._add(SP, SP, pop))
         back = self._branch_to(LR, frame.request.convention)
         yield Insn(back, frozenset((LR,)), transfer="return", part="epilogue")
 

@@ -29,6 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -67,14 +68,17 @@ from trampoline_dsl.target import (
     ThreadSlot,
     Unwinding,
     ValueType,
+    aligned,
+    in_part,
     property_note,
+    signed,
     signed_field,
     spelled,
     system_calls,
 )
 
 from .baselines.arm64 import ARM64
-from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
+from .go import REGISTERS, REGISTERS_SOURCE, assign_go0, assign_goregs
 
 WORD = 8
 ENTRY = 8  # bytes of an entry of a table
@@ -107,10 +111,6 @@ FPCR_CONTROL = 0x07C8_9F07
 # ---------------------------------------------------------------------------------------------------------- conventions
 
 
-def _aligned(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment
-
-
 def assign_c(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
     """AAPCS64, "Parameter passing rules" and "Result return": two independent sequences, then slots of 8 bytes.
 
@@ -131,20 +131,6 @@ def assign_c(convention: Convention, arguments: Sequence[ValueType], result: Val
         return Assignment(tuple(places), (), top)
     registers = convention.float_results if result.kind == "float" else convention.integer_results
     return Assignment(tuple(places), (Part(InRegister(registers[0]), 0, result.bits),), top)
-
-
-def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
-    """Go's ABI0: arguments, then results from the next word on, in memory like the fields of a struct."""
-    top = convention.first_stack_argument
-    places: list[Location] = []
-    for value in arguments:
-        top = _aligned(top, value.bits // 8)
-        places.append((Part(OnStack(top), 0, value.bits),))
-        top += value.bits // 8
-    top = _aligned(top, WORD)
-    if result is None:
-        return Assignment(tuple(places), (), top)
-    return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
 
 
 _EVERYWHERE_KEPT = {FPCR: FPCR_CONTROL, PLATFORM: WHOLE, THREAD_POINTER: WHOLE}
@@ -211,7 +197,7 @@ GO0 = Convention(
     float_arguments=(),
     integer_results=(),
     float_results=(),
-    assign=assign_go0,
+    assign=partial(assign_go0, word=WORD),
     first_stack_argument=8,
     slot=1,
     kept={FRAME_POINTER: WHOLE} | _EVERYWHERE_KEPT,
@@ -401,11 +387,6 @@ def number(value: int) -> str:
     return str(value) if abs(value) < 10 else f"{value:#x}"
 
 
-def signed(value: int) -> int:
-    value &= WHOLE
-    return value - (1 << 64) if value >> 63 else value
-
-
 def _control_bits(register: Register) -> int:
     """How many bits of a control register there are to save: the upper half of FPCR and FPSR is 0 (DDI 0487)."""
     return 64 if register == THREAD_POINTER else 32
@@ -452,11 +433,6 @@ def _in_one_word(value: int) -> bool:
 
 def _temporary(*taken: Register | int) -> Register:
     return IP1 if IP0 in taken else IP0
-
-
-def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
-    for one in code:
-        yield one.placed(one.line, one.column, part)
 
 
 # -------------------------------------------------------------------------------------------------------- the machine
@@ -579,12 +555,11 @@ class Arm64(Architecture):
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # Those first that carry no argument and need no save. x29 never: whoever walks the frames relies on it.
         order = (*X[9:16], X[8], *reversed(X[0:8]), *X[19:29])
-        taken = {*convention.reserved, *convention.scratch, convention.thread}
-        return tuple(register for register in order if register not in taken)
+        return convention.leaves(order)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         order = (*V[16:32], *reversed(V[0:8]), *V[8:16])
-        return tuple(register for register in order if register not in convention.reserved)
+        return convention.leaves(order)
 
     # -- moving words about
 
@@ -719,7 +694,7 @@ class Arm64(Architecture):
     def binary(self, op: BinaryOp, d: Register, a: Register, b: Register | int) -> Code:
         if op in ("add", "sub"):
             if isinstance(b, int):
-                yield from self._add(d, a, signed(b if op == "add" else -b))
+                yield from self._add(d, a, signed(b if op == "add" else -b, 64))
             elif b == SP and op == "add" and a != SP:
                 yield insn(f"add {d}, {SP}, {a}", (a, SP), (d,))
             else:
@@ -809,7 +784,7 @@ class Arm64(Architecture):
 
     def compare_branch(self, condition: Condition, a: Register, b: Register | int, label: str) -> Code:
         if isinstance(b, int):
-            value = signed(b)
+            value = signed(b, 64)
             zero: str | None = None
             if value == 0 and a != SP:
                 # Unsigned, nothing is below zero.
@@ -942,7 +917,7 @@ class Arm64(Architecture):
     def layout(self, request: FrameRequest) -> Frame:
         convention = request.convention
         at_bottom = request.link and (convention.return_slot == "bottom" or request.bottom_free)
-        top = _aligned(max(request.body, WORD if at_bottom else 0), WORD)
+        top = aligned(max(request.body, WORD if at_bottom else 0), WORD)
         slots: list[Slot] = []
         if request.link:
             reason = "the calls in the body overwrite x30"
@@ -953,25 +928,25 @@ class Arm64(Architecture):
         kept = [(r, mask) for r, mask in request.saves if not (request.link and r == LINK)]
         for register, mask in sorted(kept, key=_frame_order):
             size = 16 if register.bank is Bank.FLOAT and mask >> 64 else WORD
-            top = _aligned(top, size)
+            top = aligned(top, size)
             slots.append(Slot(top, size, register.name, f"{convention.name} keeps it for its caller", register))
             top += size
         homed = WORD * len(request.homed)
-        size = _aligned(top + homed, max(request.alignment, convention.alignment))
+        size = aligned(top + homed, max(request.alignment, convention.alignment))
         if homed:
             reason = "those that arrive in registers, below those in memory"
             slots.append(Slot(size - homed, homed, "argument words", reason))
         return Frame(size, tuple(slots), request)
 
     def prologue(self, frame: Frame) -> Code:
-        yield from _in_part("prologue", self._enter(frame))
+        yield from in_part("prologue", self._enter(frame))
 
     def epilogue(self, frame: Frame) -> Code:
-        yield from _in_part("epilogue", self._exit(frame))
+        yield from in_part("epilogue", self._exit(frame))
 
     def leave(self, frame: Frame, pop: int) -> Code:
         if pop:
-            yield from _in_part("epilogue", self._add(SP, SP, pop))
+            yield from in_part("epilogue", self._add(SP, SP, pop))
         yield Insn("ret", frozenset((LINK,)), transfer="return", part="epilogue")
 
     def _enter(self, frame: Frame) -> Code:
@@ -1108,7 +1083,7 @@ class Arm64(Architecture):
 
 def _readable(value: int) -> int:
     """A constant as people would write it: small negative numbers as such."""
-    return signed(value) if value >> 16 == (1 << 48) - 1 else value
+    return signed(value, 64) if value >> 16 == (1 << 48) - 1 else value
 
 
 def _shifted(shift: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from trampoline_dsl.target import (
@@ -41,30 +42,28 @@ from trampoline_dsl.target import (
     ThreadSlot,
     Unwinding,
     ValueType,
+    aligned,
     spelled,
     system_calls,
 )
 
 from .baselines.x86 import SSE2
-from .go import NO_REGISTERS
+from .go import NO_REGISTERS, assign_go0
 from .x86 import (
     CONTROL_BITS,
     DIRECTION,
     FORWARD,
     X86,
     OperatingSystem,
-    assign_go0,
     by_name,
     eflags,
     fpcw,
-    free,
     guarded,
     integers,
     mxcsr,
     number,
     raw,
     stacked,
-    up,
     vectors,
     whole,
 )
@@ -88,7 +87,7 @@ def assign_cdecl(convention: Convention, arguments: Sequence[ValueType], result:
             places.append((Part(InRegister(register), 0, kind.bits),))
             continue
         places.append(stacked(offset, kind, convention.slot))
-        offset += up(kind.bits // 8, convention.slot)
+        offset += aligned(kind.bits // 8, convention.slot)
     back: Location = ()
     if result is not None and result.kind == "float":
         # Extended precision holds every float and double exactly: the number that st0 holds is the value itself.
@@ -160,7 +159,7 @@ GO0 = C.derive(
     source="Go: cmd/compile/abi-internal.md and doc/asm; internal/goarch for the sizes",
     integer_results=(),
     float_results=(),
-    assign=assign_go0,
+    assign=partial(assign_go0, word=4, stored=partial(stacked, word=4)),
     kept=CONTROL_BITS,
     alignment=4,
     thread=ThreadSlot("gs", -4, base_at_base=True),
@@ -404,10 +403,10 @@ class I386(X86):
         return X86Spelling(32, BASE if self.object_format == "elf" else "")
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return free((eax, ecx, edx, ebx, esi, edi, ebp), convention)
+        return convention.leaves((eax, ecx, edx, ebx, esi, edi, ebp))
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
-        return free(_xmm32, convention)
+        return convention.leaves(_xmm32)
 
     def leave_popping(self, frame: Frame, busy: frozenset[Register]) -> Code:
         """The return address goes up behind the arguments, so that calls and returns stay in pairs."""

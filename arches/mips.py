@@ -27,7 +27,7 @@ A Go function's frame has its return address at sp, where the traceback looks fo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -67,13 +67,15 @@ from trampoline_dsl.target import (
     ThreadSlot,
     Unwinding,
     ValueType,
+    aligned,
+    signed,
     signed_field,
     spelled,
     system_calls,
 )
 
 from .baselines.mips import MIPS3, MIPS3_SOFT, MIPS32, MIPS32_SOFT
-from .go import NO_REGISTERS
+from .go import NO_REGISTERS, assign_go0
 
 # --------------------------------------------------------------------------------------------------------- registers
 
@@ -113,10 +115,6 @@ def _words(order: ByteOrder, bits: int, word_bits: int) -> tuple[tuple[int, int]
     return tuple(pieces if order == "little" else reversed(pieces))
 
 
-def _aligned(offset: int, alignment: int) -> int:
-    return (offset + alignment - 1) // alignment * alignment
-
-
 def _o32(
     convention: Convention, arguments: Sequence[ValueType], result: ValueType | None, order: ByteOrder
 ) -> Assignment:
@@ -129,7 +127,7 @@ def _o32(
     only_floats = True
     for position, argument in enumerate(arguments):
         size = max(4, argument.bits // 8)
-        offset = _aligned(offset, size)
+        offset = aligned(offset, size)
         only_floats = only_floats and argument.kind == "float"
         if only_floats and position < len(floats):
             locations.append(_o32_float(floats[position], argument.bits))
@@ -208,30 +206,12 @@ def _n64_part(place: InRegister | OnStack, value: ValueType) -> Part:
     return Part(place, 0, value.bits, 64, value.signed or value.bits == 32)
 
 
-def _go0(
-    convention: Convention, arguments: Sequence[ValueType], result: ValueType | None, order: ByteOrder
-) -> Assignment:
-    """Go's ABI0: arguments, then results from the next word on, laid out as a struct. Go aligns nothing to more than a
-    word, so 64-bit values are 4-aligned on mips (Go, cmd/compile/internal/types/size.go, CalcSize: RegSize)."""
-    word = convention.slot
-    offset = convention.first_stack_argument
-    locations: list[Location] = []
-    for value in (*arguments, *((result,) if result else ())):
-        if len(locations) == len(arguments):
-            offset = _aligned(offset, word)
-        size = value.bits // 8
-        offset = _aligned(offset, min(size, word))
-        if value.kind == "float" or size <= word:
-            locations.append((Part(OnStack(offset), 0, value.bits),))
-        else:
-            pieces = _words(order, value.bits, 8 * word)
-            locations.append(tuple(Part(OnStack(offset + word * n), low, b) for n, (low, b) in enumerate(pieces)))
-        offset += size
-    back = locations.pop() if result else ()
-    return Assignment(tuple(locations), back, _aligned(offset, word))
-
-
-_Assign = Callable[[Convention, Sequence[ValueType], ValueType | None], Assignment]
+def _in_words(offset: int, value: ValueType, order: ByteOrder, word: int) -> Location:
+    """A value in memory, an integer in parts of a word at most."""
+    if value.kind == "float":
+        return (Part(OnStack(offset), 0, value.bits),)
+    pieces = _words(order, value.bits, 8 * word)
+    return tuple(Part(OnStack(offset + word * n), low, bits) for n, (low, bits) in enumerate(pieces))
 
 
 def _all_bits(registers: Iterable[Register]) -> dict[Register, int]:
@@ -355,7 +335,7 @@ def _convention_go0(word: int, order: ByteOrder, soft: bool) -> Convention:
         float_arguments=(),
         integer_results=(),
         float_results=(),
-        assign=partial(_go0, order=order),
+        assign=partial(assign_go0, word=word, stored=partial(_in_words, order=order, word=word)),
         first_stack_argument=word,
         slot=word,
         kept={} if soft else {_FCSR: FCSR_CONTROL},
@@ -630,9 +610,7 @@ class Mips(Architecture):
 
     def _signed(self, value: int) -> int:
         """The word `value` as a signed number."""
-        bits = 8 * self.word
-        value &= (1 << bits) - 1
-        return value - (1 << bits) if value >> (bits - 1) else value
+        return signed(value, 8 * self.word)
 
     # -- which registers values may live in
 
@@ -640,14 +618,13 @@ class Mips(Architecture):
         r = self.integers
         # t9 stays free for calls of C; temporaries first, so that arguments and results stay where they are.
         preferred = (*r[8:16], r[24], r[3], r[2], *reversed(r[4:8]), *r[16:24], r[30])
-        taken = {*convention.scratch, *convention.reserved, convention.thread, convention.call_through}
-        usable = [register for register in preferred if register not in taken]
+        usable = [register for register in convention.leaves(preferred) if register != convention.call_through]
         return tuple(sorted(usable, key=lambda register: register in convention.kept))
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         if self.soft:
             return ()
-        usable = [f for f in self.floats[:: 2 if self.word == 4 else 1] if f not in convention.reserved]
+        usable = convention.leaves(self.floats[:: 2 if self.word == 4 else 1])
         arguments = self.floats[12:20]  # last of the scratch ones, so that arguments stay where they are
         return tuple(sorted(usable, key=lambda register: (register in convention.kept, register in arguments)))
 
@@ -936,7 +913,7 @@ class Mips(Architecture):
         convention = request.convention
         alignment = max(request.alignment, convention.alignment)
         at_bottom = self._link_at_bottom(request)
-        offset = _aligned(max(request.body, self.word if at_bottom else 0), self.word)
+        offset = aligned(max(request.body, self.word if at_bottom else 0), self.word)
         slots: list[Slot] = []
         if at_bottom:
             where = f", at sp where {convention.name} has it" if convention.return_slot == "bottom" else ""
@@ -945,7 +922,7 @@ class Mips(Architecture):
         pieces = self._saved_pieces(request, link=request.link and not at_bottom)
         # The smaller ones go where the body left a hole, or fill the top: sdc1 needs its 8 bytes aligned.
         for register, size in sorted(pieces, key=lambda piece: piece[1], reverse=self.word == 8):
-            offset = _aligned(offset, size)
+            offset = aligned(offset, size)
             owner = ", ".join(half.name for half in self._halves(register, size))
             if register == self.ra:
                 reason = "the return address, since the body calls"
@@ -955,7 +932,7 @@ class Mips(Architecture):
             offset += size
         # The area above the CFA is ours; bytes of it that a convention gives to registers are not for others.
         spare = 0 if convention.save_area or request.area_taken else convention.area
-        size = _aligned(max(request.body, offset - spare, self.word if at_bottom else 0), alignment)
+        size = aligned(max(request.body, offset - spare, self.word if at_bottom else 0), alignment)
         return Frame(size, tuple(slots), request)
 
     def _saved_pieces(self, request: FrameRequest, link: bool) -> list[tuple[Register, int]]:

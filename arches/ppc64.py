@@ -65,7 +65,6 @@ from trampoline_dsl.target import (
     Linkage,
     Location,
     OnStack,
-    Part,
     Plan9,
     Register,
     Relocation,
@@ -75,13 +74,17 @@ from trampoline_dsl.target import (
     ThreadSlot,
     Unwinding,
     ValueType,
+    aligned,
+    in_part,
+    signed,
     signed_field,
     spelled,
     system_calls,
+    widened,
 )
 
 from .baselines.ppc64 import POWER8
-from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
+from .go import REGISTERS, REGISTERS_SOURCE, assign_go0, assign_goregs
 
 WORD = 8
 WHOLE = (1 << 64) - 1
@@ -116,10 +119,6 @@ VSCR_CONTROL = 0x10000
 # ---------------------------------------------------------------------------------------------------------- conventions
 
 
-def _aligned(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment
-
-
 def assign_c(
     convention: Convention,
     arguments: Sequence[ValueType],
@@ -152,33 +151,15 @@ def assign_c(
             continue
         in_memory = True
         pad = WORD - value.bits // 8 if value.kind == "float" and order == "big" else 0
-        places.append((_part(OnStack(parameters + WORD * index + pad), value),))
+        places.append((widened(OnStack(parameters + WORD * index + pad), value, 8 * WORD),))
     room = WORD * max(8, len(arguments)) if always or in_memory else 0
     registers = convention.float_results if result and result.kind == "float" else convention.integer_results
     return Assignment(tuple(places), _in_register(registers[0], result) if result else (), parameters + room)
 
 
 def _in_register(register: Register, value: ValueType) -> Location:
-    return (replace(_part(InRegister(register), value), as_double=value.kind == "float" and value.bits == 32),)
-
-
-def _part(place: InRegister | OnStack, value: ValueType) -> Part:
-    widened = value.kind == "int" and value.bits < 8 * WORD
-    return Part(place, 0, value.bits, 8 * WORD if widened else 0, widened and value.signed)
-
-
-def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
-    """Go's ABI0: arguments, then results from the next word on, in memory like the fields of a struct."""
-    top = convention.first_stack_argument
-    places: list[Location] = []
-    for value in arguments:
-        top = _aligned(top, value.bits // 8)
-        places.append((Part(OnStack(top), 0, value.bits),))
-        top += value.bits // 8
-    top = _aligned(top, WORD)
-    if result is None:
-        return Assignment(tuple(places), (), top)
-    return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
+    single = value.kind == "float" and value.bits == 32
+    return (replace(widened(InRegister(register), value, 8 * WORD), as_double=single),)
 
 
 HERE = "bcl 20, 31, .+4"  # the address of the next instruction, in lr
@@ -262,7 +243,7 @@ GO0 = Convention(
     float_arguments=(),
     integer_results=(),
     float_results=(),
-    assign=assign_go0,
+    assign=partial(assign_go0, word=WORD),
     first_stack_argument=32,
     slot=1,
     kept=_NEVER_CHANGED,
@@ -316,11 +297,6 @@ GOREGS = GO0.derive(
 def number(value: int) -> str:
     """Hexadecimal, which Keystone cannot misread."""
     return f"{value:#x}"
-
-
-def signed(value: int, bits: int = 64) -> int:
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def fits(value: int, bits: int) -> bool:
@@ -517,12 +493,11 @@ class Ppc64(Architecture):
 
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         order = (*R[3:11], *R[31:13:-1])
-        taken = {*convention.reserved, *convention.scratch, convention.thread}
-        return tuple(register for register in order if register not in taken)
+        return convention.leaves(order)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         order = (F[0], *F[13:0:-1], *F[31:13:-1])
-        return tuple(register for register in order if register not in convention.reserved)
+        return convention.leaves(order)
 
     # -- moving words about
 
@@ -531,7 +506,7 @@ class Ppc64(Architecture):
             yield insn(f"mr {d}, {s}", (s,), (d,))
 
     def constant(self, d: Register, value: int) -> Code:
-        yield from _build(d, signed(value))
+        yield from _build(d, signed(value, 64))
 
     def symbol_address(self, d: Register, symbol: str) -> Code:
         if d == R0:
@@ -673,15 +648,15 @@ class Ppc64(Architecture):
             return
         match op:
             case "add":
-                yield from self._add(d, a, signed(b))
+                yield from self._add(d, a, signed(b, 64))
             case "sub":
-                yield from self._add(d, a, signed(-b))
+                yield from self._add(d, a, signed(-b, 64))
             case "and":
                 yield from self._and(d, a, b & WHOLE)
             case "or" | "xor":
                 yield from self._or(op, d, a, b & WHOLE)
             case "mul":
-                yield from self._multiply(d, a, signed(b))
+                yield from self._multiply(d, a, signed(b, 64))
             case "shl" | "shr" | "sar":
                 yield from self._shift(op, d, a, b)
 
@@ -730,7 +705,7 @@ class Ppc64(Architecture):
             yield insn(f"clrrdi {d}, {a}, {number(63 - run[1])}", (a,), (d,))
             yield insn(f"clrldi {d}, {d}, {number(run[0])}", (d,), (d,))
         else:
-            yield from self._with_constant("and", d, a, signed(mask))
+            yield from self._with_constant("and", d, a, signed(mask, 64))
 
     def _or(self, op: Literal["or", "xor"], d: Register, a: Register, value: int) -> Code:
         if value == 0:
@@ -744,7 +719,7 @@ class Ppc64(Architecture):
                     yield insn(f"{name} {d}, {source}, {number(part)}", (source,), (d,))
                     source = d
         else:
-            yield from self._with_constant(op, d, a, signed(value))
+            yield from self._with_constant(op, d, a, signed(value, 64))
 
     def _multiply(self, d: Register, a: Register, value: int) -> Code:
         if value == 0:
@@ -793,7 +768,7 @@ class Ppc64(Architecture):
             return
         logical = "l" if condition in ("ult", "ule", "ugt", "uge") else ""
         if isinstance(b, int):
-            value = b & WHOLE if logical else signed(b)
+            value = b & WHOLE if logical else signed(b, 64)
             if condition in ("eq", "ne") and 0x8000 <= value <= 0xFFFF:
                 logical = "l"
             if (0 <= value <= 0xFFFF) if logical else fits(value, 16):
@@ -932,17 +907,17 @@ class Ppc64(Architecture):
             top = max(top, LINKAGE if request.link else WORD)
             slots.append(Slot(0, WORD, "back chain", f"{convention.name} has every frame point to its caller's"))
         for register in sorted(inside, key=lambda r: (-_slot_size(r), _RANK[r.bank], r.number)):
-            top = _aligned(top, _slot_size(register))
+            top = aligned(top, _slot_size(register))
             slots.append(Slot(top, _slot_size(register), _owner(register, fields), reasons[register], register))
             top += _slot_size(register)
-        size = _aligned(top, max(request.alignment, convention.alignment))
+        size = aligned(top, max(request.alignment, convention.alignment))
         for register, place in places.items():
             slot_size = _slot_size(register)
             slots.append(Slot(size + place, slot_size, _owner(register, fields), reasons[register], register))
         return Frame(size, tuple(sorted(slots, key=lambda slot: slot.offset)), request)
 
     def prologue(self, frame: Frame) -> Code:
-        yield from _in_part("prologue", self._enter(_Plan(frame)))
+        yield from in_part("prologue", self._enter(_Plan(frame)))
 
     def global_entry(self, name: str, convention: Convention) -> Code:
         """ELFv2, "The Global Entry Point": entered with its address in r12 and another module's r2."""
@@ -962,7 +937,7 @@ class Ppc64(Architecture):
         yield Insn(f".localentry {spelled(name)}, .-{spelled(name)}", label=LOCAL_ENTRY)
 
     def epilogue(self, frame: Frame) -> Code:
-        yield from _in_part("epilogue", self._exit(_Plan(frame)))
+        yield from in_part("epilogue", self._exit(_Plan(frame)))
 
     def leave(self, frame: Frame, pop: int) -> Code:
         if pop:
@@ -1210,11 +1185,6 @@ def _owner(register: Register, fields: Sequence[Register]) -> str:
 
 def _number(register: Register) -> int:
     return register.number
-
-
-def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
-    for item in code:
-        yield item.placed(item.line, item.column, part)
 
 
 def _thread_pointer(slot: ThreadSlot) -> Register:

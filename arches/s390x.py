@@ -54,7 +54,6 @@ from trampoline_dsl.target import (
     Insn,
     Location,
     OnStack,
-    Part,
     Plan9,
     Register,
     Relocation,
@@ -64,12 +63,16 @@ from trampoline_dsl.target import (
     ThreadSlot,
     Unwinding,
     ValueType,
+    aligned,
+    in_part,
+    signed,
     spelled,
     system_calls,
+    widened,
 )
 
 from .baselines.s390x import Z13
-from .go import REGISTERS, REGISTERS_SOURCE, assign_goregs
+from .go import REGISTERS, REGISTERS_SOURCE, assign_go0, assign_goregs
 
 WORD = 8
 WHOLE = (1 << 64) - 1
@@ -100,10 +103,6 @@ FPC_CONTROL = 0xFC000077
 # ---------------------------------------------------------------------------------------------------------- conventions
 
 
-def _aligned(value: int, alignment: int) -> int:
-    return -(-value // alignment) * alignment
-
-
 def assign_c(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
     """s390x ELF ABI, "Parameter passing": two independent sequences, then doublewords above the register save area.
 
@@ -120,7 +119,7 @@ def assign_c(convention: Convention, arguments: Sequence[ValueType], result: Val
             places.append(_in_register(register, value))
             continue
         pad = convention.slot - value.bits // 8 if value.kind == "float" else 0
-        places.append((_part(OnStack(top + pad), value),))
+        places.append((widened(OnStack(top + pad), value, 8 * WORD),))
         top += convention.slot
     registers = convention.float_results if result and result.kind == "float" else convention.integer_results
     return Assignment(tuple(places), _in_register(registers[0], result) if result else (), top)
@@ -128,26 +127,7 @@ def assign_c(convention: Convention, arguments: Sequence[ValueType], result: Val
 
 def _in_register(register: Register, value: ValueType) -> Location:
     left = value.kind == "float" and value.bits < register.bits
-    return (_part(InRegister(register, left), value),)
-
-
-def _part(place: InRegister | OnStack, value: ValueType) -> Part:
-    widened = value.kind == "int" and value.bits < 8 * WORD
-    return Part(place, 0, value.bits, 8 * WORD if widened else 0, widened and value.signed)
-
-
-def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
-    """Go's ABI0: arguments, then results from the next word on, in memory like the fields of a struct."""
-    top = convention.first_stack_argument
-    places: list[Location] = []
-    for value in arguments:
-        top = _aligned(top, value.bits // 8)
-        places.append((Part(OnStack(top), 0, value.bits),))
-        top += value.bits // 8
-    top = _aligned(top, WORD)
-    if result is None:
-        return Assignment(tuple(places), (), top)
-    return Assignment(tuple(places), (Part(OnStack(top), 0, result.bits),), _aligned(top + result.bits // 8, WORD))
+    return (widened(InRegister(register, left), value, 8 * WORD),)
 
 
 _NEVER_CHANGED = {FPC: FPC_CONTROL, PROGRAM_MASK: 0xF, A0: 0xFFFFFFFF, A1: 0xFFFFFFFF}
@@ -201,7 +181,7 @@ GO0 = Convention(
     float_arguments=(),
     integer_results=(),
     float_results=(),
-    assign=assign_go0,
+    assign=partial(assign_go0, word=WORD),
     first_stack_argument=8,
     slot=1,
     kept=_NEVER_CHANGED,
@@ -275,11 +255,6 @@ _FIXUPS: Mapping[str, Fixup] = {
 def number(value: int) -> str:
     """Hexadecimal, which Keystone cannot misread."""
     return f"{value:#x}"
-
-
-def signed(value: int, bits: int = 64) -> int:
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def raw(*parts: tuple[int, int]) -> str:
@@ -393,12 +368,11 @@ class S390x(Architecture):
     def allocatable(self, convention: Convention) -> tuple[Register, ...]:
         # Downwards from r13: the fewer registers between the lowest one and r15, the less one stmg stores.
         order = (*R[2:6], *R[13:5:-1], *R[1:2])
-        taken = {*convention.reserved, *convention.scratch, convention.thread}
-        return tuple(register for register in order if register not in taken)
+        return convention.leaves(order)
 
     def float_allocatable(self, convention: Convention) -> tuple[Register, ...]:
         order = (F[1], F[3], F[5], F[7], F[0], F[2], F[4], F[6], *F[8:])
-        return tuple(f for f in order if f not in convention.reserved and f not in convention.scratch)
+        return convention.leaves(order)
 
     # -- moving words about
 
@@ -409,12 +383,12 @@ class S390x(Architecture):
     def constant(self, d: Register, value: int) -> Code:
         value &= WHOLE
         high, low = value >> 32, value & 0xFFFFFFFF
-        if -0x8000 <= signed(value) < 0x8000:
-            yield insn(f"lghi {d}, {number(signed(value))}", (), (d,))
+        if -0x8000 <= signed(value, 64) < 0x8000:
+            yield insn(f"lghi {d}, {number(signed(value, 64))}", (), (d,))
         elif (halfword := _single_halfword(value)) is not None and (self.linkage != "go" or halfword[0] != "ll"):
             yield insn(f"lli{halfword[0]} {d}, {number(halfword[1])}", (), (d,))
-        elif -0x80000000 <= signed(value) < 0x80000000:
-            yield insn(f"lgfi {d}, {number(signed(value))}", (), (d,))
+        elif -0x80000000 <= signed(value, 64) < 0x80000000:
+            yield insn(f"lgfi {d}, {number(signed(value, 64))}", (), (d,))
         elif high == 0:
             yield insn(f"llilf {d}, {number(low)}", (), (d,))
         elif low == 0:
@@ -526,7 +500,7 @@ class S390x(Architecture):
             else:
                 yield insn(f"la {d}, 0x0({a},{b})", (a, b), (d,))
             return
-        value = signed(b)
+        value = signed(b, 64)
         if value == 0:
             yield from self.move(d, a)
         elif d != a and a != R0 and self._reaches(value):
@@ -639,7 +613,7 @@ class S390x(Architecture):
             yield from self.move(d, a)
             yield insn(f"msgr {d}, {b}", (d, b), (d,))
             return
-        value = signed(b)
+        value = signed(b, 64)
         if value == 0:
             yield from self.constant(d, 0)
         elif value > 0 and value.bit_count() == 1:
@@ -679,7 +653,7 @@ class S390x(Architecture):
         if isinstance(b, Register):
             yield self._compare_and_branch("clgrj" if logical else "cgrj", condition, a, f"{b}", (a, b), label)
             return
-        value = b & WHOLE if logical else signed(b)
+        value = b & WHOLE if logical else signed(b, 64)
         equality = condition in ("eq", "ne")
         if not logical and -0x80 <= value < 0x80:
             yield self._compare_and_branch("cgij", condition, a, number(value), (a,), label)
@@ -843,10 +817,10 @@ class S390x(Architecture):
         own = [r for r in reasons if r not in above and r not in homes]
         for register in sorted(own, key=lambda r: (-_slot_size(r), r.bank.value, r.number)):
             size = _slot_size(register)
-            top = _aligned(top, min(size, WORD))
+            top = aligned(top, min(size, WORD))
             slots.append(Slot(top, size, _owner(register), reasons[register], register))
             top += size
-        size = _aligned(top, max(request.alignment, convention.alignment))
+        size = aligned(top, max(request.alignment, convention.alignment))
         if size > LARGEST_FRAME:
             raise ValueError(f"a frame of {size} bytes: s390x reaches no more than {LARGEST_FRAME}")
 
@@ -864,10 +838,10 @@ class S390x(Architecture):
         return Frame(size, tuple(sorted(slots, key=lambda slot: slot.offset)), request)
 
     def prologue(self, frame: Frame) -> Code:
-        yield from _in_part("prologue", self._enter(frame))
+        yield from in_part("prologue", self._enter(frame))
 
     def epilogue(self, frame: Frame) -> Code:
-        yield from _in_part("epilogue", self._exit(frame))
+        yield from in_part("epilogue", self._exit(frame))
 
     def leave(self, frame: Frame, pop: int) -> Code:
         if pop:
@@ -1127,11 +1101,6 @@ def _owner(register: Register) -> str:
 
 def _number(register: Register) -> int:
     return register.number
-
-
-def _in_part(part: Literal["prologue", "epilogue"], code: Code) -> Code:
-    for item in code:
-        yield item.placed(item.line, item.column, part)
 
 
 # The first and the last byte of the operation codes of RIE, RIS, RRS and others.

@@ -29,7 +29,6 @@ from trampoline_dsl.target import (
     Access,
     Architecture,
     Arrival,
-    Assignment,
     Bank,
     BinaryOp,
     Code,
@@ -48,6 +47,7 @@ from trampoline_dsl.target import (
     Relocation,
     Slot,
     ValueType,
+    aligned,
     property_note,
     spelled,
 )
@@ -60,12 +60,6 @@ def integers(prefix: str) -> tuple[Register, ...]:
     roots = ("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")
     bits = 64 if prefix == "r" else 32
     return tuple(Register(prefix + root, Bank.INTEGER, bits, prefix + root, n) for n, root in enumerate(roots))
-
-
-def free(order: Sequence[Register], convention: Convention) -> tuple[Register, ...]:
-    """Those of the registers that a convention leaves to values."""
-    taken = {*convention.reserved, *convention.scratch, convention.thread, convention.frame_pointer}
-    return tuple(register for register in order if register not in taken)
 
 
 def vectors(count: int) -> tuple[Register, ...]:
@@ -109,29 +103,6 @@ def stacked(offset: int, kind: ValueType, word: int, extend_to: int = 0) -> Loca
         Part(OnStack(offset + low // 8), low, min(step, kind.bits - low), extend_to, kind.signed and extend_to > 0)
         for low in range(0, kind.bits, step)
     )
-
-
-def assign_go0(convention: Convention, arguments: Sequence[ValueType], result: ValueType | None) -> Assignment:
-    """Go's stack convention: cmd/compile/abi-internal.md, "Stack layout", and doc/asm: arguments, then results from the
-    next word on, laid out like one struct; nothing is widened. No type is aligned to more than a word: on 386 Go aligns
-    int64 and float64 to four bytes."""
-    places: list[Location] = []
-    word = convention.slot
-    offset = convention.first_stack_argument
-    for kind in arguments:
-        offset = up(offset, min(kind.bits // 8, word))
-        places.append(stacked(offset, kind, word))
-        offset += kind.bits // 8
-    offset = up(offset, word)
-    back: Location = ()
-    if result is not None:
-        back = stacked(offset, result, word)
-        offset = up(offset + result.bits // 8, word)
-    return Assignment(tuple(places), back, offset)
-
-
-def up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 OperatingSystem = Literal["linux", "windows"]
@@ -601,11 +572,11 @@ class X86(Architecture):
         slots: list[Slot] = []
         end = request.body
         for register, size in stored(request):
-            end = up(end, size)
+            end = aligned(end, size)
             slots.append(Slot(end, size, register.name, keeps, register))
             end += size
-        used = up(end, self.word)
-        size = up(used + self.word * (len(pushed) + 1), max(self.word, request.alignment))
+        used = aligned(end, self.word)
+        size = aligned(used + self.word * (len(pushed) + 1), max(self.word, request.alignment))
         top = size - self.word
         if padding := top - self.word * len(pushed) - used:
             slots.append(Slot(used, padding, "padding", f"sp is a multiple of {request.alignment} at calls"))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from .target import GP_SYMBOL, Architecture, ByteOrder, Fixup, Relocation
+from .target import GP_SYMBOL, Architecture, ByteOrder, Fixup, Relocation, signed
 
 
 class LinkError(Exception):
@@ -112,7 +112,7 @@ def read_field(code: bytes, offset: int, fixup: Fixup, order: ByteOrder) -> int:
     value = 0
     for mask, shift in _pieces(fixup):
         value |= (word & mask) // (mask & -mask) << shift
-    return _signed(value, _field_bits(fixup))
+    return signed(value, _field_bits(fixup))
 
 
 def _pieces(fixup: Fixup) -> tuple[tuple[int, int], ...]:
@@ -121,11 +121,6 @@ def _pieces(fixup: Fixup) -> tuple[tuple[int, int], ...]:
 
 def _field_bits(fixup: Fixup) -> int:
     return max(shift + mask.bit_count() for mask, shift in _pieces(fixup))
-
-
-def _signed(value: int, bits: int) -> int:
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def _fixup(architecture: Architecture, relocation: Relocation) -> Fixup:
@@ -161,7 +156,7 @@ def _value(
         target, place = target & ~0xFFF, place & ~0xFFF
     bits = _field_bits(fixup) + fixup.shift
     word_bits = 8 * architecture.word
-    distance = _signed(target - place if fixup.pc_relative else target, word_bits)
+    distance = signed(target - place if fixup.pc_relative else target, word_bits)
     value = (-distance if fixup.negated else distance) + fixup.bias
     if _SLICE.fullmatch(kind):
         return value
@@ -172,11 +167,11 @@ def _value(
             raise LinkError(relocation, f"{target:#x} and {place + 4:#x} differ above bit {bits - 1}")
         return value
     # An absolute field may be meant signed or not (-1 and 0xffffffff are both 32 bits); a distance is signed.
-    signed = fixup.pc_relative or fixup.base != ""
-    highest = 1 << (bits - 1 if signed else bits)
+    with_sign = fixup.pc_relative or fixup.base != ""
+    highest = 1 << (bits - 1 if with_sign else bits)
     unsigned = distance % (1 << word_bits) + fixup.bias
-    if not (-(1 << (bits - 1)) <= value < highest or (not signed and unsigned < highest)):
-        raise LinkError(relocation, f"{value:#x} does not fit {bits} bits{' with sign' if signed else ''}")
+    if not (-(1 << (bits - 1)) <= value < highest or (not with_sign and unsigned < highest)):
+        raise LinkError(relocation, f"{value:#x} does not fit {bits} bits{' with sign' if with_sign else ''}")
     return value
 
 

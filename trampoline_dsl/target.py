@@ -110,6 +110,12 @@ class Part:
 Location = tuple[Part, ...]
 
 
+def widened(place: InRegister | OnStack, value: ValueType, bits: int) -> Part:
+    """A whole value at a place: a narrower integer is widened to so many bits by its type."""
+    narrow = value.kind == "int" and value.bits < bits
+    return Part(place, 0, value.bits, bits if narrow else 0, narrow and value.signed)
+
+
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """Where the arguments and the result of one signature are. `stack_bytes`: what the arguments (and results that
@@ -244,6 +250,11 @@ class Convention:
     def keeps(self, register: Register) -> int:
         return self.kept.get(register, 0)
 
+    def leaves(self, order: Iterable[Register]) -> tuple[Register, ...]:
+        """Those of some registers that are left to values: no sequence needs them, and nothing else is in them."""
+        taken = {*self.reserved, *self.scratch, self.thread, self.frame_pointer}
+        return tuple(register for register in order if register not in taken)
+
     def derive(self, **changes: object) -> Convention:
         return replace(self, **changes)  # names are checked by the language's resolver
 
@@ -371,13 +382,30 @@ class Control:
 STRAIGHT_ON = Control()
 
 
-def signed_field(word: int, low: int, bits: int) -> int:
-    """The number with a sign in `bits` bits of a word from bit `low` on."""
-    value = word >> low & (1 << bits) - 1
+def signed(value: int, bits: int) -> int:
+    """The number with a sign that the lowest `bits` bits of a value are."""
+    value &= (1 << bits) - 1
     return value - (1 << bits) if value >> bits - 1 else value
 
 
+def signed_field(word: int, low: int, bits: int) -> int:
+    """The number with a sign in `bits` bits of a word from bit `low` on."""
+    return signed(word >> low, bits)
+
+
+def aligned(value: int, multiple: int) -> int:
+    """The next multiple from a value on, upwards."""
+    return -(-value // multiple) * multiple
+
+
 Code = Iterator[Insn]
+
+
+def in_part(part: FramePart, code: Iterable[Insn]) -> Code:
+    """The same as a part of what makes or takes down a frame."""
+    for insn in code:
+        yield insn.placed(insn.line, insn.column, part)
+
 
 # What the code is linked into. "static": what stays where the linker put it. "pic": a shared library, or an executable
 # that may be loaded anywhere; symbols are found through tables. "go": Go's linker, which makes of symbols what Go's

@@ -14,7 +14,7 @@ from itertools import accumulate
 from . import ir
 from .interpret import Execution, Trouble
 from .link import got_entry
-from .target import GOT_SYMBOL, GP_SYMBOL, TOC_SYMBOL, Architecture, ByteOrder, ThreadSlot
+from .target import GOT_SYMBOL, GP_SYMBOL, TOC_SYMBOL, Architecture, ByteOrder, ThreadSlot, aligned
 
 STACK_ROOM = 0x8000  # bytes of a stack, beside what the frames themselves need
 OUTSIDE = 0x800  # bytes above the entry's stack pointer that belong to callers
@@ -357,7 +357,7 @@ def prepare(
     places, variables_size = _variable_places(program)
     slot = _thread_slot(architecture)
     if slot is not None and slot.symbol and slot.symbol not in places:
-        places[slot.symbol] = variables_size = _aligned(variables_size, architecture.word)
+        places[slot.symbol] = variables_size = aligned(variables_size, architecture.word)
         variables_size += architecture.word
     entries += len(code) + len(program.externs) + len(anonymous) + len(places) + 8
     layout = plan(architecture, code_size, deepest_frame, variables_size, entries * architecture.word, room)
@@ -377,10 +377,6 @@ def prepare(
     # The first entries are the linker's.
     got = {n: layout.toc.base + (2 + i) * architecture.word for i, n in enumerate(symbols) if n != TOC_SYMBOL}
     return Build(program, layout, symbols, pointers, got if architecture.linkage == "pic" else {}, slots=slots)
-
-
-def _aligned(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
 
 
 def entry_of(table: ir.Table, seed: int, number: int) -> int:
