@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tools import need
+from tools import missing
 
 from trampoline_dsl.target import Target
 
@@ -89,9 +89,13 @@ def distributions() -> tuple[Go, ...]:
 def newest() -> Go:
     """The newest of them. Where there is none, the test is skipped, or fails where tools are required."""
     known = distributions()
-    if not known:
-        need("go")
-    return known[-1]
+    return known[-1] if known else missing("a Go distribution")
+
+
+def before(release: tuple[int, int]) -> Go:
+    """The newest of those that are older, or as above."""
+    known = [go for go in distributions() if go.release < release]
+    return known[-1] if known else missing(f"a Go distribution before {release[0]}.{release[1]}")
 
 
 def assemble(go: Go, source: Path, target: Target, package: str = "p", *options: str) -> Path:

@@ -269,13 +269,13 @@ GO = ("windows/arm", "darwin/arm64")
 @pytest.mark.parametrize("name", GO)
 def test_a_binary_of_go(name: str, tmp_path: Path) -> None:
     """Its functions by the names of their sources; the code is in the machine's first instruction set."""
-    go = next(go for go in go_tools.distributions() if go.release < (1, 24))  # the last that has windows/arm
+    go = go_tools.before((1, 24))  # the last that has windows/arm
     (tmp_path / "made.go").write_text("package main\nfunc main() {}\n")
     system, machine = name.split("/")
     build(go, tmp_path, {"GOOS": system, "GOARCH": machine})
-    started = time.perf_counter()
+    started = time.process_time()
     image = read_file(tmp_path / "made")
-    assert time.perf_counter() - started < 1.5
+    assert time.process_time() - started < 1.5
     symbol = find_symbol(image, "runtime·memmove")
     code = code_of_function(image, symbol, find_target(name.replace("darwin", "linux")))
     assert any(insn.transfer == "return" for insn in code.instructions)

@@ -113,12 +113,12 @@ def linked(target: str, program: Compiled, folder: Path) -> subprocess.Completed
     Path(folder, "caller.c").write_text("void f(void) {}\nvoid calls(void);\nvoid start(void) { calls(); }\n")
     Path(folder, "t.o").write_bytes(make_object(program.target, program.text))
     subprocess.run([gcc, protection, "-c", "caller.c"], cwd=folder, check=True)
-    command = [f"{prefix(target)}ld", *options, "-e", "start", "-o", "program", "caller.o", "t.o"]
+    command = [need(f"{prefix(target)}ld"), *options, "-e", "start", "-o", "program", "caller.o", "t.o"]
     return subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
 
 
 def notes(target: str, file: Path) -> str:
-    command = [f"{prefix(target)}readelf", "-n", str(file)]
+    command = [need(f"{prefix(target)}readelf"), "-n", str(file)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

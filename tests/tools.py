@@ -13,12 +13,14 @@ REQUIRED = "TRAMPOLINE_REQUIRE_TOOLS"  # set where everything is installed, so t
 
 def need(program: str) -> str:
     """The path of a program. Without it the test is skipped, or fails where tools are required."""
-    found = shutil.which(program)
-    if found is not None:
-        return found
+    return shutil.which(program) or missing(program)
+
+
+def missing(what: str) -> NoReturn:
+    """Something is not installed: the test is skipped, or fails where tools are required."""
     if os.environ.get(REQUIRED):
-        pytest.fail(f"{program} is not installed, and {REQUIRED} is set")
-    pytest.skip(f"{program} is not installed")  # never in CI, which says that they are required
+        pytest.fail(f"{what} is not installed, and {REQUIRED} is set")
+    pytest.skip(f"{what} is not installed")  # never in CI, which says that they are required
 
 
 def need_host(where: str, why: str) -> NoReturn:

@@ -397,7 +397,7 @@ def test_symbols_may_have_any_name(machine: X86, tmp_path: Path) -> None:
     done = subprocess.run(command, input="\n".join([*lines, ""]), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     dump = subprocess.run(
-        ["x86_64-linux-gnu-objdump", "-r", str(assembled)], capture_output=True, text=True, check=True
+        [need("x86_64-linux-gnu-objdump"), "-r", str(assembled)], capture_output=True, text=True, check=True
     )
     found = re.findall(r"([0-9a-f]+) R_\w+ +(\S+?)(?:-0x0*4)?$", dump.stdout, re.MULTILINE)
     # GNU as lists jumps after all others.
@@ -418,7 +418,9 @@ def test_functions_may_have_any_name(name: str, tmp_path: Path) -> None:
     need(AMD64.gnu_as[0])
     command = [*AMD64.gnu_as, "-o", str(assembled), "-"]
     subprocess.run(command, input="\n".join(lines), text=True, check=True)
-    symbols = subprocess.run(["x86_64-linux-gnu-nm", "-S", str(assembled)], capture_output=True, text=True, check=True)
+    symbols = subprocess.run(
+        [need("x86_64-linux-gnu-nm"), "-S", str(assembled)], capture_output=True, text=True, check=True
+    )
     assert symbols.stdout.split() == ["0" * 16, "0" * 15 + "1", "T", name]
 
 
