@@ -15,6 +15,7 @@ from test_examples import EXAMPLES
 from tools import need
 
 from trampoline_dsl import ir, unwind
+from trampoline_dsl.api import compile_text
 from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.continuations import kind_of_run
 from trampoline_dsl.diagnostics import read_source
@@ -23,6 +24,7 @@ from trampoline_dsl.judge import Execute, Violation, Watcher
 from trampoline_dsl.oracle import Trace
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_module
 from trampoline_dsl.resolve import load_module
+from trampoline_dsl.stays import Stays
 from trampoline_dsl.target import Target, WindowsUnwinding
 from trampoline_dsl.targets import all_targets, default_targets, find_target
 from trampoline_dsl.verify import Session, code_of
@@ -114,12 +116,15 @@ class Several(Watcher):
     def __init__(self, run: Execute, name: str, right: unwind.Table, tables: Mapping[str, unwind.Table]) -> None:
         self.run, self.name, self.right, self.tables = run, name, right, tables
         self.asked: set[str] = set()  # those that say something else of an instruction from which was walked
-        self.walkers = {mutant: Walker(run) for mutant in tables}
+        self.stays = Stays(run)
+        self.walkers = {mutant: Walker(run, self.stays) for mutant in tables}
         for mutant, walker in self.walkers.items():
             walker.tables[name] = tables[mutant]
 
     def instruction(self, address: int) -> None:
         code, index = self.run.bench.listing.get(address, (None, 0))
+        if (activation := self.run.innermost()) is not None:
+            self.stays.follow(activation)
         if code is None or code.name != self.name:
             return
         offset = code.offsets[index]
@@ -158,6 +163,34 @@ class Mutating(Session):
         self.asked |= several.asked
         self.unseen = {name: table for name, table in self.unseen.items() if not several.walkers[name].found}
         return super().walked(function, scenario, world, trace, garbage)
+
+
+NEAR = """
+struct place {{ word: uptr }}
+trampoline near(where: ptr<place>, a: uptr, b: uptr) -> uptr using goregs {{
+    on stack sp & -16 pushing pc {} {{ where.word = 1 }}
+    on stack sp & -16 pushing pc {} {{
+        where.word = 2
+        on stack sp & -16 pushing pc {} {{ where.word = 3 }}
+        where.word = 4
+    }}
+    on stack sp & -16 {{ where.word = 5 }}
+    return a + b
+}}
+check near {{ given {{ a = 0x1000  b = 0x2000 }} }}
+"""
+
+
+@pytest.mark.parametrize("pushed", ["bab", "aab", "abb", "aba"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_pc_that_belongs_to_another_block_nearby_is_found(target: str, pushed: str) -> None:
+    right, other = compile_text(NEAR.format(*"bab"), target), compile_text(NEAR.format(*pushed), target)
+    verdict = Session(right, {"near": code_of(other["near"])}).judge(right["near"], 1, 2)
+    assert verdict.good == (pushed == "bab")
+    assert {v.obligation for v in verdict.violations} <= {"unwind"}
+    for violation in verdict.violations:
+        assert violation.message == "the walk finds another return address"
+        assert None not in (violation.expected, violation.found)
 
 
 # Examples of which each has something in its frame, or on its way, that the others have not.

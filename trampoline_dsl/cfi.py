@@ -732,6 +732,10 @@ class Follower:
             return
         state.changed.append(now[0])
         part = self.code[index].part
+        if part == "push" and now[0] == before[0] and self._enters(index):
+            # At a known distance from where it was, and another stack all the same: it has a caller of its own.
+            now = state.registers[self.sp] = ("stack", index), 0, None
+            state.memory.pop(now[0], None)
         if now[0] != before[0] or part == "resume":
             state.row = None
         if part == "resume":
@@ -786,6 +790,12 @@ class Follower:
         for symbol in [symbol for symbol in state.memory if symbol != sp[0]]:
             del state.memory[symbol]
 
+    def _enters(self, index: int) -> bool:
+        """Whether this is the instruction that leads to the stack of a block, and no further one that lowers it."""
+        effect = self.effects[index]
+        motions = effect.motions if effect is not None else ()
+        return any(kind == "set" and register is self.sp is not base for kind, register, base, *_ in motions)
+
     def _still_to_come(self, index: int) -> int:
         """How far the instructions behind one of a push move the stack pointer, which one alone cannot move so far."""
         distance = 0
@@ -799,19 +809,26 @@ class Follower:
         return distance
 
     def _pushed(self, index: int, state: State) -> Value:
-        """The program counter that the next instructions store where a walk looks for it."""
+        """The program counter that the next instructions store where a walk looks for it, under a name of its own: when
+        they run again it may be another one."""
         convention = self.function.convention
         place = 0 if convention.return_slot == "bottom" else self.function.frame - self.word
         changed: set[Register] = set()
+        pushed: Value = ("pushed", index), 0, None
         for following in range(index + 1, len(self.code)):
             effect, insn = self.effects[following], self.code[following]
             for kind, register, base, offset, *_ in effect.motions if effect is not None else ():
                 if kind == "store" and base is self.sp and offset == place and register not in changed:
-                    return self._whole(state, register)
+                    value = self._whole(state, register)
+                    if value[0] not in self.wanted:
+                        value = state.registers[register] = pushed
+                        self._hold(state, register, pushed[0])
+                    return value
             changed |= insn.writes
-            if insn.transfer != "none" or (self.sp in insn.writes and insn.part != "push"):
+            leaves = insn.transfer != "none" and not insn.delay_slot  # whose slot may have the store
+            if leaves or self.code[following - 1].delay_slot or (self.sp in insn.writes and insn.part != "push"):
                 break
-        return ("pushed", index), 0, None
+        return pushed
 
     def _reach(self, label: int, state: State, last: bool = True) -> None:
         """Note that a label is reached with what is known. `last`: nobody goes on with that otherwise."""

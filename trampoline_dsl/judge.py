@@ -167,7 +167,7 @@ class Activation:
     registers: dict[Register, int]
     outside: dict[int, bytes]  # the caller's words that nobody may touch, by address
     stack_bytes: int  # above the CFA: what its arguments and its result take there, and what lies below them
-    entries: int = 0  # how many `on stack` entries had happened before it began
+    number: int = 0  # how many have begun before it
     resume: Waiting | None = None  # what goes on when it returns
 
 
@@ -543,7 +543,8 @@ class Execute:
         self.started = 0
         self.variables = dict(world.variables)
         self.thread_register = thread_register(self.build) if world.thread_slot is None else None
-        self.entered = 0
+        self.begun = 0  # trampolines
+        self.taken = 0  # events of the source
         self.finished = False
         self.entering = False
         self.out_of_bounds = False
@@ -787,29 +788,6 @@ class Execute:
         """Whose frame the stack pointer is in; None if in nobody's."""
         return self.activations[-1] if self.activations else None
 
-    def callers(self, activation: Activation) -> list[tuple[int, int, bool]]:
-        """Whom a walk from here may find: the caller's stack pointer, where it goes on, and whether it wants registers
-        back. On the stack of a block that has pushed a PC that is whoever this seems to have called."""
-        sp = self.machine.sp
-        own = (activation.cfa, activation.return_address, True)
-        best, found = activation.cfa + self._popped(activation), [own]
-        if not any(activation.cfa in region and region.base <= sp <= best for region in self.stack_of):
-            best = 1 << 8 * self.word
-        region = next((r for r in self.stack_of if r.base <= sp <= r.end), None)
-        here = [s for s in self.trace.switches if region is not None and s[0] in region and sp <= s[0] <= best]
-        if here:
-            # Above a part of its own stack it may be there, or in its frame still; and where one block is within
-            # another on the same stack, or comes after it, in either's.
-            lowest = min(top for top, _ in here) + self.bench.codes[activation.function.name].frame
-            callers = [own if pushed is None else (*pushed, False) for top, pushed in here if top <= lowest]
-            found = [*(found if region is not None and activation.cfa in region else []), *dict.fromkeys(callers)]
-        if activation.function.variadic and found == [own]:
-            # Arguments have been taken off the stack: what is behind the return address is the caller's again.
-            behind = sp + (self.word if activation.function.convention.return_address is None else 0)
-            if activation.cfa < behind <= activation.cfa + self._popped(activation):
-                found.append((behind, activation.return_address, True))
-        return found
-
     def leaves_for_good(self) -> bool:
         """Whether the stack pointer is the one that the source resumes with."""
         sp = self.machine.sp
@@ -929,8 +907,9 @@ class Execute:
         types = self._taken(function)
         stack_bytes = convention.place(types, function.result.value_type if function.result else None).stack_bytes
         self.activations.append(
-            Activation(function, cfa, sp, return_address, registers, outside, stack_bytes, self.entered, resume)
+            Activation(function, cfa, sp, return_address, registers, outside, stack_bytes, self.begun, resume)
         )
+        self.begun += 1
         slots = self.build.slots.get(function.name, {})
         misplaced = _misplaced(function, slots, self.bench.codes[function.name].frame, cfa)
         if misplaced:
@@ -1186,6 +1165,7 @@ class Execute:
                 message = f"{what}, where the source {does}"
             self._violate("effect", message)
             return None
+        self.taken += 1
         for address, byte in event.writes.items():
             if byte is None:
                 self.expected.pop(address, None)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from . import ir
 from .diagnostics import Span
@@ -53,16 +53,28 @@ class Event:
         return self.node is not None and not isinstance(self.node.callee, str)
 
 
+class Stay(NamedTuple):
+    """A trampoline's stay on one stack, until it enters or leaves an `on stack` block. `after`: how many events there
+    are before it. `top`: the stack pointer that the block was entered with; None in none. `caller`: whom a walk finds
+    from there, by stack pointer and PC; None: who has called. `changed`: it is where the last one was, and a callee has
+    pushed another PC there."""
+
+    after: int
+    top: int | None = None
+    caller: tuple[int, int] | None = None
+    changed: bool = False
+
+
 @dataclass(slots=True)
 class Trace:
     """All that the source does in one world. `permitted`: addresses that its statements write. `entered`: the stack
-    pointers that `on stack` blocks start from. `unmet`: expectations that the source itself does not meet."""
+    pointers that `on stack` blocks start from. `stays`: of each trampoline that runs, in the order in which they begin.
+    `unmet`: expectations that the source itself does not meet."""
 
     events: list[Event] = field(default_factory=list)
     permitted: set[int] = field(default_factory=set)
     entered: list[int] = field(default_factory=list)
-    # With each of those whom a walk of that stack finds: the caller's stack pointer and PC; None: who has called.
-    switches: list[tuple[int, tuple[int, int] | None]] = field(default_factory=list)
+    stays: list[list[Stay]] = field(default_factory=list)
     unmet: list[ir.Expect] = field(default_factory=list)
     memory: Bytes | None = None
     result: int | None = None
@@ -189,6 +201,7 @@ class Oracle:
         self.thread = world.thread
         self.variables = dict(world.variables)
         self.executions: list[tuple[Execution, str, int]] = []  # with the return address of each
+        self.stays: list[list[Stay]] = []  # of each of these
 
     # -------------------------------------------------------------------------------------------------- the host
 
@@ -277,6 +290,8 @@ class Oracle:
         for variable, value in zip(function.parameters, arguments, strict=True):
             variables[variable] = execution.normal(value, variable.type)
         self.executions.append((execution, function.name, return_address))
+        self.stays.append([Stay(len(self.trace.events))])
+        self.trace.stays.append(self.stays[-1])
         if len(self.executions) > 64:
             raise Trouble("the source calls itself without end", function.span)
         scripting, self.scripting = self.scripting, 0
@@ -285,6 +300,7 @@ class Oracle:
         self.give_back_thread(function, thread)
         self.scripting = scripting
         self.executions.pop()
+        self.stays.pop()
         return result
 
     def take_words(self, function: ir.Function, cfa: int) -> None:
@@ -335,18 +351,24 @@ class Oracle:
         return outcome.outputs
 
     def switched(self, address: int, entering: bool) -> None:
+        self.stay()
         if entering:
             self.trace.entered.append(address)
-            found = None
-            for switch in self.executions[-1][0].switches:
-                if switch.pushed is not None:
-                    pc = int.from_bytes(self.memory.load(switch.pushed, self.word), self.order)
-                    found = switch.entry, pc
-            self.trace.switches.append((address, found))
         elif address:
             # The pushed word is dead once its frame is gone.
             for byte in range(self.word):
                 self.delta[address + byte] = None
+
+    def stay(self, *, called: bool = False) -> None:
+        """Note where the trampoline that runs is from now on."""
+        top = caller = None
+        for switch in self.executions[-1][0].switches:
+            top = switch.entry
+            if switch.pushed is not None:
+                caller = top, int.from_bytes(self.memory.load(switch.pushed, self.word), self.order)
+        stays = self.stays[-1]
+        if not called or caller != stays[-1].caller:
+            stays.append(Stay(len(self.trace.events), top, caller, called))
 
     def drive_function(self, execution: Execution, function: ir.Function, cfa: int, thread: int) -> int | None:
         generator = execution.run(function.body)
@@ -370,6 +392,8 @@ class Oracle:
             name = self.name_of(request.callee, request)
             self.note("call", function.name, name, request, execution.sp)
             answer = self.outcome(name, request, execution.sp, 0)
+            if execution.switches:
+                self.stay(called=True)
         if execution.trapped is not None:
             self.event("trap", function, execution.sp, None, None, execution.trapped.span)
             raise _Trapped
@@ -583,4 +607,14 @@ class Oracle:
         return delta
 
 
-__all__ = ["Event", "Oracle", "Trace", "Trouble", "draw", "enters_without_thread", "thread_base", "thread_register"]
+__all__ = [
+    "Event",
+    "Oracle",
+    "Stay",
+    "Trace",
+    "Trouble",
+    "draw",
+    "enters_without_thread",
+    "thread_base",
+    "thread_register",
+]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from . import pdata, unwind
 from .emulate import MachineError
 from .judge import Activation, Code, Execute, Violation, Watcher
+from .stays import Stays
 from .target import Architecture, Convention, Register, Unwinding, WindowsUnwinding
 
 MOST_FOUND = 4  # in one run; more of them say nothing new
@@ -68,8 +69,9 @@ class Walker(Watcher):
     """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information; by
     what holds at calls alone, from where their callees return to."""
 
-    def __init__(self, run: Execute) -> None:
+    def __init__(self, run: Execute, stays: Stays | None = None) -> None:
         self.run = run
+        self.stays = stays or Stays(run)
         self.found: list[Violation] = []
         self.walked = 0
         architecture = run.architecture
@@ -103,6 +105,7 @@ class Walker(Watcher):
         activation = self.run.innermost()
         if place is None or activation is None or len(self.found) >= MOST_FOUND:
             return
+        self.stays.follow(activation)
         code, index = place
         if code.unwinding is None or self.run.in_delay_slot():
             return
@@ -201,10 +204,10 @@ class Walker(Watcher):
             if pc is not None:
                 self._violate(address, "the walk goes on from a stack that nobody was called on", found=pc)
             return
-        callers = run.callers(activation)
+        callers = self.stays.callers(activation)
         found = (caller.sp, pc)
         if found not in [(sp, place) for sp, place, _ in callers]:
-            sp, place, _ = callers[0]
+            sp, place, _ = next((one for one in callers if one[0] == found[0]), callers[0])
             if found[0] != sp:
                 name = run.architecture.sp.name
                 message = "the walk finds the caller's stack pointer at another place"
