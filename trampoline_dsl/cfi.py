@@ -1035,8 +1035,8 @@ class Follower:
 
 
 class _Ways:
-    """How one comes to what is kept on this stack, on those that registers point into, and on those that words on them
-    lead to; looked for when it is asked for."""
+    """How one comes to what is kept on this stack, on those that words on it lead to, and then on those that registers
+    point into, which a callee may change; looked for when it is asked for."""
 
     def __init__(self, state: State, sp: Value, register: Register, order: Mapping[Register, int]) -> None:
         self.state, self.sp, self.register, self.order = state, sp, register, order
@@ -1045,21 +1045,28 @@ class _Ways:
     def found(self) -> Sequence[_Way]:
         if self.ways:
             return self.ways
-        state, order, ways = self.state, self.order, self.ways
-        ways.append(self._way(self.sp, self.register))
-        seen = {self.sp[0]}
+        state, order = self.state, self.order
+        self._follow(self._way(self.sp, self.register))
         registers = [register for register in state.holding if register in order]
         for register in sorted(registers, key=order.__getitem__):
             value = state.get(register)
-            if value[0] in state.callers and value[0] not in seen and value[2] is None:
-                seen.add(value[0])
-                ways.append(self._way(value, register))
+            if value[0] in state.callers and value[2] is None:
+                self._follow(self._way(value, register))
+        return self.ways
+
+    def _follow(self, start: _Way) -> None:
+        """Add a way, and those that go on from there."""
+        callers, known = self.state.callers, {way.value[0] for way in self.ways}
+        if start.value[0] in known:
+            return
+        ways = [start]
+        known.add(start.value[0])
         for way in ways:
             for offset, (value, _) in way.cells.items():
-                if value[0] in state.callers and value[0] not in seen and len(ways) < _DEEPEST:
-                    seen.add(value[0])
+                if value[0] in callers and value[0] not in known and len(ways) < _DEEPEST:
+                    known.add(value[0])
                     ways.append(self._way(value, None, way, offset))
-        return ways
+        self.ways += ways
 
     def _way(self, value: Value, register: Register | None, by: _Way | None = None, at: int = 0) -> _Way:
         cells = self.state.memory.get(value[0], _NO_CELLS) if value[2] is None else _NO_CELLS

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -135,7 +134,9 @@ class Artifact:
         title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
         convention = self.function.convention
         symbol = c_symbol(self.function.signature)
-        said = [one for one in (self.unwinding, self.index) if one is not None]
+        said, index = self.unwinding, self.index
+        if said is not None and index is not None:
+            said = tuple((*one, *other) for one, other in zip(said, index, strict=True))
         return function_text(
             self.name,
             convention,
@@ -145,7 +146,7 @@ class Artifact:
             self.source,
             title,
             symbol,
-            [tuple(chain(*before)) for before in zip(*said, strict=True)] if said else None,
+            said,
             _brackets(cfi.made_of(self.target.architecture), self.name),
         )
 

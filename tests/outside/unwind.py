@@ -51,7 +51,11 @@ struct small { a: uptr }
 # Each call has another way to the caller.
 trampoline stacks(x: uptr, top: ptr) -> uptr using c {
     let r = call inner(x + 5)
-    on stack top & -16 {
+    on stack sp & -64 {
+        r = call inner(r + 1)
+        on stack top & -16 {
+            r = call inner(r + 1)
+        }
         r = call inner(r + 1)
     }
     r = call inner(r + 1)
@@ -158,9 +162,9 @@ static word __attribute__((noinline)) again(word x) { return direct(x) + 1; }
 int __attribute__((noinline)) main(void)
 {
     int wrong = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
         calls = i;
-        EXPECT(stacks(1, stack + sizeof stack), 9, CODE(stacks));
+        EXPECT(stacks(1, stack + sizeof stack), 11, CODE(stacks));
     }
     EXPECT(direct(1), 3, CODE(direct));
 #ifdef GO
