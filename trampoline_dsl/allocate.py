@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -26,6 +25,7 @@ from .lir import (
     Operation,
     VirtualRegister,
 )
+from .records import dataclass
 from .target import Architecture, Convention, Register, allocatable, float_allocatable
 
 
@@ -309,11 +309,11 @@ def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], list
     current, loops = _reachable(operations)
     while True:
         at_label = _at_loops(current) if loops else {}
-        kept, live, dropped = _sweep(current, dict(at_label), "all")
+        now_at_label = dict(at_label)
+        kept, live, dropped = _sweep(current, now_at_label, "all")
         if not dropped:
             return kept, live
-        left, _ = _reachable(kept)
-        if len(left) == len(kept):
+        if not now_at_label or len(_reachable(kept)[0]) == len(kept):
             # A load that went may have been the last one of its home.
             if not loops and "home_load" not in dropped:
                 return kept, live
@@ -702,6 +702,7 @@ class _Colouring:
     def _constraints(self) -> None:
         """What every operation demands of the values that it sets, reads, and leaves alone."""
         values, neighbours, two_address = self.values, self.neighbours, self.two_address
+        bits = self.file.bits
         seen = _FIXED
         for operation, after in zip(self.operations, self.live, strict=True):
             kind, defs, uses = operation.kind, operation.defs, operation.uses
@@ -712,8 +713,8 @@ class _Colouring:
                 if not seen >> number & 1:
                     seen |= 1 << number
                     values.append(value)
-                elif not number:
-                    self._tie(value.fixed)
+                elif value.fixed is not None:
+                    self.tied |= bits.get(value.fixed, 0)
                 defined |= 1 << number
             with_results = seen
             for value in uses:
@@ -721,8 +722,8 @@ class _Colouring:
                 if not seen >> number & 1:
                     seen |= 1 << number
                     values.append(value)
-                elif not number:
-                    self._tie(value.fixed)
+                elif value.fixed is not None:
+                    self.tied |= bits.get(value.fixed, 0)
             if defined:
                 busy = after | defined
                 if kind == "move":
@@ -756,9 +757,6 @@ class _Colouring:
                 self.forbidden[low.bit_length() - 1] |= lost
                 through ^= low
 
-    def _tie(self, register: Register | None) -> None:
-        self.tied |= self.file.set((register,))
-
     def _be_partners(self, one: int, two: int) -> None:
         if one and two:
             self.partners.setdefault(one, []).append(two)
@@ -766,37 +764,41 @@ class _Colouring:
 
     def _tie_values(self, operation: Operation, through: int) -> None:
         """What an operation demands that has its operands or results in certain registers."""
-        kind, bits, forbidden, preferred = operation.kind, self.file.bits, self.forbidden, self.preferred
-        lost = 0
+        kind, bits, forbidden = operation.kind, self.file.bits, self.forbidden
+        lost = address = 0
         for value, place in zip(operation.uses, operation.places, strict=False):
-            if place is not None:
-                bit = bits.get(place, 0)
-                lost |= bit
-                if bit and value.number:
-                    preferred.setdefault(value.number, []).append(bit)
-        for value, place in zip(operation.uses, operation.places, strict=False):
-            if place is None and (kind == "call" or kind == "tail_call"):
-                # The callee's address is still needed when the arguments are in place.
-                forbidden[value.number] |= lost
-                if kind == "tail_call":
-                    # The frame is given up before control leaves: what is needed then cannot be in a register being
-                    # restored.
-                    forbidden[value.number] |= self.file.all_kept
-        for value, register in zip(operation.defs, operation.results, strict=True):
-            bit = bits.get(register, 0)
-            lost |= bit
-            if bit and value.number:
-                preferred.setdefault(value.number, []).append(bit)
+            if place is None:
+                address = value.number
+            else:
+                lost |= self._prefer(value, place)
+        if kind == "return":
+            return
+        if address:
+            # The callee's address is still needed when the arguments are in place.
+            forbidden[address] |= lost
+            if kind == "tail_call":
+                # The frame is given up before control leaves: what is needed then is in no register being restored.
+                forbidden[address] |= self.file.all_kept
+        for value, register in zip(operation.defs, operation.results, strict=False):
+            lost |= self._prefer(value, register)
         if kind == "enter":
             # Parameters that change places would need a register to step aside into; floats may leave none free.
             for value, register in zip(operation.defs, operation.results, strict=True):
                 if value.floating:
                     forbidden[value.number] |= lost & ~bits.get(register, 0)
-        elif kind in ("call", "asm", "switch_stack"):
+            return
+        if operation.convention is not None and isinstance(operation.convention.thread, Register):
+            self.tied |= bits.get(operation.convention.thread, 0)
+        if kind != "tail_call":
             lost |= self.file.clobbered(operation.clobbers)
             self.lost[lost] = self.lost.get(lost, 0) | through
-            if operation.convention is not None and isinstance(operation.convention.thread, Register):
-                self.tied |= bits.get(operation.convention.thread, 0)
+
+    def _prefer(self, value: VirtualRegister, register: Register) -> int:
+        """Draw a value to a register; its bit."""
+        bit = self.file.bits.get(register, 0)
+        if bit and value.number:
+            self.preferred.setdefault(value.number, []).append(bit)
+        return bit
 
     def _wanted(self, number: int) -> dict[int, int]:
         """The registers that a value is drawn to, and how much."""

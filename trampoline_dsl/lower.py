@@ -10,13 +10,14 @@ from typing import assert_never
 
 from . import ir
 from .diagnostics import Diagnostic, InputError, Span
-from .lir import DECLARED, THREAD, Body, Context, Home, Operation, VirtualRegister
+from .lir import DECLARED, THREAD, Body, Context, Home, Kind, Operation, VirtualRegister
 from .target import (
     BASE_SYMBOL,
     TOC_SYMBOL,
     Architecture,
     Assignment,
     Bank,
+    BinaryOp,
     Condition,
     Convention,
     InRegister,
@@ -105,9 +106,9 @@ def _lost_by_call(
     only: frozenset[Register] | None,
     results: tuple[Register, ...],
     caller: Convention,
-) -> Mapping[Register, int]:
+) -> tuple[MappingProxyType[Register, int], frozenset[Register]]:
     """`lost_bits`, all of the registers with the result, and what the callee wants to hold a known value, which holds
-    none of the caller's, unless its callers want the same of it."""
+    none of the caller's, unless its callers want the same of it; and `clobbers_of` that."""
     lost = dict(lost_bits(convention, architecture, only))
     lost.update((register, (1 << register.bits) - 1) for register in results)
     if convention is not caller:
@@ -115,18 +116,7 @@ def _lost_by_call(
         for fixed in convention.fixed:
             if own.get(fixed.register) != fixed:
                 lost[fixed.register] = lost.get(fixed.register, 0) | fixed.mask
-    return MappingProxyType(lost)
-
-
-@lru_cache(maxsize=1024)
-def _clobbers_of_call(
-    convention: Convention,
-    architecture: Architecture,
-    only: frozenset[Register] | None,
-    results: tuple[Register, ...],
-    caller: Convention,
-) -> frozenset[Register]:
-    return clobbers_of(_lost_by_call(convention, architecture, only, results, caller))
+    return MappingProxyType(lost), clobbers_of(lost)
 
 
 class _Lowering:
@@ -172,10 +162,55 @@ class _Lowering:
 
     def new(self, name: str, floating: bool = False, bits: int = 64) -> VirtualRegister:
         self.count += 1
-        return VirtualRegister(self.count, name, floating, bits=bits)
+        return VirtualRegister(self.count, name, floating, None, False, False, False, bits)
 
-    def add(self, kind: str, defs: Values = (), uses: Values = (), **rest: object) -> Operation:
-        operation = Operation(kind, defs, uses, context=self.context, span=self.span, **rest)  # type: ignore[arg-type]
+    def add(
+        self,
+        kind: Kind,
+        defs: Values = (),
+        uses: Values = (),
+        *,
+        value: int = 0,
+        immediate: bool = False,
+        bits: int = 0,
+        signed: bool = False,
+        operator: BinaryOp | None = None,
+        condition: Condition | None = None,
+        label: str = "",
+        symbol: str = "",
+        home: Home | None = None,
+        places: tuple[Register | None, ...] = (),
+        results: tuple[Register, ...] = (),
+        clobbers: frozenset[Register] = frozenset(),
+        convention: Convention | None = None,
+        text: tuple[str, ...] = (),
+        narrow: Mapping[Register, int] | None = None,
+        pops: bool = False,
+    ) -> Operation:
+        """An operation of the statement at hand, on the stack at hand."""
+        operation = Operation(
+            kind,
+            defs,
+            uses,
+            value,
+            immediate,
+            bits,
+            signed,
+            operator,
+            condition,
+            label,
+            symbol,
+            home,
+            self.context,
+            places,
+            results,
+            clobbers,
+            convention,
+            text,
+            self.span,
+            narrow,
+            pops,
+        )
         self.operations.append(operation)
         return operation
 
@@ -198,9 +233,10 @@ class _Lowering:
         return type_.bits > self.word_bits and not self.is_float(type_)
 
     def fresh(self, name: str, type_: ir.Type) -> Values:
-        if self.is_wide(type_):
+        floating = self.is_float(type_)
+        if type_.bits > self.word_bits and not floating:
             return (self.new(f"{name}.low"), self.new(f"{name}.high"))
-        return (self.new(name, self.is_float(type_), type_.bits),)
+        return (self.new(name, floating, type_.bits),)
 
     def low_first(self, offset: int) -> tuple[int, int]:
         """Where the low and the high word of a two-word value at `offset` are."""
@@ -331,31 +367,26 @@ class _Lowering:
         assignment = self._assignment(self.convention, [p.type for p in parameters], self.function.result)
         defs: list[VirtualRegister] = []
         registers: list[Register] = []
-        after: list[Operation] = []
+        enter = self.add("enter")
         for variable, location in zip(parameters, assignment.arguments, strict=True):
             values = self.fresh(variable.name, variable.type)
             self.variables[variable] = values
-            before = len(self.operations)
             self._receive(values, variable.type, location, defs, registers, variable.name, incoming=True)
-            after += self.operations[before:]
-            del self.operations[before:]
         if self.function.table is not None:
             self.table_index = self.new("table index")
-            after += self._table_index(self.function.table, defs, registers)
-        self.add("enter", tuple(defs), (), results=tuple(registers))
-        self.operations += after
+            self._table_index(self.function.table, defs, registers)
+        enter.defs, enter.results = tuple(defs), tuple(registers)
 
-    def _table_index(self, table: ir.Table, defs: list[VirtualRegister], registers: list[Register]) -> list[Operation]:
-        """What makes the index of what an entry tells, appended to `defs` and `registers`. An address is a whole number
-        of entries away from the table, so that a multiplication by the inverse of their length divides exactly."""
+    def _table_index(self, table: ir.Table, defs: list[VirtualRegister], registers: list[Register]) -> None:
+        """Make the index of what an entry tells; appends to `defs` and `registers`. An address is a whole number of
+        entries away from the table, so that a multiplication by the inverse of their length divides exactly."""
         registers.append(self.architecture.table_register(self.convention))
         if not self.architecture.table_pushes:
             defs.append(self.table_index)
-            return []
+            return
         told, base = self.new("behind the entry"), self.new(table.name)
         away, number = self.new("bytes"), self.new("entries")
         defs.append(told)
-        before = len(self.operations)
         self.add("symbol", (base,), (), symbol=table.name)
         self.add("binary", (away,), (told, base), operator="sub")
         inverse = pow(_CALL, -1, 1 << 32)
@@ -368,9 +399,6 @@ class _Lowering:
             low = self.new("low half")
             self.add("binary", (low,), (number,), operator="sub", value=1, immediate=True)
             self.add("extend", (self.table_index,), (low,), bits=32, signed=False)
-        made = self.operations[before:]
-        del self.operations[before:]
-        return made
 
     def _receive(
         self,
@@ -385,9 +413,11 @@ class _Lowering:
     ) -> None:
         """A value that arrives by a convention: a parameter, or a call's result. Appends to `defs` and `registers`
         what arrives in registers, and to the operations what has to be done after that."""
-        floating = self.is_float(type_)
+        if not self.is_float(type_):
+            self._receive_parts(values, type_, location, defs, registers, name, incoming=incoming)
+            return
         places = [part.place for part in location]
-        if floating and all(isinstance(p, InRegister) and p.register.bank is not Bank.INTEGER for p in places):
+        if all(isinstance(p, InRegister) and p.register.bank is not Bank.INTEGER for p in places):
             first = location[0].place
             assert isinstance(first, InRegister)
             if self._odd_single(location[0]):
@@ -396,17 +426,14 @@ class _Lowering:
             defs.append(values[0])
             registers.append(first.register)
             return
-        if floating:
-            # The bits arrive in core registers or in memory: through memory into a float register.
-            if all(isinstance(p, OnStack) for p in places):
-                offset = min(p.offset for p in places if isinstance(p, OnStack))
-                self._load_from(values[0], offset, type_.bits, False, name, type_.bytes, incoming=incoming)
-                return
-            pieces = tuple(self.new(name) for _ in location)
-            self._receive_parts(pieces, type_, location, defs, registers, name, incoming=incoming)
-            self._words_to_float(pieces, location, values[0], type_)
+        # The bits arrive in core registers or in memory: through memory into a float register.
+        if all(isinstance(p, OnStack) for p in places):
+            offset = min(p.offset for p in places if isinstance(p, OnStack))
+            self._load_from(values[0], offset, type_.bits, False, name, type_.bytes, incoming=incoming)
             return
-        self._receive_parts(values, type_, location, defs, registers, name, incoming=incoming)
+        pieces = tuple(self.new(name) for _ in location)
+        self._receive_parts(pieces, type_, location, defs, registers, name, incoming=incoming)
+        self._words_to_float(pieces, location, values[0], type_)
 
     def _receive_parts(
         self,
@@ -516,6 +543,13 @@ class _Lowering:
         match node:
             case ir.Assign(variable=variable, value=value):
                 self._assign(variable, value)
+            case ir.Call(callee=callee):
+                if callee == ir.SYSTEM_CALL:
+                    self._system_call(node)
+                else:
+                    self._call(node)
+            case ir.Return():
+                self._return(node)
             case ir.Store(address=ir.SlotAddress(variable=variable), offset=offset, value=value, type=type_):
                 self._home_store(self.evaluate(value), self.homes[variable], type_, offset)
             case ir.Store(address=address, offset=offset, value=value, type=type_):
@@ -531,14 +565,8 @@ class _Lowering:
                 self._set_thread(value)
             case ir.SetThreadPlace(value=value):
                 self._set_thread_place(value)
-            case ir.Call(callee=ir.SYSTEM_CALL):
-                self._system_call(node)
-            case ir.Call():
-                self._call(node)
             case ir.TailCall():
                 self._tail_call(node)
-            case ir.Return():
-                self._return(node)
             case ir.Resume(sp=sp, pc=pc):
                 self.add("resume", (), (self.evaluate(sp)[0], self.evaluate(pc)[0]))
             case ir.Trap():
@@ -750,29 +778,25 @@ class _Lowering:
 
     def evaluate(self, node: ir.Expression, into: Values | None = None) -> Values:
         """The registers that hold a value; `into` asks for those."""
+        there: Values | None = None  # where the value is already
         match node:
-            case ir.Read(variable=variable) if variable not in self.homes:
-                values = self._variable(variable)
-                if into is None:
-                    return values
-                for d, source in zip(into, values, strict=True):
-                    self.add("move", (d,), (source,))
-                return into
+            case ir.Constant():
+                pass
+            case ir.Read(variable=variable):
+                if variable not in self.homes:
+                    there = self._variable(variable)
             case ir.Special(what="sp"):
-                if into is None:
-                    return (self.sp,)
-                self.add("move", into, (self.sp,))
-                return into
+                there = (self.sp,)
             case ir.Special(what="table index"):
-                if into is None:
-                    return (self.table_index,)
-                self.add("move", into, (self.table_index,))
-                return into
+                there = (self.table_index,)
             case ir.Thread() if self.thread is not None:
-                if into is None:
-                    return (self.thread,)
-                self.add("move", into, (self.thread,))
-                return into
+                there = (self.thread,)
+        if there is not None:
+            if into is None:
+                return there
+            for d, source in zip(into, there, strict=True):
+                self.add("move", (d,), (source,))
+            return into
         into = into if into is not None else self.fresh(_hint(node), node.type)
         match node:
             case ir.Constant(value=value):
@@ -781,23 +805,10 @@ class _Lowering:
                     self.add("constant", (d,), (), value=word)
             case ir.Read(variable=variable):
                 self._home_load(into, self.homes[variable], node.type, 0)
-            case ir.Load(address=ir.SlotAddress(variable=variable), offset=offset, type=type_):
-                self._home_load(into, self.homes[variable], type_, offset)
+            case ir.Load():
+                self._load(node, into)
             case ir.SlotAddress(variable=variable):
                 self.add("home_address", into, (), home=self.homes[variable])
-            case ir.Load(address=ir.SymbolAddress(symbol=symbol), offset=0, type=type_) if (
-                len(into) == 1 and not into[0].floating
-            ):
-                self.add("symbol_load", into, (), symbol=symbol, bits=type_.bits, signed=type_.signed)
-            case ir.Load(address=address, offset=offset, type=type_):
-                base, offset = self._base(address, offset)
-                if isinstance(address, ir.ThreadPlace) and not offset:
-                    self.operations[-1].symbol = THREAD
-                if len(into) == 2:
-                    self._load_wide(into, base, offset)
-                else:
-                    symbol = THREAD if isinstance(address, ir.ThreadPlace) and not offset else ""
-                    self.add("load", into, (base,), value=offset, bits=type_.bits, signed=type_.signed, symbol=symbol)
             case ir.Operation():
                 self._operation(node, into)
             case ir.Convert():
@@ -827,6 +838,23 @@ class _Lowering:
             case _:
                 assert_never(node)
         return into
+
+    def _load(self, node: ir.Load, into: Values) -> None:
+        address, offset, type_ = node.address, node.offset, node.type
+        if isinstance(address, ir.SlotAddress):
+            self._home_load(into, self.homes[address.variable], type_, offset)
+            return
+        if isinstance(address, ir.SymbolAddress) and not offset and len(into) == 1 and not into[0].floating:
+            self.add("symbol_load", into, (), symbol=address.symbol, bits=type_.bits, signed=type_.signed)
+            return
+        base = self.evaluate(address)[0]
+        symbol = THREAD if isinstance(address, ir.ThreadPlace) and not offset else ""
+        if symbol:
+            self.operations[-1].symbol = symbol
+        if len(into) == 2:
+            self._load_wide(into, base, offset)
+        else:
+            self.add("load", into, (base,), value=offset, bits=type_.bits, signed=type_.signed, symbol=symbol)
 
     def _home_load(self, into: Values, home: Home, type_: ir.Type, offset: int) -> None:
         if len(into) == 2:
@@ -872,7 +900,7 @@ class _Lowering:
         elif result is not into[0]:
             self.add("move", into, (result,))
 
-    def _wide_operation(self, operator: str, left: ir.Expression, right: ir.Expression, into: Values) -> None:
+    def _wide_operation(self, operator: BinaryOp, left: ir.Expression, right: ir.Expression, into: Values) -> None:
         a, b = self.evaluate(left), self.evaluate(right)
         if operator in ("and", "or", "xor"):
             low = self.new("low")
@@ -931,13 +959,14 @@ class _Lowering:
         location: Location,
         uses: list[VirtualRegister],
         places: list[Register | None],
-        kind: str,
+        kind: Kind,
     ) -> None:
         """Put a value where a convention wants it. Memory is written by operations of `kind`; what travels in
         registers is appended to `uses` and `places`."""
         floating = self.is_float(type_)
-        in_floats = all(isinstance(p.place, InRegister) and p.place.register.bank is not Bank.INTEGER for p in location)
-        if floating and in_floats:
+        if floating and all(
+            isinstance(p.place, InRegister) and p.place.register.bank is not Bank.INTEGER for p in location
+        ):
             first = location[0].place
             assert isinstance(first, InRegister)
             if self._odd_single(location[0]):
@@ -1011,36 +1040,33 @@ class _Lowering:
         if self.context == 0:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
         # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
-        results_in = tuple(part.place.register for part in assignment.result if isinstance(part.place, InRegister))
-        lost = _lost_by_call(convention, self.architecture, node.clobbers, results_in, self.convention)
-        if all(lost is not one for one in self.lost_by_calls):
-            self._lose(lost)
+        results_in = tuple([part.place.register for part in assignment.result if isinstance(part.place, InRegister)])
+        lost, clobbers = _lost_by_call(convention, self.architecture, node.clobbers, results_in, self.convention)
+        if lost not in self.lost_by_calls:
+            if self.lost:
+                self._lose(lost)
+            else:
+                self.lost = lost.copy()
             self.lost_by_calls.append(lost)
-        defs: list[VirtualRegister] = []
-        results: list[Register] = []
-        after: list[Operation] = []
-        values: Values = ()
-        if node.result is not None and (node.variable is not None or self._has_to_be_taken(assignment.result)):
-            name = node.variable.name if node.variable is not None else "result"
-            values = self.fresh(name, node.result)
-            before = len(self.operations)
-            self._receive(values, node.result, assignment.result, defs, results, name, incoming=False)
-            after = self.operations[before:]
-            del self.operations[before:]
-        self.add(
+        call = self.add(
             "call",
-            tuple(defs),
+            (),
             tuple(uses),
             symbol=symbol,
             places=tuple(places),
-            results=tuple(results),
-            clobbers=_clobbers_of_call(convention, self.architecture, node.clobbers, results_in, self.convention),
+            clobbers=clobbers,
             convention=convention,
             value=assignment.stack_bytes,
             narrow=self._narrow(assignment.arguments),
         )
-        self.operations += after
-        self._take_result(node, values)
+        if node.result is not None and (node.variable is not None or self._has_to_be_taken(assignment.result)):
+            defs: list[VirtualRegister] = []
+            results: list[Register] = []
+            name = node.variable.name if node.variable is not None else "result"
+            values = self.fresh(name, node.result)
+            self._receive(values, node.result, assignment.result, defs, results, name, incoming=False)
+            call.defs, call.results = tuple(defs), tuple(results)
+            self._take_result(node, values)
 
     def _callee(self, callee: str | ir.Expression) -> tuple[str, VirtualRegister | None]:
         """The symbol to call, or its address."""
@@ -1167,15 +1193,15 @@ class _Lowering:
         parameters = self.function.parameters
         own = self._assignment(self.convention, [p.type for p in parameters], self.function.result)
         came = dict(zip(parameters, own.arguments, strict=True))
-        _, assigned = _variables(self.function.body)
-        return {
-            id(argument)
+        there = [
+            argument
             for argument, location in zip(node.arguments, assignment.arguments, strict=True)
             if isinstance(argument, ir.Read)
-            and argument.variable not in assigned
-            and came.get(argument.variable) == location
             and all(isinstance(part.place, OnStack) for part in location)
-        }
+            and came.get(argument.variable) == location
+        ]
+        assigned = _variables(self.function.body)[1] if there else set()
+        return {id(argument) for argument in there if argument.variable not in assigned}
 
     def _narrow(self, locations: Iterable[Location]) -> dict[Register, int]:
         """The bits that matter in the registers of integers above which nothing is promised."""
@@ -1263,7 +1289,7 @@ class _Lowering:
         base, offset = self._base(node.address, node.offset)
         word = self.new("word")
         word.short = True
-        kind = "frame_in" if node.restores else "frame_out"
+        kind: Kind = "frame_in" if node.restores else "frame_out"
         self.add(kind, (word,), (base,), value=offset, bits=8 * node.size)
 
     def _asm(self, node: ir.Asm) -> None:
