@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .records import dataclass, replace, unfilled
 
@@ -63,9 +63,9 @@ class Register:
 # ------------------------------------------------------------------------------------------------- values in places
 
 
-@dataclass(frozen=True, slots=True)
-class ValueType:
-    """A value as conventions see it: `kind` "int" (pointers too) or "float", 8 to 64 bits."""
+class ValueType(NamedTuple):
+    """A value as conventions see it: `kind` "int" (pointers too) or "float", 8 to 64 bits. A tuple, whose hash is
+    made quickly: places are looked up by the types of what they are for."""
 
     kind: Literal["int", "float"]
     bits: int
