@@ -319,7 +319,8 @@ def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], list
                 return kept, live
             current = kept
         else:
-            # A jump came to say nothing: after which of them it did decides what is left of the others.
+            # Jumps came to say nothing. Which other ones and which labels are left is a matter of order: it is that of
+            # rounds, each of which removes what is dead at its beginning.
             kept, _, _ = _sweep(current, at_label, "these")
             current, loops = _reachable(kept)
 
@@ -612,9 +613,8 @@ def _home_store(
 # ----------------------------------------------------------------------------------------------------------- colouring
 
 
-_TIES = frozenset(
-    {"call", "asm", "enter", "tail_call", "return", "switch_stack"}
-)  # operations that tie values to registers
+# Operations that tie values to registers.
+_TIES = frozenset({"call", "asm", "enter", "tail_call", "return", "switch_stack"})
 
 
 class _Colouring:
