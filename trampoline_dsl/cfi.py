@@ -9,10 +9,9 @@ After DWARF 5, 6.4; the directives are those of GNU as and LLVM. `.cfi_escape` c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from .target import Architecture, Convention, Insn, Register, Unwinding, of_thread
@@ -56,29 +55,31 @@ class Caller(NamedTuple):
     keeps: bool
 
 
+_FAR = 1 << 128  # bytes
+
+
 class Cells(dict[int, tuple[Value, int]]):
     """What is known of one stack, or wherever a symbol points to: by offset the value, and how many bytes of it."""
 
     __slots__ = ("above", "below")
 
-    def __init__(self, cells: Mapping[int, tuple[Value, int]] = MappingProxyType({})) -> None:
-        super().__init__(cells)
-        self.below = 0  # nothing is known below this offset
-        self.above = 0  # nor from this one on
+    below: int  # nothing is known below this offset
+    above: int  # nor from this one on
+
+    def __init__(self) -> None:
+        self.below, self.above = _FAR, -_FAR
 
     def copy(self) -> Cells:
-        copied = Cells(self)
+        copied = Cells()
+        copied.update(self)
         copied.below, copied.above = self.below, self.above
         return copied
 
     def put(self, offset: int, value: Value, size: int) -> None:
-        if not self:
-            self.below, self.above = offset, offset + size
-        else:
-            if offset < self.below:
-                self.below = offset
-            if offset + size > self.above:
-                self.above = offset + size
+        if offset < self.below:
+            self.below = offset
+        if offset + size > self.above:
+            self.above = offset + size
         self[offset] = value, size
 
     def has(self, offset: int, value: Value, size: int) -> bool:
@@ -93,29 +94,24 @@ class Cells(dict[int, tuple[Value, int]]):
 
 @dataclass(slots=True)
 class State:
-    """What is known before an instruction. Registers that are not named have what they were entered with, or, but for
-    the `lasting` ones, what the last call (`called`) has left in them."""
+    """What is known before an instruction. Registers that are not named have what they were entered with, or what the
+    last call (`called`) has left in them; those that last are named."""
 
     registers: dict[Register, Value | Made]
-    holding: set[Register]  # those whose symbol is wanted
+    holding: dict[Register, Hashable]  # those whose symbol is wanted, and the symbol
     memory: dict[Hashable, Cells]  # by symbol
     # Where a symbol that is wanted has been stored: symbols and offsets, in the order of time. Whether it is still
     # there, `memory` says.
     stored: dict[Hashable, tuple[tuple[Hashable, int], ...]]
     callers: dict[Hashable, Caller]  # by the symbol that the stack pointer is counted from
-    lasting: frozenset[Register]
     called: Made | None
     row: Row | None  # that of an earlier state, from which the next one follows; None: there is none
     changed: list[Hashable]  # the symbols that have since changed their places
 
     def known(self, register: Register) -> Value | Made:
         """What a register has."""
-        value = self.registers.get(register)
-        if value is not None:
-            return value
-        if self.called is None or register in self.lasting:
-            return register, 0, None
-        return self.called
+        value = self.registers.get(register, self.called)
+        return (register, 0, None) if value is None else value
 
     def get(self, register: Register) -> Value:
         value = self.known(register)
@@ -134,7 +130,6 @@ class State:
             memory,
             self.stored.copy(),
             self.callers.copy(),
-            self.lasting,
             self.called,
             self.row,
             self.changed.copy(),
@@ -344,6 +339,11 @@ class Kept(NamedTuple):
     size: int
     at_entry: Rule
 
+    def unmoved(self, state: State) -> bool:
+        """Whether it certainly is where it was at the function's entry."""
+        home, symbol = self.home, self.value[0]
+        return home is not None and symbol not in state.stored and state.registers.get(home) is self.value
+
 
 class _Way(NamedTuple):
     """A pointer into a stack, `value`: in a register, or in memory, `at` on the stack that another way leads to."""
@@ -364,8 +364,8 @@ class _Watched(NamedTuple):
     all: tuple[Kept, ...]  # the registers, and the program counter
     by_symbol: Mapping[Hashable, Sequence[Kept]]  # those
     symbols: frozenset[Hashable]
-    registers: frozenset[Register]  # that hold some of it at the entry
     lasting: frozenset[Register]  # that have at calls what they were entered with
+    registers: Mapping[Register, Value]  # those and the return address, at the entry
     order: Mapping[Register, int]  # in which registers are looked into
     caller: Caller
     nobody: Row  # on a stack whose caller nobody knows a walk ends
@@ -395,8 +395,8 @@ def _watched(architecture: Architecture, convention: Convention) -> _Watched:
         all=(pc, *kept),
         by_symbol=by_symbol,
         symbols=frozenset({CFA, *by_symbol}),
-        registers=frozenset({architecture.sp, *(one.home for one in (pc, *kept) if one.home is not None)}),
         lasting=frozenset(one.home for one in kept if one.home is not None),
+        registers={one.home: one.value for one in (pc, *kept) if one.home is not None},
         order={register: place for place, register in enumerate(described.numbers)},
         caller=Caller((CFA, 0, None), pc.value, True),
         nobody=Row(described.sp, 0, NO_EXPRESSION, {described.return_column: _UNDEFINED}),
@@ -473,6 +473,7 @@ class Follower:
         self.code = function.code
         self.sp = architecture.sp
         self.word = architecture.word
+        self.bias = described.bias
         self.of_thread = of_thread(architecture)
         self.link = function.convention.return_address
         self.watched = _watched(architecture, function.convention)
@@ -510,19 +511,20 @@ class Follower:
         return {register for kind, register, *_ in motions if kind == "load"}
 
     def _entry(self) -> State:
+        watched = self.watched
         pushed = self.word if self.link is None else 0
         memory: dict[Hashable, Cells] = {}
         stored: dict[Hashable, tuple[tuple[Hashable, int], ...]] = {}
         if self.link is None:
             memory[CFA] = cells = Cells()
-            cells.put(-self.word, (RETURN_ADDRESS, 0, None), self.word)
+            cells.put(-self.word, watched.pc.value, self.word)
             stored[RETURN_ADDRESS] = ((CFA, -self.word),)
         if self.function.entered_by_call:
             pushed += self.word
-        sp: dict[Register, Value | Made] = {self.sp: (CFA, -pushed, None)}
+        registers: dict[Register, Value | Made] = {**watched.registers, self.sp: (CFA, -pushed, None)}
+        holding: dict[Register, Hashable] = {register: register for register in watched.registers}
         row = Row(self.described.sp, pushed + self.described.bias, NO_EXPRESSION, NO_RULES)
-        watched = self.watched
-        return State(sp, set(watched.registers), memory, stored, {CFA: watched.caller}, watched.lasting, None, row, [])
+        return State(registers, holding | {self.sp: CFA}, memory, stored, {CFA: watched.caller}, None, row, [])
 
     # ----------------------------------------------------------------------------------------------- following the code
 
@@ -560,90 +562,90 @@ class Follower:
             index = following
 
     def _step(self, index: int, state: State, effect: Effect) -> None:
+        """What is known behind an instruction."""
         motions, in_order, lost = effect
-        holding, changed = state.holding, state.changed
         before = state if in_order else state.copy()
-        registers = before.registers
-        sp = registers[self.sp]
+        registers, holding, changed, wanted = before.registers, state.holding, state.changed, self.wanted
+        again, sp = self.stepped[index], registers[self.sp]
         for kind, register, base, offset, size, other, minus in motions:
+            # The sum, or the place; None: it is not known, and so nothing is known to be there.
             symbol: Hashable
             plus: Hashable
+            value: Value | None
             if base is None:
                 symbol, at, plus = CONSTANT, offset, None
             else:
-                known = registers.get(base) or before.known(base)
-                if known.__class__ is tuple:
+                known = registers.get(base, before.called)
+                if known is None:
+                    symbol, at, plus = base, offset, None
+                elif known.__class__ is tuple:
                     symbol, at, plus = known
                     at += offset
-                elif kind == "set" or other is not None or (kind == "store" and register in holding):
+                elif kind == "set" or other is not None or register in holding:
                     symbol, at, plus = self._whole(before, base)
                     at += offset
                 else:
-                    # Nobody has read that register, so that nothing is known of what it points to.
-                    if kind == "load":
-                        lost |= {register}
-                    continue
+                    symbol, at, plus = _NOWHERE  # since nobody has read that register
             if other is not None:
-                sum = self._sum(before, (symbol, at, plus), other, minus)
-                if sum is None:
-                    if kind != "store":
-                        lost |= {register}
-                    continue
-                symbol, at, plus = sum
+                symbol, at, plus = self._sum(before, (symbol, at, plus), other, minus) or _NOWHERE
             if kind == "set":
-                value = symbol, at, plus
+                value = (symbol, at, plus) if symbol is not None else None
             else:
                 if plus is not None:
                     symbol = symbol, plus
                 cells = before.memory.get(symbol)
                 if kind == "store":
                     if register in before.holding:
-                        stored = self._whole(before, register)
+                        self._store(index, state, symbol, at, size, self._whole(before, register))
                     elif cells is not None and at < cells.above and at + size > cells.below:
-                        stored = None
-                    else:
-                        continue
-                    if self.code[index].part != "resume":  # which puts back what was there
-                        self._store(state, symbol, at, size, stored)
+                        self._store(index, state, symbol, at, size, None)
                     continue
                 cell = cells.get(at) if cells is not None else None
-                if cell is None or cell[1] != size:
-                    lost |= {register}
-                    continue
-                value = cell[0]
-                symbol = value[0]
-            if register in holding:
-                changed.append(state.symbol(register))
-                holding.remove(register)
+                value = cell[0] if cell is not None and cell[1] == size else None
+            old = holding.get(register)
+            if value is None:
+                if again or old is not None:
+                    self._lose(index, state, (register,))
+                else:
+                    state.registers[register] = index
+                continue
+            symbol = value[0]
             state.registers[register] = value
-            if symbol in self.wanted:
-                holding.add(register)
+            if symbol in wanted:
                 changed.append(symbol)
+                if old is not symbol:
+                    if old is not None:
+                        changed.append(old)
+                    holding[register] = symbol
+            elif old is not None:
+                changed.append(old)
+                del holding[register]
         if lost:
-            if self.stepped[index] or not holding.isdisjoint(lost):
+            if again or not holding.keys().isdisjoint(lost):
                 self._lose(index, state, lost)
             else:
+                registers = state.registers
                 for register in lost:
-                    state.registers[register] = index
+                    registers[register] = index
         self.stepped[index] = True
-        if state.registers[self.sp] is not sp:
+        now = state.registers[self.sp]
+        if now is not sp:
             self._moved(index, state, sp)
 
-    def _lose(self, index: int, state: State, lost: frozenset[Register]) -> None:
+    def _lose(self, index: int, state: State, lost: Collection[Register]) -> None:
         """Registers get values that are not known."""
         again = self.stepped[index]
         for register in lost:
             if again and (index, register) in self.read:
                 self._forget(state, (index, register))
             if register in state.holding:
-                state.changed.append(state.symbol(register))
-                state.holding.remove(register)
+                state.changed.append(state.holding.pop(register))
             state.registers[register] = index
             if again and (index, register) in self.wanted:
                 self._hold(state, register, (index, register))
 
     def _hold(self, state: State, register: Register, symbol: Hashable) -> None:
-        state.holding.add(register)
+        state.holding[register] = symbol
         state.changed.append(symbol)
 
     def _whole(self, state: State, register: Register) -> Value:
@@ -669,12 +671,12 @@ class Follower:
             return value[0], value[1] + other[1], other[0]
         return None
 
-    def _store(self, state: State, symbol: Hashable, start: int, size: int, value: Value | None) -> None:
+    def _store(self, index: int, state: State, symbol: Hashable, start: int, size: int, value: Value | None) -> None:
         """Some bytes are stored, of `value` if that is wanted."""
+        if symbol is None or self.code[index].part == "resume":  # which puts back what was there
+            return
         cells = state.memory.get(symbol)
         if cells is None:
-            if value is None:
-                return
             cells = state.memory[symbol] = Cells()
             if len(state.callers) > 1:
                 state.row = None
@@ -682,41 +684,40 @@ class Follower:
             for offset in cells.touched(start, start + size):
                 state.changed.append(cells.pop(offset)[0][0])
         if value is not None:
+            kept = value[0]
             cells.put(start, value, size)
-            kept, at = value[0], (symbol, start)
             state.changed.append(kept)
-            places = state.stored.get(kept)
-            state.stored[kept] = (at,) if places is None else (*[other for other in places if other != at], at)
+            places, place = state.stored.get(kept), (symbol, start)
+            state.stored[kept] = (place,) if places is None else (*[at for at in places if at != place], place)
 
     def _called(self, index: int, state: State) -> None:
         """A callee may overwrite what is in registers, but for what its caller's caller wants back there. What is not
         wanted may be so later."""
-        registers, lasting = state.registers, state.lasting
-        for register in [r for r in state.holding if r is not self.sp]:
-            symbol = state.symbol(register)
-            if symbol is not register or register not in lasting:
-                state.changed.append(symbol)
-                state.holding.remove(register)
-        state.registers = {self.sp: registers[self.sp]}
-        for register in lasting.intersection(registers):
+        sp, registers, holding = self.sp, state.registers, state.holding
+        left = state.registers = {sp: registers[sp]}
+        state.holding = {}
+        for register in self.watched.lasting:
             value = registers[register]
-            same = value.__class__ is tuple and value[0] is register
-            state.registers[register] = value if same else index
+            left[register] = value if value.__class__ is tuple and value[0] is register else index
+        for register, symbol in holding.items():
+            if register is sp or (symbol is register and register in left):
+                state.holding[register] = symbol
+            else:
+                state.changed.append(symbol)
         state.called = index
         self._hold_made(state, index)
         popped = self.code[index].popped
         if popped:
-            sp = state.registers[self.sp]
-            symbol, offset, plus = self._whole(state, self.sp)
+            before = symbol, offset, plus = self._whole(state, self.sp)
             state.registers[self.sp] = symbol, offset + popped, plus
-            self._moved(index, state, sp)
+            self._moved(index, state, before)
 
     def _forget(self, state: State, symbol: Hashable) -> None:
         """An instruction that runs again makes another value than the last time."""
         for register, value in state.registers.items():
             if not isinstance(value, int) and symbol in (value[0], value[2]):
                 state.registers[register] = ("gone", register), 0, None
-                state.holding.discard(register)
+                state.holding.pop(register, None)
         state.memory.pop(symbol, None)
         for cells in state.memory.values():
             for offset in [offset for offset, (value, _) in cells.items() if value[0] == symbol]:
@@ -726,30 +727,30 @@ class Follower:
 
     def _moved(self, index: int, state: State, before: Value | Made) -> None:
         """The stack pointer has been set: what is below it is gone."""
-        now = self._whole(state, self.sp)
+        now, part = self._whole(state, self.sp), self.code[index].part
         assert not isinstance(before, int), "it is always read"
         if now == before:
             return
         state.changed.append(now[0])
-        part = self.code[index].part
         if part == "push" and now[0] == before[0] and self._enters(index):
             # At a known distance from where it was, and another stack all the same: it has a caller of its own.
             now = state.registers[self.sp] = ("stack", index), 0, None
+            state.holding[self.sp] = now[0]
             state.memory.pop(now[0], None)
-        if now[0] != before[0] or part == "resume":
-            state.row = None
         if part == "resume":
+            state.row = None
             self._resumed(index, state, before)
         elif now[0] == before[0]:
             if now[2] != before[2]:
                 state.row = None
                 state.memory.pop(_start(before), None)
             cells = state.memory.get(_start(now))
-            if cells and cells.below < now[1]:
+            if cells is not None and cells.below < now[1]:
                 for offset in [offset for offset in cells if offset < now[1]]:
                     state.changed.append(cells.pop(offset)[0][0])
                 cells.below = now[1]
         elif part in ("switch", "push"):
+            state.row = None
             around = state.callers.get(before[0])
             if part == "push":
                 pc = self._pushed(index, state)
@@ -759,16 +760,19 @@ class Follower:
                 state.callers[now[0]] = around
                 self._want(state, now[0])
         else:
+            state.row = None
             state.memory.pop(before[0], None)
 
     def _want(self, state: State, symbol: Hashable) -> None:
         if symbol not in self.wanted:
             self.wanted.add(symbol)
             for one in (state, *self.states.values()):
-                one.holding.update(register for register in one.registers if one.symbol(register) == symbol)
+                for register in one.registers:
+                    if one.symbol(register) == symbol:
+                        one.holding[register] = symbol
                 named = symbol[1] if isinstance(symbol, tuple) else symbol
                 if isinstance(named, Register) and one.symbol(named) == symbol:
-                    one.holding.add(named)
+                    one.holding[named] = symbol
 
     def _hold_made(self, state: State, place: Made) -> None:
         """Registers that are not named have what was made of them at a place: note what of that is wanted."""
@@ -786,7 +790,8 @@ class Follower:
         if self.link is not None:
             registers[self.link] = index
         registers[self.sp] = sp
-        state.holding = {register for register in {*registers, *state.holding} if state.symbol(register) in self.wanted}
+        symbols = {register: state.symbol(register) for register in {*registers, *state.holding}}
+        state.holding = {register: symbol for register, symbol in symbols.items() if symbol in self.wanted}
         for symbol in [symbol for symbol in state.memory if symbol != sp[0]]:
             del state.memory[symbol]
 
@@ -846,9 +851,8 @@ class Follower:
         differing += [register for register in mine if register not in theirs]
         news = False
         if known.called not in (state.called, ~label):
-            for register in [r for r in known.holding if r not in mine and r not in known.lasting]:
-                known.changed.append(known.symbol(register))
-                known.holding.remove(register)
+            for register in [register for register in known.holding if register not in mine]:
+                known.changed.append(known.holding.pop(register))
             known.called = ~label
             self._hold_made(known, ~label)
             news = True
@@ -857,8 +861,7 @@ class Follower:
             joined = (~label, register), 0, None
             if value != joined and value != state.get(register):
                 if register in known.holding:
-                    known.changed.append(value[0])
-                    known.holding.remove(register)
+                    known.changed.append(known.holding.pop(register))
                 mine[register] = ~label
                 if joined[0] in self.wanted:
                     self._hold(known, register, joined[0])
@@ -888,20 +891,16 @@ class Follower:
             changed.clear()
             return self._row_anew(state)
         # The function's own frame, and all on one stack: what has not changed its place has the same rule.
-        bias, by_symbol, rules = self.described.bias, self.watched.by_symbol, last.rules
-        cells = state.memory.get(CFA, _NO_CELLS)
+        bias, by_symbol, rules = self.bias, self.watched.by_symbol, last.rules
         for symbol in changed:
-            for one in by_symbol.get(symbol, ()):
-                number, _, value, size, at_entry = one
-                old = rules.get(number, at_entry)
-                if old.kind == "offset" and cells.has(old.offset + bias, value, size):
-                    continue  # where it was first stored, it still is
-                rule = self._rule(state, one, CFA, -bias, None)
-                if rule is not old:
-                    rules = _with(rules, one, rule)
+            if symbol in by_symbol:
+                for one in by_symbol[symbol]:
+                    old = rules.get(one.number, one.at_entry)
+                    rule = self._in_memory(state, one, CFA, -bias, None) or self._in_register(state, one)
+                    if rule is not old:
+                        rules = _with(rules, one, rule)
         changed.clear()
-        sp = state.registers[self.sp]
-        assert sp.__class__ is tuple
+        sp = self._whole(state, self.sp)
         if bias:
             rules = _with(rules, self.watched.sp, self._rule_of_sp(state, self.watched.sp, CFA, -bias, None))
         offset = bias - sp[1]
@@ -919,7 +918,7 @@ class Follower:
             return self._row_anywhere(state, sp, caller)
         bias, rules = self.described.bias, NO_RULES
         for one in self.watched.all:
-            if one is self.watched.pc or one.home in state.registers or one.value[0] in state.stored:
+            if not one.unmoved(state):
                 rules = _with(rules, one, self._rule(state, one, CFA, -bias, None))
         if bias:
             rules = _with(rules, self.watched.sp, self._rule_of_sp(state, self.watched.sp, CFA, -bias, None))
@@ -945,7 +944,7 @@ class Follower:
         pc = watched.pc if caller.pc == watched.pc.value else watched.pc._replace(value=caller.pc)
         rules = _with(NO_RULES, pc, self._rule(state, pc, start, shift, ways))
         for one in watched.kept:
-            if one.home not in state.registers and one.value[0] not in state.stored:
+            if one.unmoved(state):
                 continue  # as it was
             if caller.keeps:
                 rule = self._rule(state, one, start, shift, ways)
@@ -963,10 +962,11 @@ class Follower:
         places = state.stored.get(value[0])
         if places is None:
             return None
-        cells = state.memory.get(start, _NO_CELLS)
         for symbol, offset in places:
-            if symbol == start and cells.has(offset, value, size):
-                return _offset(offset + shift)
+            if symbol == start and symbol in state.memory:
+                cell = state.memory[symbol].get(offset)
+                if cell is not None and cell[1] >= size and cell[0] == value:
+                    return _offset(offset + shift)
         for way in ways.found() if ways is not None else ():
             for symbol, offset in places:
                 if symbol == way.value[0] and way.cells.has(offset, value, size):
@@ -982,9 +982,9 @@ class Follower:
         """Where something is. `start`: the stack that the CFA is on; `shift`: what is to be added to an offset there.
 
         In memory first, since what is in a register may not outlive the next call."""
-        rule = self._in_memory(state, wanted, start, shift, ways)
-        if rule is not None:
-            return rule
+        return self._in_memory(state, wanted, start, shift, ways) or self._in_register(state, wanted)
+
+    def _in_register(self, state: State, wanted: Kept) -> Rule:
         value, home = wanted.value, wanted.home
         if home is not None and state.get(home) == value:
             return _SAME
@@ -1107,6 +1107,7 @@ def _offset(offset: int) -> Rule:
 _SAME, _UNDEFINED = Rule("same"), Rule("undefined")
 NO_RULES: Mapping[int, Rule] = {}
 _NO_CELLS = Cells()
+_NOWHERE: Value = (None, 0, None)
 
 
 __all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "followed", "made_of"]

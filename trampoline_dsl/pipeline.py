@@ -176,7 +176,10 @@ class Artifact:
             tables = cfi.made_of(architecture)
             if isinstance(tables, WindowsUnwinding):
                 return seh.directives(self._described, architecture, tables, self.name, lambda: self.offsets)
-            return cfi.directives(self._described, architecture, self._rows)
+            # Rows are many objects, which are kept only where another table is made of them too.
+            again = isinstance(tables, IndexedUnwinding)
+            rows = self._rows if again else cfi.followed(self._described, architecture)
+            return cfi.directives(self._described, architecture, rows)
         except seh.NotDescribed as error:
             return str(error)
 

@@ -14,10 +14,10 @@ arm64 each instruction of a prologue and of a way out has a code of its own. Mic
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .cfi import Described, Follower, Row, Rule
+from .cfi import Described, Follower
 from .target import Architecture, Register, WindowsUnwinding, spelled
 
 _LONGEST_PROLOGUE = 255  # bytes on amd64: "Size of prolog" is a byte
@@ -81,68 +81,83 @@ class _Function:
         self.code = function.code
         self.made: list[list[str]] = [[] for _ in function.code]
         follower = Follower(function, architecture, described)
-        self.rows = [row and (row, dict(row.rules)) for row in follower.rows()]
+        self.rows = follower.rows()
         self.labels = follower.labels
         convention = function.convention
         self.start = _Claim(architecture.word if convention.return_address is None else 0)
         self.places = [i for i, insn in enumerate(self.code) if insn.label is None]
         self.targets = {insn.target for insn in self.code if insn.target is not None}
-        for index in self.places:
-            if self.rows[index] is not None:
-                self._depth(index)
+        self.depths = list(self._depths())
+        self.saved: dict[int, dict[Register, int] | None] = {}  # by the identities of rules
         # What a callee changes is not known; what is in memory when there is a call is taken for kept there.
-        written = {register for insn in self.code for register in insn.writes}
+        written = frozenset[Register]().union(*(insn.writes for insn in self.code))
         loaded = follower.loaded()
-        calls = [row[1] for insn, row in zip(self.code, self.rows, strict=True) if row and insn.transfer == "call"]
+        calls = [row.rules for insn, row in zip(self.code, self.rows, strict=True) if row and insn.transfer == "call"]
         self.changed: list[Register] = []
         for register, number in sorted(described.numbers.items(), key=lambda item: item[1]):
             kept = convention.kept.get(register, 0)
             if register is architecture.sp or (register != convention.return_address and not kept):
                 continue
-            in_memory = any(number in rules and rules[number].kind == "offset" for rules in calls)
-            if register in written or register in loaded or in_memory:
+            in_memory = (number in rules and rules[number].kind == "offset" for rules in calls)
+            if register in written or register in loaded or any(in_memory):
                 self.changed.append(register)
                 if -(-kept.bit_length() // 8) > described.saved_bytes(register, kept):
                     raise NotDescribed(f"Windows' tables have no place for all of {register.name}")
 
     # -------------------------------------------------------------------------------------------- what holds at a place
 
-    def _row(self, index: int) -> tuple[Row, dict[int, Rule]]:
-        row = self.rows[index]
-        assert row is not None, "no control comes by"
-        return row
-
-    def _depth(self, index: int) -> int:
-        """Bytes from the stack pointer up to the CFA. Raises NotDescribed."""
-        row, rules = self._row(index)
-        pc = rules.get(self.described.return_column)
-        # Where a call pushes the return address, a walk finds it next to the CFA and nowhere else.
-        elsewhere = pc is not None and (pc.kind != "offset" or self.start.depth > 0)
-        if row.register != self.described.sp or row.expression.code or elsewhere:
-            raise NotDescribed(MOVES)
-        return row.offset
+    def _depths(self) -> Iterator[int]:
+        """Before each instruction, the bytes from the stack pointer up to the CFA. Raises NotDescribed."""
+        before, depth = None, 0
+        for row in self.rows:
+            if row is not None and row is not before:
+                pc = row.rules.get(self.described.return_column)
+                # Where a call pushes the return address, a walk finds it next to the CFA and nowhere else.
+                elsewhere = pc is not None and (pc.kind != "offset" or self.start.depth > 0)
+                if row.register != self.described.sp or row.expression.code or elsewhere:
+                    raise NotDescribed(MOVES)
+                before, depth = row, row.offset
+            yield depth
 
     def _cell(self, index: int, register: Register) -> int | None:
         """Where in memory a register's value at entry is: bytes from the CFA. None: it is in the register. Raises
-        ValueError where it is elsewhere."""
-        rule = self._row(index)[1].get(self.described.numbers[register])
+        NotDescribed where it is elsewhere."""
+        row = self.rows[index]
+        assert row is not None, "no control comes by"
+        rule = row.rules.get(self.described.numbers[register])
         if rule is None:
             return None
         if rule.kind != "offset":
             raise NotDescribed(f"what {register.name} was is in no place that Windows' tables can name")
         return rule.offset
 
+    def _cells(self, index: int) -> Mapping[Register, int] | None:
+        """Where in memory registers are, and no others; None if one is elsewhere, which `_cell` raises."""
+        row = self.rows[index]
+        assert row is not None, "no control comes by"
+        key = id(row.rules)
+        if key not in self.saved:
+            numbers, rules = self.described.numbers, row.rules
+            found = {register: rules[numbers[register]] for register in self.changed if numbers[register] in rules}
+            plain = all(rule.kind == "offset" for rule in found.values())
+            self.saved[key] = {register: rule.offset for register, rule in found.items()} if plain else None
+        return self.saved[key]
+
     def _holds(self, claim: _Claim, index: int) -> bool:
         """Whether a frame is what there is before an instruction; so it is where none comes by."""
         if self.rows[index] is None:
             return True
-        cells = (self._cell(index, register) == claim.saved.get(register) for register in self.changed)
-        return self._depth(index) == claim.depth and all(cells)
+        if self.depths[index] != claim.depth:
+            return False
+        cells = self._cells(index)
+        if cells is not None:
+            return cells == claim.saved
+        return all(self._cell(index, register) == claim.saved.get(register) for register in self.changed)
 
     def _found(self, index: int) -> _Claim:
         """The frame before an instruction."""
         cells = {register: self._cell(index, register) for register in self.changed}
-        return _Claim(self._depth(index), {register: cell for register, cell in cells.items() if cell is not None})
+        return _Claim(self.depths[index], {register: cell for register, cell in cells.items() if cell is not None})
 
     # --------------------------------------------------------------------------------------------------------- prologue
 
@@ -163,10 +178,12 @@ class _Function:
         index, following = self.places[position], self.places[position + 1]
         if self.code[index].transfer != "none" or self.rows[following] is None:
             return None
-        depth = self._depth(following)
+        depth = self.depths[following]
         if depth < claim.depth:
             return None
-        saves = []
+        saves: Saves = []
+        if self._cells(following) == claim.saved:
+            return depth - claim.depth, saves
         for register in self.changed:
             cell = self._cell(following, register)
             if cell != claim.saved.get(register):
@@ -320,13 +337,13 @@ class _Function:
 
     def _undone(self, index: int, following: int) -> Step:
         """By how much an instruction raises the stack pointer, and the registers that it loads back."""
-        depth = self._depth(index)
+        depth = self.depths[index]
         loads: Saves = []
         for register in self.changed:
             cell = self._cell(index, register)
             if cell is not None and register in self.code[index].writes:
                 loads.append((register, cell + depth))
-        return depth - self._depth(following), loads
+        return depth - self.depths[following], loads
 
 
 __all__ = ["NotDescribed", "brackets", "directives"]
