@@ -71,6 +71,7 @@ class BodyResolver:
     def __init__(self, environment: Environment, scope: Scope, signature: ir.Signature | None) -> None:
         self.environment = environment
         self.report = environment.report
+        self.word_type = environment.word_type
         self.scope = scope
         self.signature = signature
         self.slots: list[ir.Variable] = []
@@ -83,10 +84,6 @@ class BodyResolver:
         self.untyped: set[ir.Variable] = set()  # their declarations have mistakes, which must not show at every use
 
     # ----------------------------------------------------------------------------------------------------- constants
-
-    @property
-    def word_type(self) -> ir.Type:
-        return self._scalar("uptr")
 
     def _scalar(self, name: str) -> ir.Type:
         type_ = scalar(name, self.environment.target)
@@ -232,13 +229,13 @@ class BodyResolver:
     def expression(self, node: s.Expression, expected: ir.Type | None = None) -> ir.Expression | None:
         """An expression with a type; a literal takes the type that is expected of it."""
         match node:
+            case s.Path():
+                return self._path(node, expected)
             case s.Integer(value=value, span=span):
                 return self._literal(value, expected or self.word_type, span)
             case s.Null(span=span):
                 pointer = expected if expected is not None and expected.kind == "pointer" else self._scalar("ptr")
                 return ir.Constant(0, pointer, span)
-            case s.Path():
-                return self._path(node, expected)
             case s.Unary(operator="-", operand=s.Integer(value=value), span=span):
                 return self._literal(-value, expected or self._scalar("iptr"), span)
             case s.Unary(operator=operator, operand=operand, span=span):
@@ -441,7 +438,7 @@ class BodyResolver:
 
     def _extern_variable(self, name: s.Name) -> s.Name | None:
         """The name of an extern variable, if a path begins with it, as its first part."""
-        if name.parts[0] in self.scope.variables:
+        if name.parts[0] in self.scope.variables or not self.environment.variables:
             return None
         for end in range(len(name.parts), 0, -1):
             if ".".join(name.parts[:end]) in self.environment.variables:
@@ -696,19 +693,10 @@ class BodyResolver:
         self, left_node: s.Expression, right_node: s.Expression, expected: ir.Type | None, *, same: bool
     ) -> tuple[ir.Expression, ir.Expression] | None:
         """Both operands, a literal taking the type of the other one."""
-        literal = (s.Integer, s.Null, s.SizeOf, s.OffsetOf)
-
-        def is_literal(node: s.Expression) -> bool:
-            if isinstance(node, s.Unary):
-                return is_literal(node.operand)
-            return isinstance(node, literal) or (
-                isinstance(node, s.Path) and str(node.name) in self.environment.constant_nodes
-            )
-
         if not same:
             left = self.expression(left_node, expected)
             right = self.expression(right_node, left.type if left and left.type.kind == "int" else None)
-        elif is_literal(left_node) and not is_literal(right_node):
+        elif self._takes_type(left_node) and not self._takes_type(right_node):
             right = self.expression(right_node, expected)
             left = self.expression(left_node, right.type if right else expected)
         else:
@@ -722,6 +710,14 @@ class BodyResolver:
             self.report.error("R048", message, right_node.span, notes=notes)
             return None
         return left, right
+
+    def _takes_type(self, node: s.Expression) -> bool:
+        """Whether it has the type that is expected of it."""
+        if isinstance(node, s.Path):
+            return str(node.name) in self.environment.constant_nodes
+        if isinstance(node, s.Unary):
+            return self._takes_type(node.operand)
+        return isinstance(node, (s.Integer, s.Null, s.SizeOf, s.OffsetOf))
 
     def _convert(self, value: ir.Expression, type_: ir.Type, span: Span) -> ir.Expression:
         if isinstance(value, ir.Constant):
@@ -740,6 +736,8 @@ class BodyResolver:
 
     def _fits(self, value: ir.Expression, type_: ir.Type, span: Span, what: str) -> bool:
         found = value.type
+        if found is type_:
+            return True
         if (found.kind == "float") != (type_.kind == "float") or found.bits != type_.bits:
             notes = [] if "float" in (found.kind, type_.kind) else [f"convert it: `... as {type_}`"]
             self.report.error("R049", f"{what} is {type_}, and this is {found}", span, notes=notes)
@@ -795,68 +793,71 @@ class BodyResolver:
         self.last_set = inner.set_slots
         return statements
 
-    def _statements(self, nodes: Sequence[s.Statement]) -> Iterator[ir.Statement]:
+    def _statements(self, nodes: Sequence[s.Statement]) -> Sequence[ir.Statement]:
+        made: list[ir.Statement] = []
         for node in nodes:
-            yield from self.statement(node)
+            made += self.statement(node)
+        return made
 
-    def statement(self, node: s.Statement) -> Iterator[ir.Statement]:
+    def statement(self, node: s.Statement) -> Sequence[ir.Statement]:
         match node:
-            case s.Save(place=None):
-                self._save(node)
-            case s.Save() | s.Restore():
-                yield from self._save_frame(node)
-            case s.FrameBlock():
-                self._frame(node)
             case s.Let():
-                yield from self._let(node)
+                return self._let(node)
             case s.Assign():
-                yield from self._assign(node)
+                return self._assign(node)
             case s.Call(call=call):
                 made = self._call(call, None)
                 if made is not None:
-                    yield made
+                    return [made]
+            case s.Save(place=None):
+                self._save(node)
+            case s.Save() | s.Restore():
+                return self._save_frame(node)
+            case s.FrameBlock():
+                self._frame(node)
             case s.Jump():
-                yield from self._jump(node)
+                return self._jump(node)
             case s.Return():
-                yield from self._return(node)
+                return self._return(node)
             case s.Resume(sp=sp, pc=pc, span=span):
                 stack = self.value(sp, self.word_type, "the stack pointer")
                 address = self.value(pc, self.word_type, "the program counter")
                 if self.scope.check:
                     self.report.error("R050", "`resume` belongs in a trampoline", span)
                 if stack is not None and address is not None:
-                    yield ir.Resume(stack, address, span)
+                    return [ir.Resume(stack, address, span)]
             case s.Trap(span=span):
                 if self.scope.check:
                     self.report.error(
                         "R050", "`trap` belongs in a trampoline", span, notes=["a check fails by `expect`"]
                     )
-                yield ir.Trap(span)
+                return [ir.Trap(span)]
             case s.If():
-                yield from self._if(node)
+                return self._if(node)
             case s.While():
-                yield from self._while(node)
+                return self._while(node)
             case s.Break(span=span) | s.Continue(span=span):
-                yield from self._leave_loop(node, span)
+                return self._leave_loop(node, span)
             case s.OnStack():
-                yield from self._on_stack(node)
+                return self._on_stack(node)
             case s.SwitchStack():
-                yield from self._switch_stack(node)
+                return self._switch_stack(node)
             case s.When(targets=targets, then=then, otherwise=otherwise):
                 # A `when` is no scope of its own: what it declares is there for the statements behind it.
                 chosen = then if self.environment.holds(targets) else otherwise
                 if chosen is not None:
-                    yield from self._statements(chosen.statements)
+                    return self._statements(chosen.statements)
             case s.Asm():
-                yield from self._asm(node)
+                return self._asm(node)
             case s.Expect(condition=condition, span=span):
                 if not self.scope.check:
                     self.report.error("R050", "`expect` belongs in a check", span, notes=["`check NAME { ... }`"])
                 made_condition = self.condition(condition)
                 if made_condition is not None:
-                    yield ir.Expect(made_condition, span)
+                    return [ir.Expect(made_condition, span)]
             case _:
                 assert_never(node)
+        return []
 
     def _save(self, node: s.Save) -> None:
         what = str(node.what)
@@ -870,11 +871,11 @@ class BodyResolver:
         if self.scope.check:
             self.report.error("R050", "`save` belongs in a trampoline", node.span)
 
-    def _save_frame(self, node: s.Save | s.Restore) -> Iterator[ir.Statement]:
+    def _save_frame(self, node: s.Save | s.Restore) -> Sequence[ir.Statement]:
         """`save callee_saves in a.b`, `restore callee_saves from a.b`: the field has to have room for them."""
         if str(node.what) != "callee_saves":
             self.report.error("R051", f"`{node.what}` is nothing that can be kept elsewhere", node.what.span)
-            return
+            return []
         restores = isinstance(node, s.Restore)
         what = "`restore callee_saves`" if restores else "`save callee_saves in`"
         place = node.place
@@ -899,7 +900,8 @@ class BodyResolver:
             found = self._reach(self._base_of(variable, place.span), place.parts, place.spans)
             if found is not None:
                 address, field_, offset = found
-                yield ir.SaveFrame(address, offset, field_.size, restores, node.span)
+                return [ir.SaveFrame(address, offset, field_.size, restores, node.span)]
+        return []
 
     def _frame(self, node: s.FrameBlock) -> None:
         if self.scope.check or self.scope.stack:
@@ -945,24 +947,23 @@ class BodyResolver:
         self.scope.variables[variable.name] = variable
         self.depth_of[variable] = self.scope.stack
 
-    def _let(self, node: s.Let) -> Iterator[ir.Statement]:
+    def _let(self, node: s.Let) -> Sequence[ir.Statement]:
         type_ = self.environment.layouts.type(node.type) if node.type else None
         if isinstance(node.value, s.CallExpression):
             made = self._call(node.value, type_, wanted=True)
             if made is None or made.result is None:
                 self._declare_untyped(node, type_)
-                return
+                return []
             variable = ir.Variable(node.name, type_ or made.result, "local", node.name_span)
             self._declare(variable)
-            yield _with_variable(made, variable)
-            return
+            return [_with_variable(made, variable)]
         value = self.value(node.value, type_, f"`{node.name}`") if type_ else self.expression(node.value)
         if value is None or (node.type is not None and type_ is None):
             self._declare_untyped(node, type_)
-            return
+            return []
         variable = ir.Variable(node.name, type_ or value.type, "local", node.name_span)
         self._declare(variable)
-        yield ir.Assign(variable, value, node.span)
+        return [ir.Assign(variable, value, node.span)]
 
     def _declare_untyped(self, node: s.Let, type_: ir.Type | None) -> None:
         """Declared in spite of its mistake, so that its uses are not reported as well."""
@@ -971,43 +972,42 @@ class BodyResolver:
         if type_ is None:
             self.untyped.add(variable)
 
-    def _assign(self, node: s.Assign) -> Iterator[ir.Statement]:
+    def _assign(self, node: s.Assign) -> Sequence[ir.Statement]:
         if isinstance(node.place, s.Memory):
             type_ = self.environment.layouts.type(node.place.type)
             where = self._address(node.place.address)
             value = self._right_side(node.value, type_, "this memory") if type_ else None
             if type_ is not None and where is not None and value is not None:
-                yield ir.Store(where[0], where[1], value, type_, node.span)
-            return
+                return [ir.Store(where[0], where[1], value, type_, node.span)]
+            return []
         if isinstance(node.place, s.Special):
             value = self._right_side(node.value, self.word_type, "`g place`")
             if self._has_place(node.place.span) and value is not None:
-                yield ir.SetThreadPlace(value, node.span)
-            return
+                return [ir.SetThreadPlace(value, node.span)]
+            return []
         parts, spans = node.place.name.parts, node.place.name.spans
         first = parts[0]
         variable = self.scope.variables.get(first)
         base: ir.Expression | None
         if variable is not None and variable.kind == "stack":
             self.report.error("R039", f"{first} is a stack and cannot be set", node.span)
-            return
+            return []
         if variable is not None and variable in self.untyped:
             self.scope.set_slots.add(variable)
             if not isinstance(node.value, s.CallExpression):
                 self.expression(node.value)
-            return
+            return []
         if variable is not None:
             if len(parts) == 1:
-                yield from self._assign_variable(variable, node)
-                return
+                return self._assign_variable(variable, node)
             if not self._may_use(variable, spans[0]):
-                return
+                return []
             base = self._base_of(variable, spans[0])
         elif (name := self._extern_variable(node.place.name)) is not None:
             place = self._variable_place(name)
             if place is not None:
-                yield from self._store(node, *place)
-            return
+                return self._store(node, *place)
+            return []
         elif first == "g":
             if len(parts) == 1:
                 thread = self._thread(spans[0])
@@ -1015,36 +1015,36 @@ class BodyResolver:
                 if thread is not None and value is not None:
                     if self._indirect():
                         local = ir.ThreadPlace(self.word_type, spans[0])
-                        yield ir.Store(local, 0, value, self.thread_type(), node.span)
-                    else:
-                        yield ir.SetThread(value, node.span)
-                return
+                        return [ir.Store(local, 0, value, self.thread_type(), node.span)]
+                    return [ir.SetThread(value, node.span)]
+                return []
             base = self._thread_base(spans[0])
         elif first == "sp" and len(parts) == 1:
             notes = ["`on stack` switches for a while, `resume` for good"]
             self.report.error("R053", "`sp` is not set directly", node.span, notes=notes)
-            return
+            return []
         else:
             self._unknown_name(node.place.name)
-            return
+            return []
         if base is None:
-            return
+            return []
         reached = self._reach(base, parts, spans)
         if reached is None:
-            return
+            return []
         address, field_, offset = reached
-        yield from self._store(node, address, offset, field_.type, field_.count is not None)
+        return self._store(node, address, offset, field_.type, field_.count is not None)
 
     def _store(
         self, node: s.Assign, address: ir.Expression, offset: int, type_: ir.Type | str, array: bool
-    ) -> Iterator[ir.Statement]:
+    ) -> Sequence[ir.Statement]:
         assert isinstance(node.place, s.Path)
         if isinstance(type_, str) or array:
             self.report.error("R040", f"`{node.place.name}` is not a value that can be set", node.place.span)
-            return
+            return []
         value = self._right_side(node.value, type_, f"`{node.place.name}`")
         if value is not None:
-            yield ir.Store(address, offset, value, type_, node.span)
+            return [ir.Store(address, offset, value, type_, node.span)]
+        return []
 
     def _right_side(self, node: s.Expression, type_: ir.Type, what: str) -> ir.Expression | None:
         if isinstance(node, s.CallExpression):
@@ -1053,25 +1053,26 @@ class BodyResolver:
             return None
         return self.value(node, type_, what)
 
-    def _assign_variable(self, variable: ir.Variable, node: s.Assign) -> Iterator[ir.Statement]:
+    def _assign_variable(self, variable: ir.Variable, node: s.Assign) -> Sequence[ir.Statement]:
         if not self._may_use(variable, node.place.span, write=True):
-            return
+            return []
         if variable.kind in ("object", "struct"):
             what = "an object" if variable.kind == "object" else "a struct"
             self.report.error("R053", f"`{variable.name}` is {what}; set its fields", node.span)
-            return
+            return []
         if isinstance(node.value, s.CallExpression):
             made = self._call(node.value, variable.type, wanted=True)
             if made is not None:
                 self.scope.set_slots.add(variable)
-                yield _with_variable(made, variable)
-            return
+                return [_with_variable(made, variable)]
+            return []
         value = self.value(node.value, variable.type, f"`{variable.name}`")
         if value is not None:
             self.scope.set_slots.add(variable)
-            yield ir.Assign(variable, value, node.span)
+            return [ir.Assign(variable, value, node.span)]
+        return []
 
-    def _if(self, node: s.If) -> Iterator[ir.Statement]:
+    def _if(self, node: s.If) -> Sequence[ir.Statement]:
         condition = self.condition(node.condition)
         then = self.block(node.then)
         after_then = self.last_set if not ends(then) else None
@@ -1084,27 +1085,30 @@ class BodyResolver:
         if ways:
             self.scope.set_slots = set.intersection(*ways)
         if condition is not None:
-            yield ir.If(condition, then, otherwise, node.span)
+            return [ir.If(condition, then, otherwise, node.span)]
+        return []
 
-    def _while(self, node: s.While) -> Iterator[ir.Statement]:
+    def _while(self, node: s.While) -> Sequence[ir.Statement]:
         condition = self.condition(node.condition)
         saved = self.scope.in_loop, self.scope.loop
         self.scope.in_loop, self.scope.loop = True, self.scope.stack
         body = self.block(node.body)
         self.scope.in_loop, self.scope.loop = saved
         if condition is not None:
-            yield ir.While(condition, body, node.span)
+            return [ir.While(condition, body, node.span)]
+        return []
 
-    def _leave_loop(self, node: s.Break | s.Continue, span: Span) -> Iterator[ir.Statement]:
+    def _leave_loop(self, node: s.Break | s.Continue, span: Span) -> Sequence[ir.Statement]:
         word = "break" if isinstance(node, s.Break) else "continue"
         if not self.scope.in_loop:
             self.report.error("R054", f"`{word}` outside a loop", span)
         elif self.scope.loop != self.scope.stack:
             self.report.error("R054", f"`{word}` would jump out of `on stack`", span, notes=["let the block end first"])
         else:
-            yield ir.Break(span) if word == "break" else ir.Continue(span)
+            return [ir.Break(span) if word == "break" else ir.Continue(span)]
+        return []
 
-    def _on_stack(self, node: s.OnStack) -> Iterator[ir.Statement]:
+    def _on_stack(self, node: s.OnStack) -> Sequence[ir.Statement]:
         if self.scope.check:
             self.report.error("R050", "`on stack` belongs in a trampoline", node.span, notes=["use `call f() at sp`"])
         stack = self.value(node.stack, self.word_type, "a stack pointer")
@@ -1122,9 +1126,10 @@ class BodyResolver:
         body = tuple(self._statements(node.body.statements))
         self.scope = outer
         if stack is not None and (node.pc is None or pc is not None):
-            yield ir.OnStack(stack, pc, body, node.span)
+            return [ir.OnStack(stack, pc, body, node.span)]
+        return []
 
-    def _switch_stack(self, node: s.SwitchStack) -> Iterator[ir.Statement]:
+    def _switch_stack(self, node: s.SwitchStack) -> Sequence[ir.Statement]:
         stack = self.value(node.stack, self.word_type, "the stack pointer")
         if self.scope.check:
             self.report.error("R099", "`switch stack` belongs in a trampoline", node.span)
@@ -1141,35 +1146,36 @@ class BodyResolver:
             self.report.error("R099", message, node.span, notes=notes)
         self.switched = node
         if stack is not None:
-            yield ir.SwitchStack(stack, node.span)
+            return [ir.SwitchStack(stack, node.span)]
+        return []
 
-    def _return(self, node: s.Return) -> Iterator[ir.Statement]:
+    def _return(self, node: s.Return) -> Sequence[ir.Statement]:
         wanted = self.handler_result if self.scope.check else (self.signature.result if self.signature else None)
         if self.scope.stack:
             message = "`return` inside `on stack`: the block ends first, and restores the stack"
             self.report.error("R056", message, node.span)
-            return
+            return []
         popping = self._popping(node)
         if node.value is None:
             if wanted is not None and not self.scope.check:
                 self.report.error("R057", f"this trampoline returns {wanted}, and here nothing", node.span)
-                return
-            yield ir.Return(None, node.span, popping)
-            return
+                return []
+            return [ir.Return(None, node.span, popping)]
         if wanted is None:
             notes = ["give it a result: `trampoline f() -> uptr using ...`"]
             self.report.error("R057", "there is no result to return a value as", node.span, notes=notes)
-            return
+            return []
         if isinstance(node.value, s.CallExpression):
             made = self._call(node.value, wanted, wanted=True)
             if made is not None:
                 variable = ir.Variable("result", wanted, "local", node.span)
-                yield _with_variable(made, variable)
-                yield ir.Return(ir.Read(variable, node.span), node.span, popping)
-            return
+                back = ir.Return(ir.Read(variable, node.span), node.span, popping)
+                return [_with_variable(made, variable), back]
+            return []
         value = self.value(node.value, wanted, "the result")
         if value is not None:
-            yield ir.Return(value, node.span, popping)
+            return [ir.Return(value, node.span, popping)]
+        return []
 
     # --------------------------------------------------------------------------------------------------------- calls
 
@@ -1332,35 +1338,35 @@ class BodyResolver:
         self.report.error("R060", message, call.span, notes=notes)
         return False
 
-    def _jump(self, node: s.Jump) -> Iterator[ir.Statement]:
+    def _jump(self, node: s.Jump) -> Sequence[ir.Statement]:
         if self.scope.check or self.scope.stack:
             message = "`jump` belongs in a trampoline, outside `on stack`"
             self.report.error("R050", message, node.span)
-            return
+            return []
         found = self._callee(node.call)
         if found is None:
-            return
+            return []
         callee, signature, convention = found
         arguments = self._arguments(node.call, signature)
         if arguments is None or convention is None or self.signature is None:
-            return
+            return []
         own = self.signature.convention
         if own.return_address is not convention.return_address or own.callee_pops != convention.callee_pops:
             message = f"{convention.name} does not return the way {own.name} does, so this must be a call"
             self.report.error("R061", message, node.span)
-            return
+            return []
         toc = self.environment.target.architecture.toc
         if toc is not None and convention.keeps(toc) and not isinstance(callee, str):
             message = f"what a pointer leads to may be of another module, and leave its table of contents in {toc.name}"
             self.report.error("R061", message, node.span, notes=["call and return instead"])
-            return
+            return []
         own_types = [v.type.value_type for v in self.signature_parameters()]
         available = own.place(own_types, None).stack_bytes
         needed = convention.place([a.type.value_type for a in arguments], None).stack_bytes
         if needed > max(available, convention.first_stack_argument):
             message = f"a jump has the caller's {available} bytes of arguments in memory, and this needs {needed}"
             self.report.error("R061", message, node.span, notes=["call and return instead"])
-            return
+            return []
         lost = [
             r.name
             for r, mask in own.kept.items()
@@ -1370,20 +1376,20 @@ class BodyResolver:
             message = f"{own.name} keeps registers that {convention.name} does not, and nobody is left to restore them"
             notes = ["lost: " + listed(lost), "call and return instead"]
             self.report.error("R061", message, node.span, notes=notes)
-            return
-        yield ir.TailCall(callee, arguments, convention, node.span)
+            return []
+        return [ir.TailCall(callee, arguments, convention, node.span)]
 
     def signature_parameters(self) -> Sequence[ir.Variable]:
         return [v for v in self.scope.variables.values() if v.kind == "parameter"]
 
     # ----------------------------------------------------------------------------------------------------------- asm
 
-    def _asm(self, node: s.Asm) -> Iterator[ir.Statement]:
+    def _asm(self, node: s.Asm) -> Sequence[ir.Statement]:
         if self.scope.check:
             self.report.error("R050", "`asm` belongs in a trampoline", node.span)
-            return
+            return []
         if not self.environment.holds(node.targets):
-            return
+            return []
         before = len(self.report.diagnostics)
         inputs = []
         for operand in node.inputs:
@@ -1409,7 +1415,8 @@ class BodyResolver:
             self.report.error("R062", "this `asm` has no instruction", node.span, notes=['write it as a text: "nop"'])
         if len(self.report.diagnostics) == before:
             lines = tuple((line.text, line.span) for line in node.lines)
-            yield ir.Asm(tuple(inputs), tuple(outputs), frozenset(clobbers), lines, node.span)
+            return [ir.Asm(tuple(inputs), tuple(outputs), frozenset(clobbers), lines, node.span)]
+        return []
 
     def _asm_register(self, name: str, span: Span, *, clobber: bool = False) -> Register | None:
         architecture = self.environment.target.architecture

@@ -22,6 +22,13 @@ def scalar(name: str, target: Target) -> ir.Type | None:
     return _scalar(name, 8 * target.architecture.word)
 
 
+def word_type(target: Target) -> ir.Type:
+    """The type of an unsigned word of this target."""
+    found = scalar("uptr", target)
+    assert found is not None
+    return found
+
+
 @lru_cache(maxsize=1024)
 def _scalar(name: str, word: int) -> ir.Type | None:
     if name in _INTEGERS:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import assert_never, overload
+from weakref import ref
 
 from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
 from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
-from .layout import Layouts, scalar
+from .layout import Layouts, word_type
 from .parse import EMPTY, parse
 from .suspensions import resumed_by, suspension
 from .target import Bank, Convention, InRegister, Register, Target
@@ -146,44 +147,46 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     """Parse a source and everything that it imports. Raises InputError."""
     report = Report()
     files: dict[str, s.File] = {}
-    seen: set[str] = set()
-
-    def visit(current: Source, key: str, depth: int) -> s.File | None:
-        seen.add(key)
-        try:
-            parsed = parse(current)
-        except InputError as error:
-            report.diagnostics.extend(error.diagnostics)
-            return None
-        if not parsed.items:
-            report.error("S002", "this file declares nothing", None, file=current.name, notes=[EMPTY])
-        for item in parsed.items:
-            if isinstance(item, s.Import):
-                path = Path(current.name).parent / item.path
-                imported = _real(path)
-                if imported in seen:
-                    continue
-                if depth >= MAXIMUM_IMPORTS:
-                    message = f"files import one another more than {MAXIMUM_IMPORTS} deep"
-                    report.error("S003", message, item.span, notes=["import some of them from the first file"])
-                    continue
-                try:
-                    content = read_source(path)
-                except InputError as error:
-                    reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
-                    report.error("F001", f"cannot import {path}: {reason}", item.span)
-                    continue
-                visit(content, imported, depth + 1)
-        files[key] = parsed
-        return parsed
-
-    root = visit(source, _real(Path(source.name)), 0)
+    root = _load(source, _real(Path(source.name)), 0, files, set(), report)
     report.finish()
     assert root is not None  # a file that does not parse has been reported
     *imported, _ = (file.source for file in files.values())
     imports = _imports(tuple(imported), tuple(include))
     declarations = (*imports.texts, *_declarations([root]))
     return Module(root, (*imports.files, root), tuple(include), declarations, imports)
+
+
+def _load(
+    current: Source, key: str, depth: int, files: dict[str, s.File], seen: set[str], report: Report
+) -> s.File | None:
+    """Parse a file and what it imports into `files`, by the names in `seen`. None where it is wrong."""
+    seen.add(key)
+    try:
+        parsed = parse(current)
+    except InputError as error:
+        report.diagnostics.extend(error.diagnostics)
+        return None
+    if not parsed.items:
+        report.error("S002", "this file declares nothing", None, file=current.name, notes=[EMPTY])
+    for item in parsed.items:
+        if isinstance(item, s.Import):
+            path = Path(current.name).parent / item.path
+            imported = _real(path)
+            if imported in seen:
+                continue
+            if depth >= MAXIMUM_IMPORTS:
+                message = f"files import one another more than {MAXIMUM_IMPORTS} deep"
+                report.error("S003", message, item.span, notes=["import some of them from the first file"])
+                continue
+            try:
+                content = read_source(path)
+            except InputError as error:
+                reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
+                report.error("F001", f"cannot import {path}: {reason}", item.span)
+                continue
+            _load(content, imported, depth + 1, files, seen, report)
+    files[key] = parsed
+    return parsed
 
 
 @lru_cache(maxsize=1024)
@@ -199,7 +202,7 @@ def _real(path: Path) -> str:
         return str(path)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Environment:
     """What declarations make known, for one target."""
 
@@ -221,10 +224,14 @@ class Environment:
     entered: dict[str, ir.Table | None] = field(default_factory=dict)
     # trampolines that are entered through a table, and which one; None where a mistake has been told
     suspending: dict[str, s.Trampoline] = field(default_factory=dict)  # those that say `suspends`
+    word: int = field(init=False)  # bytes
+    word_type: ir.Type = field(init=False)
+    words: frozenset[str] = field(init=False)  # by which `when` can mean the target
 
-    @property
-    def word(self) -> int:
-        return self.target.architecture.word
+    def __post_init__(self) -> None:
+        self.words = target_words(self.target)
+        self.word = self.target.architecture.word
+        self.word_type = word_type(self.target)
 
     def register(self, name: s.Name) -> Register | None:
         registers = self.target.architecture.registers
@@ -272,13 +279,15 @@ class Environment:
 
     def holds(self, targets: s.TargetSet) -> bool:
         """Whether this target is meant. Names that no target has are reported when the file is checked."""
-        found = any(self._is(name.name) for name in targets.names)
-        return found != targets.negated
+        for name in targets.names:
+            if self._is(name.name):
+                return not targets.negated
+        return targets.negated
 
     def _is(self, name: str) -> bool:
         if name == "g in register":
             return any(isinstance(c.thread, Register) for c in self.conventions.values())
-        return name in target_words(self.target)
+        return name in self.words
 
 
 @cache
@@ -379,9 +388,12 @@ def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
 
 def _environment(target: Target, report: Report, include: Sequence[Path]) -> Environment:
     def constant(node: s.Expression) -> int | None:
-        return BodyResolver(environment, Scope(), None).constant(node)
+        known = reference()
+        assert known is not None
+        return BodyResolver(known, Scope(), None).constant(node)
 
     environment = Environment(target, report, Layouts(target, report, constant, include), dict(target.conventions))
+    reference = ref(environment)  # or it would be in a cycle, and all that it knows would wait for the collector
     return environment
 
 
@@ -662,7 +674,8 @@ def resolve(module: Module, target: Target) -> ir.Program:
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
     structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
-    externs = {name: sig for name, sig in environment.signatures.items() if name not in functions}
+    defined = {signature.name for _, signature, _ in declared.bodies}
+    externs = {name: sig for name, sig in environment.signatures.items() if name not in defined}
     variables = {name: variable for name, variable in environment.variables.items() if variable is not None}
     unseen = frozenset(functions.later)
     tables = environment.tables
@@ -708,7 +721,7 @@ def _contract(item: s.Trampoline, signature: ir.Signature, environment: Environm
 def _function(
     item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str], environment: Environment
 ) -> ir.Function:
-    resumed = resumed_by(item, environment)
+    resumed = resumed_by(item, environment) if item.clauses else None
     function = BodyResolver(environment, Scope(), signature).function(item, signature, untyped, resumed)
     return _suspending(function, item, signature, environment)
 
@@ -717,6 +730,8 @@ def _suspending(
     function: ir.Function, item: s.Trampoline, signature: ir.Signature, environment: Environment
 ) -> ir.Function:
     """The same, with what its clauses say of contexts."""
+    if not item.clauses:
+        return function
     found = suspension(item, function.parameters, signature, environment)
     return replace(function, suspension=found) if found is not None else function
 
@@ -795,8 +810,7 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
     """A function's signature, and the names of the parameters (and `->` for the result) whose types are not known:
     those have another type in it. None where its convention is not known."""
     convention = environment.convention(item.convention)
-    word = scalar("uptr", environment.target)
-    assert word is not None
+    word = environment.word_type
     result = environment.layouts.type(item.result) if item.result else None
     untyped = {"->"} if item.result is not None and result is None else set()
     parameters = []
