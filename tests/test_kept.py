@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from lark import Tree, UnexpectedInput
 
-from trampoline_dsl import assemble, cli, parse
+from trampoline_dsl import assemble, cli, parse, syntax
 from trampoline_dsl import resolve as resolve_module
-from trampoline_dsl.diagnostics import InputError, Source, read_source, render
+from trampoline_dsl.diagnostics import InputError, Source, Span, read_source, render
 from trampoline_dsl.kept import kept_file, read_table, write_table
 from trampoline_dsl.pipeline import compile_source
 from trampoline_dsl.resolve import Module, load_module, resolve
@@ -236,6 +238,68 @@ def test_what_is_in_a_when_is_parsed_apart_as_it_is_together() -> None:
         assert (made.span.start, made.span.end) == (whole.span.start, whole.span.end)
         apart += parse._kept_tree.cache_info().currsize > 2  # what begins it, and more than one declaration
     assert apart > 5
+    assert wrong > 5
+
+
+BODIES = (
+    "let a = 1\nlet b = 2\nreturn",
+    "return\ncall f()",
+    "return # call\n\n  syscall 1()",
+    "return\nlet a = 1\nx = a",
+    "let a =\ncall f()\nlet b = 2",
+    "let a =\n  frame\nlet b = 2\n  return b",
+    "save\ncall\ncall f()",
+    "if a == 1 { }\nelse\nif b == 1 { }\nlet b = 1",
+    "if a == 1 {\n  let a = 1\n}\nwhen arm { # }\n let b = 1 }\non\nstack b { }",
+    "let a = 1\n} let b = 2\nlet c = 3",
+    "let a = 1\nlet b = 2 }\ntrampoline g() using c {\nlet c = 3",
+    "let a = 1\nlet b = 099\nlet c = 098\n",
+    "let a = (1\nlet b = 2)\nlet c = 3",
+    "let a = 1\nlet = 2\nlet c = 3",
+    "let a = 1\nlet b = 2\n}}",
+)
+
+
+def with_line_ends(text: str, random: Random) -> str:
+    """The same text with other line ends: they mean nothing but the end of a comment."""
+    return re.sub(r"#[^\n]*\n|[ \n]", lambda blank: blank[0] if blank[0][0] == "#" else random.choice(" \n"), text)
+
+
+def seen(node: Any) -> Any:
+    """All that there is of a node, the ends of its positions too."""
+    if isinstance(node, Span):
+        return node.start, node.end
+    if isinstance(node, (tuple, syntax.Later)):
+        return tuple(map(seen, node))
+    fields = getattr(node, "__dataclass_fields__", ())
+    return (type(node), *(seen(getattr(node, name)) for name in fields)) if fields else node
+
+
+def test_statements_are_parsed_apart_as_they_are_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(0)
+    trampolines = [text for text in texts() if text.startswith("trampoline")]
+    apart = wrong = 0
+    for text in (
+        *(f"trampoline f() using c {{ {body} }}" for body in BODIES),
+        *trampolines,
+        *(with_line_ends(text, random) for text in trampolines),
+    ):
+        found = []
+        for whole in (False, True):
+            with monkeypatch.context() as patch:
+                if whole:
+                    patch.setattr(parse, "_in_statements", lambda _: None)
+                else:
+                    apart += parse._in_statements(text) is not None
+                parse.parse.cache_clear()
+                parse._kept_tree.cache_clear()
+                try:
+                    found.append(seen(parse.parse(Source("a", text)).items))
+                except InputError as error:
+                    found.append([render(diagnostic) for diagnostic in error.diagnostics])
+        assert found[0] == found[1], text
+        wrong += isinstance(found[0], list)
+    assert apart > 200
     assert wrong > 5
 
 

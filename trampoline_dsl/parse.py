@@ -7,7 +7,7 @@ with a mistake, the lines of the mistake are blanked and the rest is parsed agai
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -39,6 +39,9 @@ _STATEMENT_WORDS = (
 )
 _CHECK_WORDS = ("new", "var", "given", "signals", "finally")
 _ITEM_START = re.compile(rf"^(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
+_STATEMENT_START = re.compile(
+    rf"^([ \t]*)(?:{'|'.join(word for word in _STATEMENT_WORDS if word != 'else')})\b", re.MULTILINE
+)
 _INNER_ITEM_START = re.compile(rf"^([ \t]*)(?:{'|'.join(_ITEM_WORDS)})\b", re.MULTILINE)
 _BRACKETS = re.compile(r"#[^\n]*|\"[^\"\n]*\"|[(){}]")
 _NUMBER = re.compile(r"0[xX]_*[0-9A-Fa-f][0-9A-Fa-f_]*|0[bB]_*[01][01_]*|[0-9][0-9_]*")
@@ -219,24 +222,10 @@ def _when_in_pieces(source: Source, start: int, end: int, depth: int) -> s.Items
     """A `when` around declarations, each of them parsed by itself: where one changes, the others are not parsed again.
     None if it has to be parsed as a whole, for an `else`."""
     text = source.text
-    brackets = _BRACKETS.finditer(text, start, end)
-    opening = next((match.end() for match in brackets if match.group() == "{"), end)
-    starts = [match.end(1) for match in _INNER_ITEM_START.finditer(text, opening, end)]
-    bounds = [opening]
-    level = 1
-    for match in brackets:
-        while starts and starts[0] < match.start():
-            if level == 1:
-                bounds.append(starts[0])
-            del starts[0]
-        level += {"{": 1, "(": 1, "}": -1, ")": -1}.get(match.group(), 0)
-        if level == 0:
-            break
-    else:
+    bounds = _bounds(text, start, end, _INNER_ITEM_START)
+    if bounds is None:
         return None
-    bounds.append(match.start())
-    if match.group() != "}" or not _BLANK_ALL.fullmatch(text, match.end(), end):
-        return None
+    opening, closing = bounds[0], bounds[-1]
     [head] = _parse_text(source, start, text[start:opening] + "}", depth)
     assert isinstance(head, s.ItemsWhen)
     declarations: list[s.Declaration] = []
@@ -246,7 +235,33 @@ def _when_in_pieces(source: Source, start: int, end: int, depth: int) -> s.Items
             if isinstance(item, s.Import):
                 return None  # which stands at the top alone
             declarations.append(item)
-    return s.ItemsWhen(head.targets, tuple(declarations), (), Span(source, start, match.end()))
+    return s.ItemsWhen(head.targets, tuple(declarations), (), Span(source, start, closing + 1))
+
+
+def _bounds(text: str, start: int, end: int, beginning: re.Pattern[str]) -> list[int] | None:
+    """Where the parts of what stands in the first braces begin: behind the brace, and behind group 1 of each
+    `beginning` that is in no other brackets; and where the braces end. None if something follows, or they do not."""
+    brackets = _BRACKETS.finditer(text, start, end)
+    opening = next((match.end() for match in brackets if match.group() == "{"), end)
+    starts = (match.end(1) for match in beginning.finditer(text, opening, end))
+    following = next(starts, end)
+    bounds = [opening]
+    level = 1
+    for match in brackets:
+        place = match.start()
+        while following < place:
+            if level == 1:
+                bounds.append(following)
+            following = next(starts, end)
+        level += _LEVELS.get(match.group(), 0)
+        if level == 0:
+            bounds.append(place)
+            right = match.group() == "}" and _BLANK_ALL.fullmatch(text, match.end(), end)
+            return bounds if right else None
+    return None
+
+
+_LEVELS = {"{": 1, "(": 1, "}": -1, ")": -1}
 
 
 class _KeptTree:
@@ -264,8 +279,78 @@ def _kept_tree(text: str) -> _KeptTree:
 
 
 def _parsed(text: str) -> Tree[Token]:
-    tree = _driver().parse(text)
+    tree = _in_statements(text) or _driver().parse(text)
     return tree if tree is not None else _parser().parse(text)  # which says what is wrong
+
+
+_ANY_TRAMPOLINE = "trampoline f()using c{"
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """The trees of statements that were parsed in another trampoline. What is at `offset` here was the first of it
+    there."""
+
+    trees: tuple[Tree[Token], ...]
+    offset: int
+
+
+def _in_statements(text: str) -> Tree[Token] | None:
+    """The tree of a trampoline, made of those of its statements: where some change, the others are not parsed again.
+    None if it has to be parsed as a whole. A piece begins where a line begins with the first word of a statement: what
+    could end before such a word does, other than `return`, which a call may follow."""
+    bounds = _bounds(text, 0, len(text), _STATEMENT_START) if text.startswith("trampoline") else None
+    if bounds is None or len(bounds) < 4:
+        return None
+    made: list[_Statements] = []
+    index = 0
+    while index < len(bounds) - 1:
+        found = _statements_at(text, bounds, index)
+        if found is None:
+            return None
+        statements, index = found
+        made.append(statements)
+    with suppress(lark.UnexpectedInput):  # what is wrong is said of the whole
+        return _with_body(_kept_tree(text[: bounds[0]] + "}").tree, made, bounds[-1] + 1)
+    return None
+
+
+def _with_body(head: Tree[Any], body: list[Any], end: int) -> Tree[Any] | None:
+    """A trampoline without statements, with some, and the end behind them. None if it is more than one declaration."""
+    if len(head.children) != 1:
+        return None
+    [trampoline] = head.children
+    *others, block = trampoline.children
+    made = Tree("trampoline", [*others, Tree("block", body)])
+    for new, before in ((made, trampoline), (made.children[-1], block)):
+        new.meta.start_pos, new.meta.end_pos, new.meta.empty = before.meta.start_pos, end, False
+    return Tree("start", [made])
+
+
+def _statements_at(text: str, bounds: Sequence[int], index: int) -> tuple[_Statements, int] | None:
+    """Those from one of the bounds to the next, or to the one behind that: a name may look like the first word of a
+    statement. And the index of where they end. None where there are none."""
+    start = bounds[index]
+    for behind in range(index + 1, min(index + 3, len(bounds))):
+        end = bounds[behind]
+        trees = _kept_statements(text[start:end]) if end - start <= MAXIMUM_KEPT else None
+        if trees is not None and (end == bounds[-1] or not _goes_on(trees)):
+            return _Statements(trees, start - len(_ANY_TRAMPOLINE)), behind
+    return None
+
+
+def _goes_on(trees: Sequence[Tree[Any]]) -> bool:
+    """Whether a call behind these statements is what the last one returns."""
+    return bool(trees) and trees[-1].data == "return" and trees[-1].children == [None, None]
+
+
+@lru_cache(maxsize=1024)
+def _kept_statements(text: str) -> tuple[Tree[Token], ...] | None:
+    """The trees of statements; None where they have a mistake."""
+    tree: Any = _driver().parse(f"{_ANY_TRAMPOLINE}{text}}}")
+    if tree is None or len(tree.children) != 1:
+        return None
+    return tuple(tree.children[0].children[-1].children)
 
 
 @lru_cache(maxsize=1)
@@ -707,11 +792,13 @@ class _Builder:
         self.errors: list[Diagnostic] = []
 
     def span(self, tree: Tree[Token] | Token) -> Span:
+        start = self.start
         if isinstance(tree, Token):
-            return Span(self.source, self.start + (tree.start_pos or 0), self.start + (tree.end_pos or 0))
-        if tree.meta.empty:
-            return Span(self.source, self.start, self.start)
-        return Span(self.source, self.start + tree.meta.start_pos, self.start + tree.meta.end_pos)
+            return Span(self.source, start + (tree.start_pos or 0), start + (tree.end_pos or 0))
+        meta = tree.meta
+        if meta.empty:
+            return Span(self.source, start, start)
+        return Span(self.source, start + meta.start_pos, start + meta.end_pos)
 
     def items(self, tree: Tree[Token]) -> tuple[s.Item, ...]:
         """The declarations of a piece. Raises InputError."""
@@ -721,11 +808,10 @@ class _Builder:
         return items
 
     def make(self, tree: Any) -> Any:
-        method: Callable[[Tree[Token]], Any] = getattr(self, f"_{tree.data}")
         self.depth += 1
         if self.depth > MAXIMUM_NESTING:
             raise _too_deep(self.span(tree))
-        made = method(tree)
+        made = _MAKERS[tree.data](self, tree)
         self.depth -= 1
         return made
 
@@ -733,8 +819,8 @@ class _Builder:
         return None if tree is None else self.make(tree)
 
     def name(self, token: Any) -> s.Name:
-        span = self.span(token)
-        return s.Name((str(token),), (span,), span)
+        span = Span(self.source, self.start + token.start_pos, self.start + token.end_pos)
+        return s.Name((token.value,), (span,), span)
 
     def each(self, tree: Tree[Token]) -> Iterator[Any]:
         return (self.make(child) for child in tree.children if child is not None)
@@ -918,7 +1004,15 @@ class _Builder:
     # -- statements
 
     def _block(self, tree: Tree[Any]) -> s.Block:
-        return s.Block(tuple(self.each(tree)), self.span(tree))
+        statements: list[s.Statement] = []
+        for child in tree.children:
+            if isinstance(child, _Statements):
+                self.start += child.offset
+                statements += map(self.make, child.trees)
+                self.start -= child.offset
+            else:
+                statements.append(self.make(child))
+        return s.Block(tuple(statements), self.span(tree))
 
     def _save(self, tree: Tree[Any]) -> s.Save:
         what, place = tree.children
@@ -1104,6 +1198,8 @@ class _Builder:
     def _dotted(self, tree: Tree[Any]) -> s.Name:
         if len(tree.children) + self.depth > MAXIMUM_NESTING:
             raise _too_deep(self.span(tree))
+        if len(tree.children) == 1:
+            return self.name(tree.children[0])
         return s.Name(
             tuple(str(token) for token in tree.children),
             tuple(self.span(token) for token in tree.children),
@@ -1183,3 +1279,8 @@ class _Builder:
     def _array_type(self, tree: Tree[Any]) -> s.TypeName:
         name, count = tree.children
         return s.TypeName(str(name), None, self.make(count), self.span(tree))
+
+
+_MAKERS: Mapping[str, Callable[[_Builder, Tree[Any]], Any]] = {
+    name[1:]: method for name, method in vars(_Builder).items() if name.startswith("_") and callable(method)
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
@@ -170,7 +171,7 @@ def _load(
         report.error("S002", "this file declares nothing", None, file=current.name, notes=[EMPTY])
     for item in parsed.items:
         if isinstance(item, s.Import):
-            path = Path(current.name).parent / item.path
+            path = _folder(current.name) / item.path
             imported = _real(path)
             if imported in seen:
                 continue
@@ -197,8 +198,8 @@ def _folder(file: str) -> Path:
 def _real(path: Path) -> str:
     """By which name a file is known, whatever it is called; its own name where that cannot be found out."""
     try:
-        return str(path.resolve())
-    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a zero byte
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # a name too long, a zero byte
         return str(path)
 
 
