@@ -197,8 +197,6 @@ class Continue(Execute):
         machine.restore(bench.initial)
         for base, image in self.world.images.items():
             machine.write(base, image)
-        if self.world.thread_slot is not None:
-            self._set_segment()
         thread, masks = of_thread(self.architecture), bench.masks
         self.constant = {r: self.random.getrandbits(r.bits) & masks[r] for r in bench.reserved & thread if r in masks}
         self.steps = self._plan()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -80,6 +80,19 @@ class Touch(NamedTuple):
     value: int = 0
 
 
+class Access(NamedTuple):
+    """An instruction that loads or stores `size` bytes at a register, by Unicorn's name, plus an offset. `part`: which
+    part of an unaligned value. `register`: what is stored, by its number; `floating`: one for floating point."""
+
+    kind: Literal["read", "write"]
+    base: str
+    offset: int
+    size: int
+    part: str
+    register: int
+    floating: bool
+
+
 class Family:
     """How one family's machines are set up, and the names that Unicorn has for things."""
 
@@ -118,12 +131,12 @@ class Family:
     def survey(self, machine: Bare) -> None:
         """Learn, once for an architecture and before the first `place`, what only a running machine shows."""
 
-    def touching(self, machine: Bare, address: int) -> Literal["read", "write", ""]:
-        """Whether the instruction at `address` loads or stores. Asked only if `decodes`."""
+    def access(self, machine: Bare, address: int) -> Access | None:
+        """What the instruction at `address` loads or stores, if it does. Asked only if `decodes`."""
         raise MachineError(f"loads and stores of {machine.architecture.name} are found by Unicorn, and not decoded")
 
-    def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
-        """What the instruction at `address`, which is next, loads and stores. Asked only if `decodes`."""
+    def touch(self, machine: Bare, access: Access) -> Touch:
+        """What such an instruction, which is next, loads or stores now. Asked only if `decodes`."""
         raise MachineError(f"loads and stores of {machine.architecture.name} are found by Unicorn, and not decoded")
 
     def set_thread_pointer(self, machine: Bare, value: int) -> None:
@@ -326,6 +339,7 @@ class _Mips(Family):
 
     def __init__(self, word: int) -> None:
         self._long = word == 8
+        self._mask = (1 << (64 if self._long else 32)) - 1
         self._reached: list[int] = []  # blocks of 512 MiB, in the order of their TLB entries
 
     def spelling(self, register: Register) -> str:
@@ -397,37 +411,32 @@ class _Mips(Family):
             machine.put(register, 0)
         self._reached.append(block)
 
-    def touching(self, machine: Bare, address: int) -> Literal["read", "write", ""]:
-        opcode = int.from_bytes(machine.read(address, 4), machine.architecture.order) >> 26
-        return "read" if opcode in _MIPS_LOADS else "write" if opcode in _MIPS_STORES else ""
-
-    def accesses(self, machine: Bare, address: int) -> Iterator[Touch]:
+    def access(self, machine: Bare, address: int) -> Access | None:
         """MIPS64 Architecture, volume II: loads and stores have base, register and a signed offset in one place, and
         an opcode that says the rest. Those with an index register (COP1X) are not among them."""
-        order = machine.architecture.order
-        word = int.from_bytes(machine.read(address, 4), order)
-        opcode = word >> 26
-        if opcode not in _MIPS_LOADS and opcode not in _MIPS_STORES:
-            return
-        register = str(word >> 16 & 31)
+        word = int.from_bytes(machine.read(address, 4), machine.architecture.order)
+        opcode, base, register = word >> 26, str(word >> 21 & 31), word >> 16 & 31
         offset = (word & 0xFFFF ^ 0x8000) - 0x8000
-        mask = (1 << (64 if self._long else 32)) - 1
-        place = machine.peek(str(word >> 21 & 31)) + offset & mask
         if opcode in _MIPS_LOADS:
-            size, part = _MIPS_LOADS[opcode]
-            yield Touch("read", place & -size if part else place, size)
-            return
-        size, part = _MIPS_STORES[opcode]
-        value = self._float(machine, int(register), size) if opcode in (0x39, 0x3D) else machine.peek(register)
+            return Access("read", base, offset, *_MIPS_LOADS[opcode], register, False)
+        if opcode in _MIPS_STORES:
+            return Access("write", base, offset, *_MIPS_STORES[opcode], register, opcode in (0x39, 0x3D))
+        return None
+
+    def touch(self, machine: Bare, access: Access) -> Touch:
+        kind, base, offset, size, part, register, floating = access
+        place = machine.peek(base) + offset & self._mask
+        if kind == "read":
+            return Touch("read", place & -size if part else place, size)
+        value = self._float(machine, register, size) if floating else machine.peek(str(register))
         value &= (1 << 8 * size) - 1
         if not part:
-            yield Touch("write", place, size, value)
-            return
+            return Touch("write", place, size, value)
         # Left stores the upper bytes from the place to the word's least significant end, right the lower ones.
-        upwards = (part == "left") == (order == "big")
+        upwards = (part == "left") == (machine.architecture.order == "big")
         count = size - place % size if upwards else place % size + 1
         value = value >> 8 * (size - count) if part == "left" else value & (1 << 8 * count) - 1
-        yield Touch("write", place if upwards else place & -size, count, value)
+        return Touch("write", place if upwards else place & -size, count, value)
 
     def _float(self, machine: Bare, number: int, size: int) -> int:
         wide = machine.peek("CP0_STATUS") & 0x04000000

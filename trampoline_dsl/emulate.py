@@ -27,17 +27,20 @@ Integers are whole registers; bit 0 is the least significant one, whatever the b
 from __future__ import annotations
 
 import ctypes
+import mmap
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unicorn import arm64_const, arm_const, mips_const, ppc_const, s390x_const, unicorn_const, x86_const
 from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_MEM_ACCESS_CFUNC, Uc, UcError, uclib
 
-from .cpus import BOOT, MachineError, Place, family_of
+from .cpus import BOOT, Access, MachineError, Place, family_of
 from .extended import from_double, to_double
 from .target import Architecture, Register
 
@@ -46,7 +49,8 @@ __all__ = ["Hook", "Machine", "MachineError", "Snapshot", "Stop"]
 _TRANSLATION_BUFFER = 16 << 20  # bytes; Unicorn's own choice reserves 1 GiB of address space for each machine
 _PAGE = 0x1000
 _MOST_ADDRESSES = 1 << 16  # of which is remembered who is called there
-_mem_read, _mem_write, _reg_read = uclib.uc_mem_read, uclib.uc_mem_write, uclib.uc_reg_read
+_mem_read, _mem_write = uclib.uc_mem_read, uclib.uc_mem_write
+_UNDECLARED = ctypes.CDLL(uclib._name)  # its functions, without types of their arguments
 _FORGET_TRANSLATION = unicorn_const.UC_CTL_IO_WRITE << 30 | 2 << 26 | unicorn_const.UC_CTL_TB_REMOVE_CACHE
 
 InstructionCallback = Callable[[int, int], None]  # address, bytes
@@ -113,6 +117,16 @@ class Snapshot:
     _context: Any
 
 
+class _Mapped(NamedTuple):
+    """Memory of a machine, from `base` up to `end`. It is ours, and Unicorn is told where it is: to read or write it
+    there takes a third of the time that it takes by Unicorn. `first` holds it in place."""
+
+    base: int
+    end: int
+    data: mmap.mmap
+    first: ctypes.c_char
+
+
 # ------------------------------------------------------------------------------------------- where registers are
 
 
@@ -149,17 +163,28 @@ class _Transfer:
             (slot, machine.number(place.pieces[0]), place.shift) for slot, place in enumerate(places) if place.shift
         ]
         self._x87 = [slot for slot, place in enumerate(places) if place.x87]
-        self._writable = [layout.writable[name] for name in names]
-        self._rest = [layout.rest[name] for name in names]
-        self._masks = [(1 << layout.bits[name]) - 1 for name in names]
+        bits = [layout.bits[name] for name in names]
         # Whatever has more than one piece, or is cut out of something wider, takes all of its 16 bytes.
         self._wide = [
             slot
             for slot, place in enumerate(places)
-            if place.shift or place.x87 or place.image or len(place.pieces) != 1 or layout.bits[names[slot]] > 64
+            if place.shift or place.x87 or place.image or len(place.pieces) != 1 or bits[slot] > 64
         ]
-        wide = set(self._wide)
-        self._format = struct.Struct("<" + "".join("16s" if slot in wide else "Q8x" for slot in range(len(names))))
+        forms = [_FORMS.get(count, "Q8x") for count in bits]
+        for slot in self._wide:
+            forms[slot] = "16s"
+        self._format = struct.Struct("<" + "".join(forms))
+        self._writable = [layout.writable[name] for name in names]
+        self._rest = [layout.rest[name] for name in names]
+        masks = [(1 << count) - 1 for count in bits]
+        # What is as wide as its form is right as it is read.
+        cut = {slot for slot, count in enumerate(bits) if count != _BITS[forms[slot]]}
+        self._cut = [(slot, masks[slot]) for slot in sorted(cut)]
+        self._partly = [
+            (slot, writable, rest)
+            for slot, (writable, rest) in enumerate(zip(self._writable, self._rest, strict=True))
+            if slot in cut or (writable, rest) != (masks[slot], 0)
+        ]
 
     def read(self) -> list[int]:
         machine = self._machine
@@ -175,18 +200,18 @@ class _Transfer:
             values[slot] >>= shift
         for slot in self._x87:
             values[slot] = machine.x87_top()
-        return [value & mask for value, mask in zip(values, self._masks, strict=True)]
+        for slot, mask in self._cut:
+            values[slot] &= mask
+        return values
 
     def write(self, values: Iterable[int]) -> None:
         machine = self._machine
-        whole = [value & mask | rest for value, mask, rest in zip(values, self._writable, self._rest, strict=True)]
-        if self._wide:
-            parts: list[Any] = list(whole)
-            for slot in self._wide:
-                parts[slot] = whole[slot].to_bytes(16, "little")
-            self._format.pack_into(self._buffer, 0, *parts)
-        else:
-            self._format.pack_into(self._buffer, 0, *whole)
+        whole = list(values)
+        try:
+            self._pack(whole)
+        except (struct.error, OverflowError):  # a number that is negative, or has more bits than its register
+            whole = [value & mask for value, mask in zip(whole, self._writable, strict=True)]
+            self._pack(whole)
         _check(uclib.uc_reg_write_batch(machine.handle, self._write_numbers, self._write_pointers, self._write_count))
         for slot, number, shift in self._fields:
             machine.put_field(number, shift, self._writable[slot], whole[slot])
@@ -197,6 +222,21 @@ class _Transfer:
             machine.set_image()
         for slot in self._x87:
             machine.set_x87_top(whole[slot])
+
+    def _pack(self, whole: list[int]) -> None:
+        for slot, writable, rest in self._partly:
+            whole[slot] = whole[slot] & writable | rest
+        if not self._wide:
+            self._format.pack_into(self._buffer, 0, *whole)
+            return
+        parts: list[Any] = whole.copy()
+        for slot in self._wide:
+            parts[slot] = whole[slot].to_bytes(16, "little")
+        self._format.pack_into(self._buffer, 0, *parts)
+
+
+_FORMS: Mapping[int, str] = {8: "B15x", 16: "H14x", 32: "I12x", 64: "Q8x", 128: "16s"}
+_BITS: Mapping[str, int] = {form: bits for bits, form in _FORMS.items()}
 
 
 def _batch(pieces: Sequence[tuple[int, int]]) -> tuple[int, Any, Any]:
@@ -248,13 +288,15 @@ class Machine:
         self._numbers: dict[str, int] = {}
         self._pc_number = self.number(self._family.pc)
         self._cell = (ctypes.c_uint64 * 2)()
+        self._peeks: dict[int, Callable[[], int]] = {}
         self._transfers: dict[tuple[str, ...], _Transfer] = {}
         self._everywhere: list[tuple[int, int, InstructionCallback]] = []
         self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere`
         self._translated: set[int] = set()  # numbers of pages that may have been, and the ends of their range
         self._lowest, self._highest = 1 << 64, -1
-        self._touching: dict[int, str] = {}  # by address: "read", "write" or "", where instructions are decoded
-        self._buffers: dict[int, Any] = {}
+        self._touching: dict[int, Access | None] = {}  # by address, where instructions are decoded
+        self._memory: list[_Mapped] = []  # by address
+        self._bases: list[int] = []
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
         self._reads: list[ReadCallback] = []
@@ -287,7 +329,7 @@ class Machine:
         self._sp_number = self.number(sp_piece)
         self._sp_mask = (1 << self.architecture.sp.bits) - 1
         self._sp_cell = ctypes.c_uint64()  # of its own: what is not read of it stays zero
-        self._sp_place = ctypes.c_void_p(ctypes.addressof(self._sp_cell))
+        self._read_sp = self._reader(self._sp_number, self._sp_cell)
         self._add_hooks()
 
     # -- memory
@@ -296,49 +338,61 @@ class Machine:
         """Make `size` bytes of zeros at `base`; both are multiples of 4096. All memory can be executed: who must know
         where code runs has `on_instruction`."""
         rights = unicorn_const.UC_PROT_ALL if writable else unicorn_const.UC_PROT_READ | unicorn_const.UC_PROT_EXEC
+        if size <= 0:
+            raise MachineError(f"cannot map {size:#x} bytes at {base:#x}")
+        data = mmap.mmap(-1, size)
+        mapped = _Mapped(base, base + size, data, ctypes.c_char.from_buffer(data))
         try:
-            self._uc.mem_map(base, size, rights)
+            self._uc.mem_map_ptr(base, size, rights, ctypes.addressof(mapped.first))
         except UcError as error:
             raise MachineError(f"cannot map {size:#x} bytes at {base:#x}: {error}") from None
+        self._remember([*self._memory, mapped])
         if not self._family.virtual_tlb:
             state = self._uc.context_save()
             self._family.reach(self, base, size)
             self._uc.context_restore(state)
 
     def unmap(self, base: int, size: int) -> None:
-        try:
-            self._uc.mem_unmap(base, size)
-        except UcError as error:
-            raise MachineError(f"cannot unmap {size:#x} bytes at {base:#x}: {error}") from None
+        """What was mapped in one piece goes in one piece."""
+        left = [mapped for mapped in self._memory if (mapped.base, mapped.end) != (base, base + size)]
+        if len(left) == len(self._memory):
+            raise MachineError(f"cannot unmap {size:#x} bytes at {base:#x}: they were not mapped in one piece")
+        self._uc.mem_unmap(base, size)
+        self._remember(left)
         self._touching = {}
 
+    def _remember(self, memory: list[_Mapped]) -> None:
+        self._memory = sorted(memory, key=lambda mapped: mapped.base)
+        self._bases = [mapped.base for mapped in self._memory]
+
     def read(self, address: int, size: int) -> bytes:
-        data = self._buffers.get(size)
-        if data is None:
-            data = ctypes.create_string_buffer(size) if size <= _PAGE else self._large(size)
-            self._buffers[min(size, _PAGE + 1)] = data
-        if _mem_read(self.handle, address, data, size):
+        index = bisect_right(self._bases, address)
+        if index:
+            base, end, data, _ = self._memory[index - 1]
+            if address + size <= end:
+                return data[address - base : address - base + size]
+        buffer = ctypes.create_string_buffer(size)
+        if _mem_read(self.handle, address, buffer, size):
             raise MachineError(f"cannot read {size} bytes at {address:#x}: not all of them are mapped")
-        found: bytes = data.raw if size <= _PAGE else ctypes.string_at(data, size)
-        return found
+        return buffer.raw
 
-    def _large(self, size: int) -> Any:
-        """A buffer for more than a page: one for all sizes."""
-        data = self._buffers.get(_PAGE + 1)
-        return data if data is not None and len(data) >= size else ctypes.create_string_buffer(size)
-
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: int, data: bytes | memoryview) -> None:
         """Store `data`, whatever the protection. Code that was there is forgotten, but a callback that changes the
         basic block which is running changes only what runs after it."""
-        if not data:
+        size = len(data)
+        if not size:
             return
-        if _mem_write(self.handle, address, data, len(data)):
-            raise MachineError(f"cannot write {len(data)} bytes at {address:#x}: not all of them are mapped")
-        first, last = address // _PAGE, (address + len(data) - 1) // _PAGE
+        index = bisect_right(self._bases, address)
+        if index and address + size <= self._memory[index - 1].end:
+            base, _, memory, _ = self._memory[index - 1]
+            memory[address - base : address - base + size] = data
+        elif _mem_write(self.handle, address, bytes(data), size):
+            raise MachineError(f"cannot write {size} bytes at {address:#x}: not all of them are mapped")
+        first, last = address // _PAGE, (address + size - 1) // _PAGE
         if last < self._lowest or first > self._highest or self._translated.isdisjoint(range(first, last + 1)):
             return
         self._touching = {}
-        begin, end = ctypes.c_uint64(address), ctypes.c_uint64(address + len(data))
+        begin, end = ctypes.c_uint64(address), ctypes.c_uint64(address + size)
         # What `ctl_remove_cache` does, in half the time.
         _check(uclib.uc_ctl(self.handle, _FORGET_TRANSLATION, begin, end))
 
@@ -399,7 +453,7 @@ class Machine:
 
     @property
     def sp(self) -> int:
-        if _reg_read(self.handle, self._sp_number, self._sp_place):
+        if self._read_sp():
             raise MachineError("sp cannot be read")
         value: int = self._sp_cell.value
         return value & self._sp_mask
@@ -695,9 +749,17 @@ class Machine:
     def _peek_number(self, number: int) -> int:
         cell = self._cell
         cell[0] = cell[1] = 0
-        _check(_reg_read(self.handle, number, cell))
+        peek = self._peeks.get(number)
+        if peek is None:
+            peek = self._peeks[number] = self._reader(number, cell)
+        _check(peek())
         value: int = cell[1] << 64 | cell[0]
         return value
+
+    def _reader(self, number: int, cell: Any) -> Callable[[], int]:
+        """Puts a register into a cell. The arguments are made once, and not looked at by ctypes in each call."""
+        handle = ctypes.cast(self.handle, ctypes.c_void_p)
+        return partial(_UNDECLARED.uc_reg_read, handle, ctypes.c_int(number), ctypes.byref(cell))
 
     def _put_number(self, number: int, value: int) -> None:
         ctypes.memmove(self._cell, value.to_bytes(16, "little"), 16)
@@ -721,11 +783,17 @@ class Machine:
         old, state = self._uc, self._uc.context_save()
         self._uc = self._open()
         self.handle = self._uc._uch
+        self._peeks = {}
         self._family.prepare(self)
+        ours = {mapped.base: mapped for mapped in self._memory}
         for low, high, rights in old.mem_regions():
+            if low in ours and ours[low].end == high + 1:
+                self._uc.mem_map_ptr(low, high - low + 1, rights, ctypes.addressof(ours[low].first))
+                continue
             self._uc.mem_map(low, high - low + 1, rights)
             self._uc.mem_write(low, bytes(old.mem_read(low, high - low + 1)))
         self._uc.context_restore(state)
+        self._read_sp = self._reader(self._sp_number, self._sp_cell)
         self._add_hooks()
         self._spoiled = False
 
@@ -780,7 +848,7 @@ class Machine:
                 callback(address, size)
                 if self._moved or self._outcome is not None:
                     return
-            if address in self._at:
+            if self._at and address in self._at:
                 for callback in tuple(self._at[address]):
                     callback(address, size)
                     if self._moved or self._outcome is not None:
@@ -803,20 +871,20 @@ class Machine:
 
     def _tell(self, address: int) -> None:
         """Call those who watch memory, for the instruction that comes next."""
-        kind = self._touching.get(address)
-        if kind is None:
-            kind = self._touching[address] = self._family.touching(self, address)
-        if not (self._writes if kind == "write" else self._reads if kind else kind):
+        if address not in self._touching:
+            self._touching[address] = self._family.access(self, address)
+        access = self._touching[address]
+        if access is None or not (self._writes if access.kind == "write" else self._reads):
             return
-        for touch in self._family.accesses(self, address):
-            if touch.kind == "write":
-                for write_callback in self._writes:
-                    write_callback(touch.address, touch.size, touch.value, address)
-                if touch.address // _PAGE in self._translated:
-                    self._touching = {}  # the code may change itself
-            else:
-                for read_callback in self._reads:
-                    read_callback(touch.address, touch.size, address)
+        kind, place, size, value = self._family.touch(self, access)
+        if kind == "write":
+            for write_callback in self._writes:
+                write_callback(place, size, value, address)
+            if place // _PAGE in self._translated:
+                self._touching = {}  # the code may change itself
+        else:
+            for read_callback in self._reads:
+                read_callback(place, size, address)
 
     def _on_write(self, _engine: object, _kind: int, address: int, size: int, value: int, _key: object) -> None:
         try:

@@ -48,6 +48,7 @@ from .target import (
     OnStack,
     Part,
     Register,
+    ThreadSlot,
     ValueType,
 )
 from .unwind import Table
@@ -324,8 +325,15 @@ class Bench:
                 self.machine.on_instruction(self._astray, region.base, region.end - 1)
         self.machine.on_write(self._wrote)
         self.machine.on_system_call(self._called_kernel)
+        self._set_segments()
         self.initial = self.machine.save()
         self.clean = self._executable()
+
+    def _set_segments(self) -> None:
+        """Where threads have a segment of memory, it is the same one in each world."""
+        for convention in self.architecture.conventions.values():
+            if isinstance(convention.thread, ThreadSlot):
+                self.machine.set_segment_base(convention.thread.segment, thread_base(self.build.plan))
 
     @contextmanager
     def lent(self, region: Region, entered: Callable[[int], None]) -> Iterator[None]:
@@ -551,11 +559,13 @@ class Execute:
         self.moved = False  # the judge has set the program counter since the last instruction
         self.pending: list[Waiting] = []
         self.last_values: list[tuple[int, int]] = []
+        self.entries, self.leaving = bench.entries, bench.leaving
+        self.own: tuple[Activation, int] | None = None  # who runs, and where its stack begins
         self.last_place: tuple[int, Activation, Region | None] | None = None  # sp, who runs, on which stack
         self.executions: list[Execution] = []
         self.push = self.word if function.convention.return_address is None else 0
         self.kind = GARBAGE[number // 2 % len(GARBAGE)]
-        self.garbage = self._garbage(1 << 16) if scramble else b""
+        self.garbage = memoryview(self._garbage(1 << 16) if scramble else b"")
         self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
         self.watcher: Watcher | None = None
         self.interruptions: Interruptions | None = None
@@ -574,15 +584,17 @@ class Execute:
             self.witness.start(self)
         machine.restore(bench.initial)
         stacks = {region.base: region for region in self.build.plan.stacks}
+        permitted = self.trace.permitted
+        lowest, highest = min(permitted, default=0), max(permitted, default=-1)
         for base, image in self.world.images.items():
             if base in stacks:
-                machine.write(base, self._littered(stacks[base], image))
+                machine.write(base, image)
+                machine.write(base, self._litter(stacks[base]))
                 continue
             machine.write(base, image)
             end = base + len(image)
-            self.expected |= {a: image[a - base] for a in self.trace.permitted if base <= a < end}
-        if self.world.thread_slot is not None:
-            self._set_segment()
+            if base <= highest and lowest < end:
+                self.expected |= {a: image[a - base] for a in permitted if base <= a < end}
         thread: int | None = self.world.thread
         if enters_without_thread(self.build, self.function.convention) and self.thread_register is not None:
             thread = draw(self.world.seed, "thread at entry", 8 * self.word)
@@ -619,19 +631,13 @@ class Execute:
     def any_random(self) -> random.Random:
         return random.Random(f"{self.world.seed} any")
 
-    def _set_segment(self) -> None:
-        for convention in self.architecture.conventions.values():
-            segment = getattr(convention.thread, "segment", None)
-            if segment is not None:
-                self.machine.set_segment_base(segment, thread_base(self.build.plan))
-
-    def _littered(self, region: Region, image: bytes) -> bytes:
+    def _litter(self, region: Region) -> bytes:
         """Whatever lies below the callers' part of a stack differs from run to run."""
         top = self.world.sp - self.push if self.world.sp in region else None
         for name, stack in self.world.stack_tops.items():
             if stack in region and name:
                 top = stack
-        return image if top is None else self._garbage(top - region.base) + image[top - region.base :]
+        return b"" if top is None else self._garbage(top - region.base)
 
     def _garbage(self, size: int) -> bytes:
         return garbage(self.random, size, self.word, self.kind)
@@ -692,6 +698,10 @@ class Execute:
     def _has_returned(self) -> bool:
         """Whether the code itself has just left a function by its return, and not by the judge's hand."""
         return not self.moved and bool(self.executed) and self.executed[-1] in self.bench.leaving
+
+    def _returns_elsewhere(self, address: int) -> bool:
+        """Whether what looked like a return, just now, has led to where nothing goes on."""
+        return not self.moved and not self.bench.goes_on(self.executed[-1], address)
 
     def _returns_astray(self, address: int) -> None:
         activation = self.activations[-1]
@@ -953,19 +963,18 @@ class Execute:
         if self.interrupted is not None:
             self.interrupted = None  # it goes on
             return
-        if self.watcher is not None:
-            self.watcher.settled()
-        executed = self.executed
-        activation = self.activations[-1]
+        watcher, executed, activation = self.watcher, self.executed, self.activations[-1]
+        if watcher is not None:
+            watcher.settled()
         if self.landings is not None:
             self._land(address)
-        if address in self.bench.entries and self._called(address):
+        if address in self.entries and self._called(address):
             self._enter_from_code(address)
             activation = self.activations[-1]
         elif address == activation.return_address and len(self.activations) > 1 and activation.resume is None:
             self._leave(address)
             activation = self.activations[-1]
-        elif self._has_returned() and not self.bench.goes_on(executed[-1], address):
+        elif executed and executed[-1] in self.leaving and self._returns_elsewhere(address):
             self._returns_astray(address)
             self._end()
         self.moved = False
@@ -989,10 +998,10 @@ class Execute:
             if not any(activation.cfa in r and sp in r for r in self.stack_of):
                 self._end()
             self.out_of_bounds = True  # said once: what comes of it is to be seen
-        elif region is not None and self.scramble:
+        elif self.scramble and region is not None:
             self._scramble_below(region, sp - activation.function.convention.red_zone)
-        if self.watcher is not None:
-            self.watcher.instruction(address)
+        if watcher is not None:
+            watcher.instruction(address)
         if self.interruptions is not None and not self.in_delay_slot() and self.interruptions.due(self, address):
             self.interrupted = address
             self.machine.stop()
@@ -1004,7 +1013,7 @@ class Execute:
             offset = self.random.randrange(1 << 8)
             data = self.garbage[offset : offset + size]
             if len(data) < size:
-                data = (data * (size // len(data) + 1))[:size]
+                data = memoryview((bytes(data) * (size // len(data) + 1))[:size])
             self.machine.write(region.base, data)
 
     def enters(self, entry: int, return_address: int) -> None:
@@ -1104,6 +1113,11 @@ class Execute:
 
     def _may_write(self, address: int, size: int) -> bool:
         activation = self.activations[-1]
+        if self.own is None or self.own[0] is not activation:
+            own = next((region.base for region in self.stack_of if activation.cfa in region), activation.cfa)
+            self.own = activation, own
+        if self.own[1] <= address and address + size <= activation.cfa:
+            return True
         for region in self.stack_of:
             if address in region:
                 if activation.cfa in region:
@@ -1938,9 +1952,15 @@ class Execute:
             start = max(self._compared_from(region, tops), base)
             want = image[start - base :]
             found = self.machine.read(start, len(want))
-            for offset in _differing(want, found):
+            if want == found:
+                continue
+            compared = bytearray(found)
+            for low, high in self._free():
+                low, high = max(low - start, 0), max(high - start, 0)
+                compared[low:high] = want[low:high]
+            for offset in _differing(want, compared):
                 address = start + offset
-                if not self._free(address):
+                if self.witness is None or not self.witness.permits(address, 1):
                     word = address // self.word * self.word
                     at = max(word - start, 0)
                     self._violate(
@@ -1952,16 +1972,16 @@ class Execute:
                     )
                     break
 
-    def _free(self, address: int) -> bool:
-        """Bytes that the outermost call was given, or that were compared when it returned."""
-        if self.witness is not None and self.witness.permits(address, 1):
-            return True
+    def _free(self) -> Iterator[tuple[int, int]]:
+        """Where the bytes begin and end that the outermost call was given, or that were compared when it returned."""
         if not self.activations:
-            return False
+            return
         outermost = self.activations[0]
-        if any(place <= address < place + self.word for place in outermost.outside):
-            return True
-        return self._given(address, outermost)
+        convention, cfa = outermost.function.convention, outermost.cfa
+        for place in outermost.outside:
+            yield place, place + self.word
+        yield cfa, cfa + convention.area
+        yield cfa + max(convention.first_stack_argument, 0), cfa + outermost.stack_bytes
 
     def _compared_from(self, region: Region, tops: Sequence[int]) -> int:
         """Below its callers' part, a stack holds frames that are gone."""
@@ -1970,7 +1990,7 @@ class Execute:
         return max([top for top in tops if top in region], default=region.base) if tops else region.base
 
 
-def _differing(want: bytearray, found: bytes) -> Iterator[int]:
+def _differing(want: bytes | bytearray, found: bytes | bytearray) -> Iterator[int]:
     """Where two pieces of memory of one size differ. Most of it does not, and is passed over whole or in blocks."""
     if want == found:
         return

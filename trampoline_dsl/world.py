@@ -6,7 +6,8 @@ The reference interpreter and the machine code start from the same world; each h
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -39,6 +40,17 @@ def garbage(random_: random.Random, size: int, word: int, kind: str) -> bytes:
     if size <= _NOISE:
         return noise[start : start + size]
     return (noise[start : start + _NOISE] * (size // _NOISE + 1))[:size]
+
+
+def _garbage_for(regions: Sequence[Region], random_: random.Random, word: int, kind: str) -> Iterator[bytes]:
+    """The same for several regions, one after the other, and each copied once."""
+    ends = list(accumulate(region.size for region in regions))
+    if kind == "zeros" or ends[-1] > _NOISE:
+        undefined, start = garbage(random_, ends[-1], word, kind), 0
+    else:
+        undefined, start = _noise(word, kind), word * random_.randrange(_NOISE // word)
+    for region, end in zip(regions, ends, strict=True):
+        yield undefined[start + end - region.size : start + end]
 
 
 _NOISE = 1 << 18  # bytes: more than the memory of a world has, unless frames are large
@@ -208,24 +220,30 @@ def plan(
 
 
 class Bytes:
-    """Plain memory: the regions of a plan as byte arrays. Raises LookupError outside of them."""
+    """Plain memory: the regions of a plan, each copied when something is stored there first. Raises LookupError outside
+    of them."""
 
     def __init__(self, images: Mapping[int, bytes]) -> None:
-        self.images = {base: bytearray(image) for base, image in images.items()}
+        self.images: dict[int, bytes | bytearray] = {base: bytes(image) for base, image in images.items()}
+        self._bases = sorted(self.images)
 
-    def find(self, address: int, size: int) -> tuple[bytearray, int]:
-        for base, image in self.images.items():
-            if base <= address and address + size <= base + len(image):
-                return image, address - base
-        raise LookupError(address)
+    def _base(self, address: int, size: int) -> int:
+        index = bisect_right(self._bases, address)
+        base = self._bases[index - 1] if index else address
+        if not index or address + size > base + len(self.images[base]):
+            raise LookupError(address)
+        return base
 
     def load(self, address: int, size: int) -> bytes:
-        image, offset = self.find(address, size)
-        return bytes(image[offset : offset + size])
+        base = self._base(address, size)
+        return bytes(self.images[base][address - base : address - base + size])
 
     def store(self, address: int, data: bytes) -> None:
-        image, offset = self.find(address, len(data))
-        image[offset : offset + len(data)] = data
+        base = self._base(address, len(data))
+        image = self.images[base]
+        if not isinstance(image, bytearray):
+            image = self.images[base] = bytearray(image)
+        image[address - base : address - base + len(data)] = data
 
 
 @dataclass(slots=True)
@@ -423,9 +441,8 @@ def make_world(build: Build, function: ir.Function, scenario: ir.Scenario | None
     regions = [layout.toc, layout.descriptors, layout.data, layout.thread, *layout.stacks, *layout.edges]
     if any(symbol in layout.variables for symbol in build.symbols.values()):
         regions.append(layout.variables)
-    ends = list(accumulate(region.size for region in regions))
-    undefined = garbage(random_, ends[-1], word, kind)
-    images = {r.base: undefined[end - r.size : end] for r, end in zip(regions, ends, strict=True)}
+    pieces = _garbage_for(regions, random_, word, kind)
+    images = {region.base: piece for region, piece in zip(regions, pieces, strict=True)}
     memory = Bytes({**images, **build.images})
     for name, pointer in build.pointers.items():
         if pointer != build.symbols[name]:
