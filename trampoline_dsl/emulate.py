@@ -289,7 +289,7 @@ class Machine:
         self._pc_number = self.number(self._family.pc)
         self._cell = (ctypes.c_uint64 * 2)()
         self._peeks: dict[int, Callable[[], int]] = {}
-        self._transfers: dict[tuple[str, ...], _Transfer] = {}
+        self._transfers: dict[tuple[Register, ...], _Transfer] = {}
         self._everywhere: list[tuple[int, int, InstructionCallback]] = []
         self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere`
         self._translated: set[int] = set()  # numbers of pages that may have been, and the ends of their range
@@ -419,27 +419,26 @@ class Machine:
         return self._layout.writable[register.name]
 
     def get(self, register: Register) -> int:
-        return self._transfer((register.name,)).read()[0]
+        return self._transfer((register,)).read()[0]
 
     def set(self, register: Register, value: int) -> None:
-        self._transfer((register.name,)).write((value,))
+        self._transfer((register,)).write((value,))
 
     def get_many(self, registers: Iterable[Register]) -> dict[Register, int]:
         """Several registers at once, at little more than the cost of one. The same registers should come in the same
         order, that of `architecture.registers` for choice: each order is prepared once and kept."""
         wanted = tuple(registers)
-        values = self._transfer(tuple([register.name for register in wanted])).read()
-        return dict(zip(wanted, values, strict=True))
+        return dict(zip(wanted, self._transfer(wanted).read(), strict=True))
 
     def set_many(self, values: Mapping[Register, int]) -> None:
-        self._transfer(tuple([register.name for register in values])).write(values.values())
+        self._transfer(tuple(values)).write(values.values())
 
     def read_registers(self, registers: Sequence[Register]) -> list[int]:
-        """As `get_many`, in the order of `registers`: hashing a hundred of them takes longer than reading them."""
-        return self._transfer(tuple([register.name for register in registers])).read()
+        """As `get_many`, in the order of `registers`."""
+        return self._transfer(tuple(registers)).read()
 
     def write_registers(self, registers: Sequence[Register], values: Iterable[int]) -> None:
-        self._transfer(tuple([register.name for register in registers])).write(values)
+        self._transfer(tuple(registers)).write(values)
 
     @property
     def pc(self) -> int:
@@ -738,12 +737,13 @@ class Machine:
         if self._running:
             raise MachineError(f"{what} while code runs")
 
-    def _transfer(self, names: tuple[str, ...]) -> _Transfer:
-        transfer = self._transfers.get(names)
+    def _transfer(self, registers: tuple[Register, ...]) -> _Transfer:
+        transfer = self._transfers.get(registers)
         if transfer is None:
+            names = tuple(register.name for register in registers)
             for name in names:
                 self._require(name)
-            transfer = self._transfers[names] = _Transfer(self, self._layout, names)
+            transfer = self._transfers[registers] = _Transfer(self, self._layout, names)
         return transfer
 
     def _peek_number(self, number: int) -> int:

@@ -9,10 +9,11 @@ while the machine code waits at a stub.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol, assert_never
 
 from . import ir
+from .records import dataclass
 from .target import ByteOrder, Register
 
 

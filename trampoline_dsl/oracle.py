@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import field
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, Protocol
 
 from . import ir
 from .diagnostics import Span
 from .interpret import Execution, Request, Resumed, Run, Trouble, Unset
+from .records import dataclass
 from .target import HIGHEST_ERRNO, ByteOrder, Convention, Register
 from .world import RETURN_SPACING, Build, Bytes, World, entry_of, thread_base, thread_in_memory, thread_place
 
@@ -197,11 +198,14 @@ class Oracle:
         self.scripting = 0
         self.calls = 0
         self.activations = 0
-        self.random = random.Random(f"{world.seed} any")
         self.thread = world.thread
         self.variables = dict(world.variables)
         self.executions: list[tuple[Execution, str, int]] = []  # with the return address of each
         self.stays: list[list[Stay]] = []  # of each of these
+
+    @cached_property
+    def any_random(self) -> random.Random:
+        return random.Random(f"{self.world.seed} any")
 
     # -------------------------------------------------------------------------------------------------- the host
 
@@ -242,7 +246,7 @@ class Oracle:
         return self.world.stack_tops[name]
 
     def any(self, bits: int) -> int:
-        return self.random.getrandbits(bits)
+        return self.any_random.getrandbits(bits)
 
     # -------------------------------------------------------------------------------------------------- running
 
