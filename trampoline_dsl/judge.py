@@ -454,7 +454,7 @@ class Bench:
                 found.append((register, register.bits, None))
             else:
                 keep = convention.keeps(register) if clobbers is None else 0
-                found.append((register, register.bits, keep | ~mask))
+                found.append((register, register.bits, (keep | ~mask) & (1 << register.bits) - 1))
         self._after_call[convention, clobbers] = found
         return found
 
@@ -661,11 +661,16 @@ class Execute:
         value = self.random.getrandbits(bits)
         if kind == "random":
             return value
-        # One of three, as `choice` draws it, at a third of what that takes: there are a hundred registers.
-        turn = self.random.getrandbits(2)
-        while turn > 2:
-            turn = self.random.getrandbits(2)
+        turn = self._drawn_below(3)
         return value if turn == 2 else -turn & (1 << bits) - 1
+
+    def _drawn_below(self, limit: int) -> int:
+        """What `randrange` draws, at a third of what that takes."""
+        bits = limit.bit_length()
+        drawn = self.random.getrandbits(bits)
+        while drawn >= limit:
+            drawn = self.random.getrandbits(bits)
+        return drawn
 
     def _stopped(self, stop: Stop) -> None:
         if self._resumes(stop.pc):
@@ -1027,7 +1032,7 @@ class Execute:
         """Overwrite a stack up to `floor`, as signals may."""
         size = floor - region.base
         if size > 0:
-            offset = self.random.randrange(1 << 8)
+            offset = self._drawn_below(1 << 8)
             data = self.garbage[offset : offset + size]
             if len(data) < size:
                 data = memoryview((bytes(data) * (size // len(data) + 1))[:size])
@@ -1752,7 +1757,9 @@ class Execute:
         values: dict[Register, int] = {}
         garbage_bits = self._drawn
         for register, bits, keep in self.bench.after_call(signature.convention, signature.clobbers):
-            if keep is None:
+            if keep == 0:
+                values[register] = garbage_bits(bits)
+            elif keep is None:
                 values[register] = registers[register]
             else:
                 values[register] = garbage_bits(bits) & ~keep | registers[register] & keep
@@ -1999,9 +2006,10 @@ class Execute:
 
     def _compared_from(self, region: Region, tops: Sequence[int]) -> int:
         """Below its callers' part, a stack holds frames that are gone."""
-        if self.world.sp in region:
+        base, end = region.base, region.end
+        if base <= self.world.sp < end:
             return self.world.sp
-        return max([top for top in tops if top in region], default=region.base) if tops else region.base
+        return max([top for top in tops if base <= top < end], default=base) if tops else base
 
 
 def _differing(want: bytes | bytearray, found: bytes | bytearray) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -81,10 +81,10 @@ class Walker(Watcher):
         self.registers = {number: register for register, number in self.numbers.numbers.items()}
         self.machine = unwind.Machine(self._register, self._read, architecture.word, architecture.order)
         self.live = True  # whether what is below the stack pointer counts as gone
-        self.wanted: tuple[Activation, tuple[_Wanted, ...], tuple[Register, ...]] | None = None  # by who runs
-        self.called: dict[
-            int, tuple[Activation, int, int]
-        ] = {}  # by who runs: where it goes on after a call, with which sp
+        # By what the caller's registers are.
+        self.wanted: tuple[Mapping[Register, int], tuple[_Wanted, ...], tuple[Register, ...]] | None = None
+        # By who runs: where it goes on after a call, with which stack pointer.
+        self.called: dict[int, tuple[Activation, int, int]] = {}
 
     def _register(self, number: int) -> int:
         if number == self.numbers.sp:
@@ -238,15 +238,16 @@ class Walker(Watcher):
     def _wanted(self, activation: Activation) -> tuple[tuple[_Wanted, ...], tuple[Register, ...]]:
         """The registers that a walk has to find. Whoever walks finds the table of contents by what is at the return
         address. ELFv2 ABI, 2.3."""
-        if self.wanted is None or self.wanted[0] is not activation:
-            numbers, architecture, rights = self.numbers, self.run.architecture, activation.registers
+        rights = activation.registers
+        if self.wanted is None or self.wanted[0] is not rights:
+            numbers, architecture = self.numbers, self.run.architecture
             wanted = tuple(
                 self._wanted_one(register, mask, rights[register])
                 for register, mask in activation.function.convention.kept.items()
                 if register in numbers.numbers and register in rights
                 if register not in (architecture.sp, architecture.toc)
             )
-            self.wanted = activation, wanted, tuple(one.register for one in wanted)
+            self.wanted = rights, wanted, tuple(one.register for one in wanted)
         return self.wanted[1:]
 
     def _wanted_one(self, register: Register, mask: int, right: int) -> _Wanted:
