@@ -50,7 +50,8 @@ _TRANSLATION_BUFFER = 16 << 20  # bytes; Unicorn's own choice reserves 1 GiB of 
 _PAGE = 0x1000
 _MOST_ADDRESSES = 1 << 16  # of which is remembered who is called there
 _mem_read, _mem_write = uclib.uc_mem_read, uclib.uc_mem_write
-_UNDECLARED = ctypes.CDLL(uclib._name)  # its functions, without types of their arguments
+# Its functions, without types of their arguments; they take so little time that no other thread is given any.
+_UNDECLARED = ctypes.PyDLL(uclib._name)
 _FORGET_TRANSLATION = unicorn_const.UC_CTL_IO_WRITE << 30 | 2 << 26 | unicorn_const.UC_CTL_TB_REMOVE_CACHE
 
 InstructionCallback = Callable[[int, int], None]  # address, bytes

@@ -576,7 +576,7 @@ class Execute:
         self.executions: list[Execution] = []
         self.push = self.word if function.convention.return_address is None else 0
         self.kind = GARBAGE[number // 2 % len(GARBAGE)]
-        self.garbage = memoryview(self._garbage(1 << 16) if scramble else b"")
+        self.garbage = self._garbage(1 << 16) if scramble else memoryview(b"")
         self.stack_of = sorted(self.build.plan.stacks, key=lambda r: r.base)
         self.watcher: Watcher | None = None
         self.interruptions: Interruptions | None = None
@@ -642,7 +642,7 @@ class Execute:
     def any_random(self) -> random.Random:
         return random.Random(f"{self.world.seed} any")
 
-    def _litter(self, region: Region) -> bytes:
+    def _litter(self, region: Region) -> bytes | memoryview:
         """Whatever lies below the callers' part of a stack differs from run to run."""
         top = self.world.sp - self.push if self.world.sp in region else None
         for name, stack in self.world.stack_tops.items():
@@ -650,7 +650,7 @@ class Execute:
                 top = stack
         return b"" if top is None else self._garbage(top - region.base)
 
-    def _garbage(self, size: int) -> bytes:
+    def _garbage(self, size: int) -> memoryview:
         return garbage(self.random, size, self.word, self.kind)
 
     def _garbage_bits(self, bits: int) -> int:
@@ -1035,7 +1035,7 @@ class Execute:
             offset = self._drawn_below(1 << 8)
             data = self.garbage[offset : offset + size]
             if len(data) < size:
-                data = memoryview((bytes(data) * (size // len(data) + 1))[:size])
+                data = memoryview(bytes(data) * (size // len(data) + 1))[:size]
             self.machine.write(region.base, data)
 
     def enters(self, entry: int, return_address: int) -> None:

@@ -594,7 +594,8 @@ class _Record:
         if obligation != "preserve":
             return ""
         machine = self.session.bench.machine
-        unseen = [r for r in self.function.convention.kept if r not in machine.observable]
+        observable = machine.observable
+        unseen = [r for r in self.function.convention.kept if r not in observable]
         if not unseen:
             return ""
         return "; ".join(f"{r.name}: {machine.why_not_observable(r)}" for r in unseen)

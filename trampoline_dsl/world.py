@@ -30,27 +30,24 @@ _TURNS = 3  # the first so many objects of a world come to lie at the edges, one
 GARBAGE = ("random", "zeros", "mixed")  # in turn: what is random is never null by chance
 
 
-def garbage(random_: random.Random, size: int, word: int, kind: str) -> bytes:
+def garbage(random_: random.Random, size: int, word: int, kind: str) -> memoryview:
     """What undefined memory may hold: nothing but what is random, zeros, or words of both and of ones. What is drawn is
     where it begins in noise that is always the same: to make so much of it in each run takes a fifth of the time."""
     if kind == "zeros":
-        return bytes(size)
+        return memoryview(bytes(size))
     noise = _noise(word, kind)
     start = word * random_.randrange(_NOISE // word)
     if size <= _NOISE:
-        return noise[start : start + size]
-    return (noise[start : start + _NOISE] * (size // _NOISE + 1))[:size]
+        return memoryview(noise)[start : start + size]
+    return memoryview(noise[start : start + _NOISE] * (size // _NOISE + 1))[:size]
 
 
 def _garbage_for(regions: Sequence[Region], random_: random.Random, word: int, kind: str) -> Iterator[bytes]:
-    """The same for several regions, one after the other, and each copied once."""
+    """The same for several regions, one after the other."""
     ends = list(accumulate(region.size for region in regions))
-    if kind == "zeros" or ends[-1] > _NOISE:
-        undefined, start = garbage(random_, ends[-1], word, kind), 0
-    else:
-        undefined, start = _noise(word, kind), word * random_.randrange(_NOISE // word)
+    undefined = garbage(random_, ends[-1], word, kind)
     for region, end in zip(regions, ends, strict=True):
-        yield undefined[start + end - region.size : start + end]
+        yield bytes(undefined[end - region.size : end])
 
 
 _NOISE = 1 << 18  # bytes: more than the memory of a world has, unless frames are large
