@@ -1227,8 +1227,10 @@ def _pair(first: Insn, second: Insn, tables: bool) -> Insn | None:
     """Both, which are independent of each other, in one instruction, if there is one for them."""
     low, high = sorted((first, second), key=lambda one: _access(one).offset)
     a, b = _access(low), _access(high)
+    if a.offset + a.bytes != b.offset:
+        return None
     spelling, other = _PAIRABLE.match(low.text), _PAIRABLE.match(high.text)
-    if spelling is None or other is None or spelling[2] != other[2] or a.offset + a.bytes != b.offset:
+    if spelling is None or other is None or spelling[2] != other[2]:
         return None
     if a.offset % a.bytes or not -64 * a.bytes <= a.offset < 64 * a.bytes:
         return None

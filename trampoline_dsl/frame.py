@@ -44,13 +44,11 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
 
 def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ...]:
     """What the caller wants back and the body changes: bits that callees lose, and registers that values live in."""
-    changed: dict[Register, int] = dict(body.lost)
-    for register in allocation.registers.values():
-        changed[register] = (1 << register.bits) - 1
+    changed: set[Register | None] = set(allocation.registers.values())
     for operation in allocation.operations:
         if operation.kind in ("call", "tail_call"):
             # s390x passes an argument in r6, which is kept all the same. (Nobody could give it back after a jump.)
-            changed.update({r: (1 << r.bits) - 1 for r in operation.places if r is not None})
+            changed.update(operation.places)
     fixed = {f.register for f in body.convention.fixed}
     order = list(Bank)
     return tuple(
@@ -58,7 +56,7 @@ def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ..
             (
                 (register, mask)
                 for register, mask in body.convention.kept.items()
-                if mask & changed.get(register, 0) and register not in fixed
+                if (register in changed or mask & body.lost.get(register, 0)) and register not in fixed
             ),
             key=lambda item: (order.index(item[0].bank), item[0].number),
         )
