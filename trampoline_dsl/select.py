@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from operator import attrgetter
 
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError, Span
@@ -14,7 +15,6 @@ from .target import (
     Architecture,
     Bank,
     Convention,
-    Fixed,
     Frame,
     FramePart,
     Insn,
@@ -24,6 +24,7 @@ from .target import (
     float_allocatable,
 )
 
+_comment = attrgetter("comment")
 Move = tuple[Register, Register, int]  # destination, source, bits of a float
 
 
@@ -71,13 +72,14 @@ class _Selection:
         self.registers = _Registers(allocation.registers)
         self.bare = body.bare and not frame.body_slots  # there is no frame of its own
         self.code: list[Insn] = []
-        self.span: Span | None = None  # the last one, and its line and column
-        self.place_of_span = (0, 0)
+        self.span: Span | None = None  # what is made is for this place, and its line and column
+        self.place = (0, 0)
         self.context = 0  # of the operation at hand
 
     def run(self) -> tuple[Insn, ...]:
         try:
-            self._emit(self._enter(), self.body.span, "prologue")
+            self._go_to(self.body.span)
+            self._enter()
         except ValueError as error:
             raise self._impossible(error, self.body.span) from error
         for operation in self.allocation.operations:
@@ -85,33 +87,33 @@ class _Selection:
         self._drop_needless_establishing()
         return tuple(self.architecture.improve(self.code))
 
-    def _enter(self) -> Iterator[Insn]:
+    def _enter(self) -> None:
         architecture = self.architecture
         if architecture.protect:
-            yield from architecture.landing_pad()
+            self._emit(architecture.landing_pad(), "prologue")
         if self.body.uses_toc:
-            yield from architecture.global_entry(self.body.name, self.convention)
+            self._emit(architecture.global_entry(self.body.name, self.convention), "prologue")
         if self.body.table:
-            yield from self._enter_by_table()
+            self._enter_by_table()
         if self.body.words is not None and self.body.words[0] >= 0:
-            yield from self._home_words()
+            self._home_words()
         if not self.bare:
-            yield from self.make.prologue(self.frame)
+            self._emit(self.make.prologue(self.frame), "prologue")
         if self.body.uses_toc and architecture.got is not None:
-            yield from architecture.find_got(self.body.name, self.convention)
+            self._emit(architecture.find_got(self.body.name, self.convention), "prologue")
 
-    def _home_words(self) -> Iterator[Insn]:
+    def _home_words(self) -> None:
         """Words that arrive in registers go where the caller left room for them. (Below the CFA a prologue does it.)"""
         assert self.body.words is not None
         start, registers = self.body.words
         word = self.architecture.word
         pushed = word if self.convention.return_address is None else 0
         for index, register in enumerate(registers):
-            yield from self.make.store(register, self.sp, pushed + start + index * word, 8 * word)
+            self._emit(self.make.store(register, self.sp, pushed + start + index * word, 8 * word), "prologue")
 
-    def _enter_by_table(self) -> Iterator[Insn]:
+    def _enter_by_table(self) -> None:
         architecture = self.architecture
-        yield from architecture.take_table_entry()
+        self._emit(architecture.take_table_entry(), "prologue")
         told = architecture.table_register(self.convention)
         if any(told in insn.writes for insn in self.make.prologue(self.frame)):
             message = f"to make its frame takes {told.name}, in which the table's index arrives"
@@ -125,13 +127,16 @@ class _Selection:
         message = f"{self.architecture.name} cannot do this: {error}"
         return InputError([Diagnostic("L006", message, span or self.body.span)])
 
-    def _emit(self, code: Iterable[Insn], span: Span | None, part: FramePart) -> None:
-        """Append instructions, as made for a place in the source."""
+    def _go_to(self, span: Span | None) -> None:
+        """What follows is made for this place in the source."""
         if span is not self.span:
             self.span = span
-            self.place_of_span = span.source.position(span.start) if span is not None else (0, 0)
-        line, column = self.place_of_span
-        if part == "body":
+            self.place = span.source.position(span.start) if span is not None else (0, 0)
+
+    def _emit(self, code: Iterable[Insn], part: FramePart = "body") -> None:
+        """Append instructions, as made for the place in the source."""
+        line, column = self.place
+        if part == "body":  # as far as it is for no other one already
             self.code += [insn.placed(line, column, insn.part) for insn in code]
         else:
             self.code += [insn.placed(line, column, part) for insn in code]
@@ -139,7 +144,7 @@ class _Selection:
     def label(self, name: str) -> str:
         return f"{self.prefix}{name}"
 
-    def place(self, home: Home) -> int:
+    def _above_sp(self, home: Home) -> int:
         """Bytes above sp."""
         if home.incoming is None:
             return home.offset
@@ -158,14 +163,13 @@ class _Selection:
         defs = [registers[v] for v in operation.defs]
         uses = [registers[v] for v in operation.uses]
         try:
-            if operation.kind in ("return", "tail_call"):
-                self._leave(operation, uses)
-            else:
-                self._emit(self._body(operation, defs, uses), operation.span, "body")
+            self._go_to(operation.span)
+            self._emit(self._body(operation, defs, uses))
         except ValueError as error:
             raise self._impossible(error, operation.span) from error
 
     def _body(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
+        """The last instructions of an operation; those before them are emitted already."""
         make, sp = self.make, self.sp
         match operation.kind:  # the most frequent ones first
             case "load":
@@ -173,17 +177,19 @@ class _Selection:
             case "home_load":
                 assert operation.home is not None
                 base = uses[0] if uses else sp
-                return self._load(defs[0], base, self.place(operation.home) + operation.value, operation)
+                return self._load(defs[0], base, self._above_sp(operation.home) + operation.value, operation)
             case "call":
                 return self._call(operation, defs, uses)
             case "home_store":
                 assert operation.home is not None
                 base = uses[1] if len(uses) > 1 else sp
-                return self._store(uses[0], base, self.place(operation.home) + operation.value, operation)
+                return self._store(uses[0], base, self._above_sp(operation.home) + operation.value, operation)
             case "constant":
                 return make.constant(defs[0], operation.value)
             case "enter":
-                return self.parallel(self._results(operation, defs), self._volatile())
+                return self._parallel(self._results(operation, defs), self._volatile())
+            case "return" | "tail_call":
+                return self._leave(operation, uses)
             case "outgoing":
                 return self._store(uses[0], sp, operation.value, operation)
             case "store":
@@ -196,7 +202,7 @@ class _Selection:
                 return make.load_symbol(defs[0], operation.symbol, operation.bits, operation.signed)
             case "home_address":
                 assert operation.home is not None
-                return make.binary("add", defs[0], sp, self.place(operation.home))
+                return make.binary("add", defs[0], sp, self._above_sp(operation.home))
             case "out_load":
                 return self._load(defs[0], sp, operation.value, operation)
             case "incoming_store":
@@ -288,7 +294,7 @@ class _Selection:
         yield from self.make.established(self.convention)
         yield from self.make.move(self.sp, uses[0])
         # A program counter is the address of code, where a function pointer may point to something else.
-        yield from self.make.jump_register(uses[1], self.convention.derive(descriptors=False))
+        yield from self.make.jump_register(uses[1], _without_descriptors(self.convention))
 
     def _copy_frame(self, operation: Operation, word: Register, base: Register) -> Iterator[Insn]:
         """All in the frame that somebody else wants back, and what is saved in the caller's area."""
@@ -315,8 +321,8 @@ class _Selection:
         assert convention is not None
         if convention is self._kernel_convention():
             return self._system_call(operation, defs, uses)
-        moves, address = self._marshal(operation, uses, convention, operation.clobbers)
-        code = [*moves, *make.established(convention)]
+        address = self._marshal(operation, uses, convention, operation.clobbers)
+        self._emit(make.established(convention))
         if address is None:
             call: Iterable[Insn] = make.call(operation.symbol, convention)
         else:
@@ -324,11 +330,10 @@ class _Selection:
         popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
         if popped > 0:
             call = [replace(insn, popped=popped) if insn.transfer == "call" else insn for insn in call]
-        code += call
+        self._emit(call)
         if popped > 0:
-            code += make.binary("sub", self.sp, self.sp, popped)
-        code += self.parallel(self._results(operation, defs), operation.clobbers, operation.results)
-        return code
+            self._emit(make.binary("sub", self.sp, self.sp, popped))
+        return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
     def _seen_through(self, callee: Convention) -> Convention:
         """A caller that has no table of contents has none to bring back."""
@@ -339,12 +344,12 @@ class _Selection:
         kernel = self.architecture.system_calls
         return kernel.convention if kernel is not None else None
 
-    def _system_call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
-        yield from self.parallel(self._operands(operation, uses), operation.clobbers)
+    def _system_call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
+        self._emit(self._parallel(self._operands(operation, uses), operation.clobbers))
         number = operation.value if operation.immediate else None
         label = self.label(operation.label) if operation.label else ""
-        yield from self.architecture.system_call(number, label)
-        yield from self.parallel(self._results(operation, defs), operation.clobbers, operation.results)
+        self._emit(self.architecture.system_call(number, label))
+        return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
     def _results(self, operation: Operation, defs: list[Register]) -> list[Move]:
         """The moves that take an operation's results from where they arrive."""
@@ -361,12 +366,13 @@ class _Selection:
 
     def _marshal(
         self, operation: Operation, uses: list[Register], convention: Convention, free: frozenset[Register]
-    ) -> tuple[Iterable[Insn], Register | None]:
-        """Bring arguments to their places, and find the register with the callee's address. `free` may be overwritten
+    ) -> Register | None:
+        """Bring arguments to their places, and say which register has the callee's address. `free` may be overwritten
         on the way."""
         moves, places = self._operands(operation, uses), operation.places
         if None not in places:
-            return self.parallel(moves, free), None
+            self._emit(self._parallel(moves, free))
+            return None
         address = uses[places.index(None)]
         wanted = convention.call_through
         if wanted is None and address in places:
@@ -376,15 +382,18 @@ class _Selection:
         if wanted is not None:
             moves.append((wanted, address, 0))
             address = wanted
-        return self.parallel(moves, free, (address,)), address
+        self._emit(self._parallel(moves, free, (address,)))
+        return address
 
-    def parallel(
+    def _parallel(
         self, moves: Sequence[Move], free: frozenset[Register], but: Collection[Register] = ()
     ) -> Iterable[Insn]:
         """All moves as if at once. `free`, without those in `but`, may be overwritten besides the destinations."""
         pending = {d: (s, bits) for d, s, bits in moves if d is not s}
         if pending.keys().isdisjoint([s for s, _ in pending.values()]):
-            return [insn for d, (s, bits) in pending.items() for insn in self._move(d, s, bits)]
+            for d, (s, bits) in pending.items():
+                self._emit(self._move(d, s, bits))
+            return ()
         return self._entangled(pending, {d for d, _, _ in moves}, free, but)
 
     def _entangled(
@@ -455,7 +464,7 @@ class _Selection:
 
     # --------------------------------------------------------------------------------------------------------- leaving
 
-    def _leave(self, operation: Operation, uses: list[Register]) -> None:
+    def _leave(self, operation: Operation, uses: list[Register]) -> Iterable[Insn]:
         make = self.make
         address: Register | None = None
         if operation.kind == "tail_call":
@@ -465,30 +474,30 @@ class _Selection:
             if lost:
                 message = f"an argument travels in {lost[0].name}, which is given back to the caller before the jump"
                 raise InputError([Diagnostic("L004", message, operation.span, notes=("call and return instead",))])
-            moves, address = self._marshal(operation, uses, operation.convention, self._volatile())
+            address = self._marshal(operation, uses, operation.convention, self._volatile())
         else:
-            moves = self.parallel(self._operands(operation, uses), self._volatile())
-        self._emit(moves, operation.span, "body")
-        code = [*make.established(self.convention), *make.epilogue(self.frame)]
+            self._emit(self._parallel(self._operands(operation, uses), self._volatile()))
+        self._emit(make.established(self.convention), "epilogue")
+        self._emit(make.epilogue(self.frame), "epilogue")
         if operation.kind == "return" and operation.pops:
             busy = frozenset(place for place in operation.places[:-1] if place is not None)
-            code += self.architecture.leave_popping(self.frame, busy)
+            self._emit(self.architecture.leave_popping(self.frame, busy), "epilogue")
         elif operation.kind == "return":
-            code += make.leave(self.frame, self.parameters if self.convention.callee_pops else 0)
+            self._emit(make.leave(self.frame, self.parameters if self.convention.callee_pops else 0), "epilogue")
         elif address is not None:
             assert operation.convention is not None
-            code += make.tail_call_register(address, operation.convention)
+            self._emit(make.tail_call_register(address, operation.convention), "epilogue")
         else:
             assert operation.convention is not None
-            code += make.tail_call(operation.symbol, operation.convention)
-        self._emit(code, operation.span, "epilogue")
+            self._emit(make.tail_call(operation.symbol, operation.convention), "epilogue")
+        return ()
 
     def _drop_needless_establishing(self) -> None:
         """A register that already holds what a convention demands is not set again."""
-        if not any(insn.comment for insn in self.code):
+        if not any(map(_comment, self.code)):
             return
-        own = {f.register for f in self.convention.fixed}
-        everywhere = {f.register for f in self._all_fixed()}
+        own: set[Register] = set(_fixed(self.convention))
+        everywhere = set().union(*map(_fixed, self._conventions()))
         base = self.architecture.symbol_base()
         if base is not None:
             everywhere.add(base)
@@ -496,14 +505,13 @@ class _Selection:
         lost = self._lost_by_calls(everywhere)
         kept, given = everywhere - lost, self._given_by_calls()
         targets = {insn.target for insn in self.code if insn.target is not None}
-        others = [insn for insn in self.code if insn.comment not in marks]
-        unchanged = {r for r in own - lost if not any(r in insn.writes and r in self._written(insn) for insn in others)}
         known = own
         result: list[Insn] = []
         for index, insn in enumerate(self.code):
             if insn.label is not None and insn.label in targets:
-                known = unchanged
-            register = marks.get(insn.comment)
+                others = [one for one in self.code if one.comment not in marks]
+                known = {r for r in own - lost if not any(r in self._written(one) for one in others if r in one.writes)}
+            register = marks.get(insn.comment) if insn.comment else None
             if register is not None:
                 if register in known:
                     continue
@@ -526,41 +534,34 @@ class _Selection:
             return insn.writes
         return insn.writes - {self.architecture.flags}
 
-    def _all_fixed(self) -> list[Fixed]:
-        conventions = {id(c): c for o in self.allocation.operations if (c := o.convention) is not None}
-        return [f for c in (self.convention, *conventions.values()) for f in c.fixed]
-
     def _conventions(self) -> list[Convention]:
-        return [o.convention for o in self.allocation.operations if o.kind == "call" and o.convention is not None]
+        """Of this body, and of all that it calls and jumps to."""
+        named = {id(o.convention): o.convention for o in self.allocation.operations if o.convention is not None}
+        return [self.convention, *named.values()]
 
     def _lost_by_calls(self, registers: set[Register]) -> set[Register]:
         """Those that some call in this body does not leave in place."""
         lost: set[Register] = set()
         for operation in self.allocation.operations:
             if operation.kind in ("call", "asm"):
-                given = {f.register for f in operation.convention.fixed} if operation.convention else set()
+                given = _fixed(operation.convention) if operation.convention is not None else frozenset()
                 lost |= (registers & operation.clobbers) - given
         return lost
 
     def _given_by_calls(self) -> set[Register]:
         """What every convention called here leaves in place."""
-        sets = [{f.register for f in c.fixed} for c in self._conventions()]
-        return set.intersection(*sets) if sets else set()
+        operations = self.allocation.operations
+        sets = [_fixed(o.convention) for o in operations if o.kind == "call" and o.convention is not None]
+        return set(sets[0].intersection(*sets)) if sets else set()
 
     # ------------------------------------------------------------------------------------------------------------- asm
 
-    def _asm(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterator[Insn]:
-        yield from self.parallel(self._operands(operation, uses), operation.clobbers)
-        writes = frozenset(operation.clobbers | set(operation.results))
-        for text in operation.text:
-            yield Insn(
-                text,
-                reads=frozenset(r for r in operation.places if r is not None),
-                writes=writes,
-                memory="both",
-                user_text=True,
-            )
-        yield from self.parallel(self._results(operation, defs), operation.clobbers, operation.results)
+    def _asm(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
+        self._emit(self._parallel(self._operands(operation, uses), operation.clobbers))
+        reads = frozenset(r for r in operation.places if r is not None)
+        writes = operation.clobbers.union(operation.results)
+        self._emit(Insn(text, reads, writes, memory="both", user_text=True) for text in operation.text)
+        return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
 
 def kept_pieces(frame: Frame, word: int) -> tuple[list[tuple[int, int, int]], int]:
@@ -585,6 +586,16 @@ def kept_pieces(frame: Frame, word: int) -> tuple[list[tuple[int, int, int]], in
 def _volatile(architecture: Architecture, convention: Convention) -> frozenset[Register]:
     usable = (*allocatable(architecture, convention), *float_allocatable(architecture, convention))
     return frozenset((*convention.scratch, *(r for r in usable if not convention.keeps(r))))
+
+
+@lru_cache(maxsize=1024)
+def _fixed(convention: Convention) -> frozenset[Register]:
+    return frozenset(fixed.register for fixed in convention.fixed)
+
+
+@lru_cache(maxsize=64)
+def _without_descriptors(convention: Convention) -> Convention:
+    return convention.derive(descriptors=False)
 
 
 @lru_cache(maxsize=64)
