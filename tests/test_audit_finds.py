@@ -184,6 +184,35 @@ def test_what_a_finding_says() -> None:
     assert "`extern other(...) using CONVENTION`" in found.message
 
 
+WHERE = """
+extern note(x: uptr) using c
+trampoline f(top: uptr, x: uptr) using c {{
+    on stack top {{ {} }}
+    call note(x)
+}}
+check f {{ stack other  given {{ top = other.top }} }}
+"""
+MOVED = "push rbp; push rbx; push r12; mov rbp, rsp; mov rbx, rsi; "
+BACK = "mov rsp, rbp; mov rdi, rbx; call note; pop r12; pop rbx; pop rbp; ret"
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "what"),
+    [
+        ("syscall (7)(x)", "mov rdi, rsi; mov eax, 7; syscall; ", "makes a system call"),
+        ("trap", "ud2; ", "traps"),
+        ("call note(x)", "mov rdi, rsi; call note; ", "calls note"),
+    ],
+)
+def test_what_is_to_be_done_on_another_stack_is_done_there(source: str, code: str, what: str) -> None:
+    contract = WHERE.format(source)
+    for move, state in (("mov rsp, rdi; ", "held"), ("mov r12, rdi; ", "violated")):
+        verdict = judged("amd64", MOVED + move + code + BACK, contract)
+        assert verdict.obligations["sp"].state == state, verdict.violations
+        assert verdict.good == (state == "held"), verdict.violations
+        assert all(v.message.startswith(f"{what} with the stack pointer") for v in verdict.violations)
+
+
 def test_lines_of_debug_information() -> None:
     body = '.file 1 "hand.s"\n.loc 1 7\n' + RIGHT["amd64"].replace("pop rbx", "nop\n.loc 1 9\nadd rsp, 8")
     [found] = judged("amd64", body).violations

@@ -702,15 +702,7 @@ class Execute:
             return True
         activation = self.activations[-1]
         sp = self.machine.sp
-        if sp != event.sp and not self.bench.foreign:
-            self._violate(
-                "sp",
-                f"traps with the stack pointer {_away(sp - event.sp)} where the source has it",
-                register=self.architecture.sp.name,
-                expected=event.sp,
-                found=sp,
-                pc=pc,
-            )
+        self._check_sp(f"traps with the stack pointer {_away(sp - event.sp)} where the source has it", sp, event, pc)
         self._compare_memory(event)
         if activation.function.convention.thread is not None:
             self._check_thread(event)
@@ -1300,14 +1292,8 @@ class Execute:
         if left:
             self._check_left(activation, sp, convention)
         else:
-            if cfa != event.sp and not self.bench.foreign:
-                self._violate(
-                    "sp",
-                    f"calls {name} with the stack pointer at {cfa:#x}, not at the bottom of its frame",
-                    register=self.architecture.sp.name,
-                    expected=event.sp,
-                    found=cfa,
-                )
+            wrong = f"calls {name} with the stack pointer at {cfa:#x}, not at the bottom of its frame"
+            self._check_sp(wrong, cfa, event)
             self._check_area(name, signature, event, activation, cfa, pushed)
             self._check_walk(name, event, activation, cfa)
         if cfa % convention.alignment:
@@ -1329,6 +1315,18 @@ class Execute:
         self._compare_pinned(name, event)
         self.calls += 1
         return Arrival(name, signature, event, cfa, return_address, self.calls, jumped, left)
+
+    def _check_sp(self, wrong: str, sp: int, event: Event, pc: int | None = None) -> None:
+        """The stack pointer is where the source has it; of code from elsewhere, whose frames are as they are, on the
+        same stack."""
+        if sp == event.sp:
+            return
+        if self.bench.foreign and any(
+            region.base <= sp <= region.end and region.base <= event.sp <= region.end for region in self.stack_of
+        ):
+            return
+        name = self.architecture.sp.name
+        self._violate("sp", wrong, register=name, expected=event.sp, found=sp, pc=pc)
 
     def _leads_home(self, return_address: int, activation: Activation) -> bool:
         """Whether it is the one that the trampoline was given, so that what is called returns to its caller."""
@@ -1583,14 +1581,8 @@ class Execute:
             return
         signature = ir.kernel_signature(event.node)
         activation, sp = self.activations[-1], self.machine.sp
-        if sp != event.sp and not self.bench.foreign:
-            self._violate(
-                "sp",
-                f"makes a system call with the stack pointer {_away(sp - event.sp)} where the source has it",
-                register=self.architecture.sp.name,
-                expected=event.sp,
-                found=sp,
-            )
+        wrong = f"makes a system call with the stack pointer {_away(sp - event.sp)} where the source has it"
+        self._check_sp(wrong, sp, event)
         types = [type_.value_type for _, type_ in signature.parameters]
         places = kernel.convention.place(types, None)
         top = self._frame_top(event, activation, sp)
