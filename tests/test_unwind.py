@@ -39,6 +39,7 @@ def described(target: Target) -> bool:
 
 TARGETS = [target.name for target in all_targets().values() if described(target)]
 CLANG = "clang-14"
+FIXED = Path(__file__).parent / "fixedbugs"
 
 
 @cache
@@ -263,3 +264,35 @@ def test_what_is_wrong_with_a_directive_is_found(target: str) -> None:
                     unseen.append(f"{artifact.name} {name}")
     assert unseen == []
     assert count > 50
+
+
+# ----------------------------------------------------------------------------------------------- what outlives calls
+
+NESTED = ("nested_stacks", "nested_stacks_unwind", "symbols_after_go", "home_at_back_chain", "value_across_stacks")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_ways_from_calls_begin_where_callees_change_nothing(target: str) -> None:
+    """A walk from a callee looks at what is said of the last byte before the place that the call returns to, and finds
+    there what the callee has left in registers."""
+    architecture = find_target(target).architecture
+    stacks = 0
+    for name in NESTED:
+        for artifact in compiled(FIXED / f"{name}.tramp", target).own:
+            code = artifact.instructions
+            table = unwind.read_directives(directives(artifact), at_entry(architecture, artifact.function.convention))
+            for index, insn in enumerate(code):
+                if insn.transfer != "call":
+                    continue
+                frame = table.at(artifact.offsets[index + insn.delay_slot])
+                asked: list[int] = []
+                machine = unwind.Machine(
+                    lambda number, asked=asked: asked.append(number) or 0,  # type: ignore[misc]
+                    lambda _, size: bytes(size),
+                    architecture.word,
+                    architecture.order,
+                )
+                unwind.cfa(frame, machine)
+                assert asked == [architecture.unwinding().sp], (artifact.name, insn.text)
+                stacks += bool(frame.expression)
+    assert stacks > 10

@@ -546,6 +546,9 @@ class Follower:
                 effect = effects[following]
                 if effect is not None:
                     self._step(following, state, effect)
+                if insn.transfer == "call" and state.changed:
+                    # Walks from the callee look there: where it returns to is behind it.
+                    row = found[following] = self._row(state)
                 following += 1
             effect = effects[index]
             if effect is not None:
