@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -66,8 +67,8 @@ class _Wanted(NamedTuple):
 
 
 class Walker(Watcher):
-    """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information; by
-    what holds at calls alone, from where their callees return to."""
+    """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information;
+    and as from the midst of what it calls."""
 
     def __init__(self, run: Execute, stays: Stays | None = None) -> None:
         self.run = run
@@ -84,6 +85,7 @@ class Walker(Watcher):
         # By what the caller's registers are.
         self.wanted: tuple[Mapping[Register, int], tuple[_Wanted, ...], tuple[Register, ...]] | None = None
         # By who runs: where it goes on after a call, with which stack pointer.
+        self.of_callee = False  # the walk is as from the midst of a callee
         self.called: dict[int, tuple[Activation, int, int]] = {}
 
     def _register(self, number: int) -> int:
@@ -109,23 +111,28 @@ class Walker(Watcher):
         code, index = place
         if code.unwinding is None or self.run.in_delay_slot():
             return
-        offset = code.offsets[index]
         try:
-            if isinstance(code.unwinding, unwind.Table) and code.unwinding.at_calls:
-                self._walk_behind_call(code, index, activation)
-            else:
-                self._walk(code, offset, activation)
+            if not isinstance(self.numbers, WindowsUnwinding):
+                self._walk_from_callee(code, index, activation)
+            if not (isinstance(code.unwinding, unwind.Table) and code.unwinding.at_calls):
+                self._walk(code, code.offsets[index], activation)
         except (unwind.UnwindError, MachineError) as error:
             self._violate(address, f"the walk to the caller fails: {error}")
+            self.of_callee = False
 
-    def _walk_behind_call(self, code: Code, index: int, activation: Activation) -> None:
-        """As from the midst of the callee, which has changed what it may: by what is said of the call itself."""
+    def _walk_from_callee(self, code: Code, index: int, activation: Activation) -> None:
+        """Behind a call: by what is said of the call itself, when the callee has changed what it may. If it has taken
+        arguments off the stack, that cannot be seen any more."""
         sp, offset = self.run.machine.sp, code.offsets[index]
         # As long as it is kept, no other activation has its number.
         if self.called.pop(id(activation), None) == (activation, offset, sp):
+            self.of_callee = True
             self._walk(code, offset - 1, activation)
-        if code.instructions[index].transfer == "call":
-            behind = next((other for other in code.offsets[index + 1 :] if other > offset), offset)
+            self.of_callee = False
+        insn = code.instructions[index]
+        if insn.transfer == "call":
+            last = index + insn.delay_slot
+            behind = next((other for other in code.offsets[last + 1 :] if other > code.offsets[last]), offset)
             self.called[id(activation)] = activation, behind, sp
 
     def _table(self, code: Code, convention: Convention) -> unwind.Table:
@@ -342,5 +349,7 @@ class Walker(Watcher):
         found: int | None = None,
     ) -> None:
         made = self.run.violation("unwind", message, pc=address, register=register, expected=expected, found=found)
-        if all((made.message, made.register) != (other.message, other.register) for other in self.found):
+        if self.of_callee:
+            made = replace(made, message=f"from what it calls, {message}")
+        if all(other.register != register or other.message not in (message, made.message) for other in self.found):
             self.found.append(made)
