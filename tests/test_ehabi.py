@@ -159,6 +159,19 @@ def test_what_never_comes_back_ends_the_walk(tmp_path: Path) -> None:
     assert [frame and frame.place(14) for frame in table.frames] == [Place("undefined")]
 
 
+@pytest.mark.parametrize("assembler", ["gnu", "clang"])
+def test_a_program_that_nobody_unwinds_links(assembler: str, tmp_path: Path) -> None:
+    """Assemblers refer to what reads the index; nothing here has it."""
+    source = """
+    trampoline plain(f: ptr) -> i32 using c { return call f() using c -> i32 }
+    trampoline elsewhere(f: ptr, top: ptr) using c { on stack top { call f() using c } }
+    """
+    text = compile_text(source, "linux/arm").text
+    assembled(text, "linux/arm", assembler, tmp_path)
+    command = [need("arm-linux-gnueabihf-ld"), "-e", "plain", "--fatal-warnings", "-o", "linked", "made.o"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+
+
 def test_windows_has_none() -> None:
     compiled = compile_text(STACKS, "windows/arm")
     assert compiled["stacks"].index is None

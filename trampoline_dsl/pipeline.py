@@ -374,9 +374,10 @@ class Compiled:
     def text(self) -> str:
         """The file's trampolines and tables as GNU as takes them."""
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
-        header = cfi.made_of(self.target.architecture).header
+        tables = cfi.made_of(self.target.architecture)
+        unwinding = tables.header, tables.trailer
         file = PurePath(self.program.file).name
-        return file_text(texts, self.target, file, self._c_symbols(), self._property_note(), header)
+        return file_text(texts, self.target, file, self._c_symbols(), self._property_note(), unwinding)
 
     def _property_note(self) -> list[str]:
         """What the file tells linkers of its landing pads; and of its returns, where all of them are in pairs with

@@ -472,6 +472,7 @@ class Unwinding(ABC):
     sp: int  # of the stack pointer
     bias: int = 0  # bytes from the stack pointer at the caller's call up to what DWARF takes for the CFA
     header: tuple[str, ...] = ()  # directives at the top of a file
+    trailer: tuple[str, ...] = ()  # and at its end, in a section that is not loaded
     kept_with: Mapping[Register, Register] = {}  # registers that are saved in one word with another one
     # Other numbers that a register's caller value may be described by: of pieces of one size, the lowest bits first.
     also: Mapping[Register, tuple[int, ...]] = {}

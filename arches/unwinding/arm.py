@@ -103,6 +103,13 @@ class IndexedArmUnwinding(ArmUnwinding, IndexedUnwinding):
     """Linux: the directives are GNU as's and LLVM's. Those that have no name of their own are bytes: Exception Handling
     ABI for the Arm Architecture, "Frame unwinding instructions"."""
 
+    # Assemblers refer to these, which whoever unwinds has. Weakly, so that a program that nobody unwinds links too;
+    # GNU as takes that of symbols alone that something else refers to as well.
+    trailer = tuple(
+        line
+        for routine in ("__aeabi_unwind_cpp_pr0", "__aeabi_unwind_cpp_pr1")
+        for line in (f".weak {routine}", f".reloc ., R_ARM_NONE, {routine}")
+    )
     brackets = (".fnstart", ".fnend")
     cannot = ".cantunwind"
     followed = ".unwind_raw 4, 0x82, 0x00 @ pop {sp}"  # the word is loaded, and no writeback follows
