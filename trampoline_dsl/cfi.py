@@ -464,6 +464,26 @@ def _effects(described: Unwinding) -> _Effects:
     return _Effects(described)
 
 
+class _Followed(NamedTuple):
+    """The beginning of functions, followed."""
+
+    effects: Sequence[Effect | None]
+    rows: Sequence[Row | None]
+    stepped: bytes
+    read: frozenset[Hashable]
+    state: State  # behind it
+
+
+_MOST_BEGINNINGS = 500
+
+
+@lru_cache(maxsize=256)
+def _beginnings(architecture: Architecture, convention: Convention) -> dict[tuple[bool, tuple[int, ...]], _Followed]:
+    """Prologues that have been followed, by whether a table's entry has called, and by the identities of their
+    instructions' effects, which are kept with them. Many functions have the same one."""
+    return {}
+
+
 class Follower:
     """Follows one function."""
 
@@ -478,6 +498,7 @@ class Follower:
         self.link = function.convention.return_address
         self.watched = _watched(architecture, function.convention)
         self.effects = _effects(described).of(self.code)
+        self.beginnings = _beginnings(architecture, function.convention)
         # What is worth knowing where it is. Whose callers are found on which stack adds to it.
         self.wanted: set[Hashable] = set(self.watched.symbols)
         self.read: set[Hashable] = set()  # the symbols of what instructions have made that somebody has read
@@ -490,7 +511,7 @@ class Follower:
     def rows(self) -> list[Row | None]:
         """The row of each instruction; None where none comes by, and for labels."""
         if self.code and self.code[0].label is None:
-            self._follow(0, self._entry())
+            self._follow(*self._begun())
         elif self.code:
             self._reach(0, self._entry())
         while self.waiting:
@@ -528,11 +549,34 @@ class Follower:
 
     # ----------------------------------------------------------------------------------------------- following the code
 
-    def _follow(self, index: int, state: State) -> None:
-        """Go on from a place to where the code leaves or joins others; note which labels are reached with what."""
+    def _begun(self) -> tuple[int, State]:
+        """Where the prologue ends, and what is known there."""
+        end = 0
+        for insn in self.code:
+            if insn.part != "prologue" or insn.transfer != "none" or insn.delay_slot or insn.label is not None:
+                break
+            end += 1
+        effects = self.effects[:end]
+        key = self.function.entered_by_call, tuple(map(id, effects))
+        begun = self.beginnings.get(key)
+        if begun is None:
+            state = self._entry()
+            self._follow(0, state, end)
+            begun = _Followed(effects, self.found[:end], bytes(self.stepped[:end]), frozenset(self.read), state)
+            if len(self.beginnings) >= _MOST_BEGINNINGS:
+                self.beginnings.clear()
+            self.beginnings[key] = begun
+        self.found[:end], self.stepped[:end] = begun.rows, begun.stepped
+        self.read.update(begun.read)
+        return end, begun.state.copy()
+
+    def _follow(self, index: int, state: State, end: int | None = None) -> None:
+        """Go on from a place to where the code leaves or joins others; note which labels are reached with what. `end`:
+        a place beyond which not to go."""
         code, found, effects = self.code, self.found, self.effects
         row: Row | None = None
-        while index < len(code):
+        end = len(code) if end is None else end
+        while index < end:
             insn = code[index]
             if insn.label is not None:
                 self._reach(index, state)
