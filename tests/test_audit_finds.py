@@ -213,6 +213,33 @@ def test_what_is_to_be_done_on_another_stack_is_done_there(source: str, code: st
         assert all(v.message.startswith(f"{what} with the stack pointer") for v in verdict.violations)
 
 
+SIGNALS = """
+extern note(info: ptr, context: ptr) using c
+trampoline handler(signal: u32, info: ptr, context: ptr) using c { call note(info, context) }
+trampoline restorer() using c {
+    syscall 15()
+    trap
+}
+check f {
+    on note(info, context) { expect info MEANT context }
+    when amd64 { signals handler return through restorer }
+    when not amd64 { signals handler }
+}
+"""
+
+
+@pytest.mark.parametrize("machine", RIGHT)
+def test_signals_of_a_check_are_delivered(machine: str) -> None:
+    verdict = judged(machine, RIGHT[machine], CONTRACT + SIGNALS.replace("MEANT", "!="))
+    assert verdict.good, verdict.violations
+    assert verdict.deliveries > 4
+    wrong = judged(machine, RIGHT[machine], CONTRACT + SIGNALS.replace("MEANT", "=="))
+    assert wrong.violations
+    for violation in wrong.violations:
+        assert violation.obligation == "effect"
+        assert violation.message.startswith("handling a signal that came before")
+
+
 def test_lines_of_debug_information() -> None:
     body = '.file 1 "hand.s"\n.loc 1 7\n' + RIGHT["amd64"].replace("pop rbx", "nop\n.loc 1 9\nadd rsp, 8")
     [found] = judged("amd64", body).violations

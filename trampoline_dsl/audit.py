@@ -162,11 +162,14 @@ class ForeignSession(Session):
 
 def around(program: ir.Program, audited: Iterable[str]) -> ir.Program:
     """The program as the code of an image has it around itself: the trampolines that are audited, and those that their
-    checks call; everything else is somebody else's."""
+    checks call, that signals enter, and that a handler may go on in; everything else is somebody else's."""
     functions = {name: program.functions.get(name) or program.contracts[name] for name in audited}
-    scenarios = [replace(s, signals=()) for s in program.scenarios if s.trampoline in functions]
+    scenarios = [s for s in program.scenarios if s.trampoline in functions]
     waiting = [node for s in scenarios for h in s.handlers.values() for node in ir.walk(h.body)]
     called = {node.callee for node in waiting if isinstance(node, ir.Call) and isinstance(node.callee, str)}
+    called |= {name for s in scenarios for signals in s.signals for name in (signals.handler, signals.restorer) if name}
+    answering = (node for s in scenarios if s.signals for h in s.handlers.values() for node in ir.walk(h.body))
+    called |= {node.symbol for node in answering if isinstance(node, ir.SymbolAddress)}
     rest = sorted(called - set(functions))
     while rest:
         name = rest.pop()
