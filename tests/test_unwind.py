@@ -14,7 +14,7 @@ import pytest
 from test_examples import EXAMPLES
 from tools import need
 
-from trampoline_dsl import ir, unwind
+from trampoline_dsl import cfi, ir, unwind
 from trampoline_dsl.api import compile_text
 from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.continuations import kind_of_run
@@ -25,7 +25,7 @@ from trampoline_dsl.oracle import Trace
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_module
 from trampoline_dsl.resolve import load_module
 from trampoline_dsl.stays import Stays
-from trampoline_dsl.target import Target, WindowsUnwinding
+from trampoline_dsl.target import Insn, Motion, Target, WindowsUnwinding
 from trampoline_dsl.targets import all_targets, default_targets, find_target
 from trampoline_dsl.verify import Session, code_of
 from trampoline_dsl.walk import Walker, at_entry
@@ -296,3 +296,19 @@ def test_ways_from_calls_begin_where_callees_change_nothing(target: str) -> None
                 assert asked == [architecture.unwinding().sp], (artifact.name, insn.text)
                 stacks += bool(frame.expression)
     assert stacks > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ("ldr w0, [sp], #0x10", 16),
+        ("str s0, [sp, #-0xe0]!", -0xE0),
+        ("ldrsw x0, [sp], #0x20", 32),
+        ("strb w3, [sp, #-0x10]!", -16),
+        ("ldr w0, [sp, #0x10]", 0),
+    ],
+)
+def test_part_of_a_register_moves_the_stack_pointer_too(text: str, step: int) -> None:
+    architecture = find_target("linux/arm64").architecture
+    motions = cfi.made_of(architecture).motions(Insn(text))
+    assert motions == ((Motion("set", architecture.sp, architecture.sp, step),) if step else ())

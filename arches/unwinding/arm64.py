@@ -27,7 +27,8 @@ class Arm64Unwinding(ByText):
         floats = [r for r in whole if r.bank in (Bank.FLOAT, Bank.VECTOR)]
         self.numbers |= {r: 64 + r.number for r in floats}
         self.by_text |= {f"{letter}{r.number}": r for r in floats for letter in "dq"}
-        single = ((re.compile(rf"(ld|st)u?r {_ONE}, {_PLACE}"), self.single),)
+        part = ((re.compile(rf"(?:ld|st)r(?:s?[bhw])? [bhswx]\d+, {_PLACE}"), self._part),)
+        single = ((re.compile(rf"(ld|st)u?r {_ONE}, {_PLACE}"), self.single), *part)
         pair = ((re.compile(rf"(ld|st)p {_ONE}, {_ONE}, {_PLACE}"), self.pair),)
         add = (
             (re.compile(r"(add|sub) (x\d+|sp), (x\d+|sp), #(\w+)(, lsl #0xc)?"), self._add),
@@ -36,6 +37,7 @@ class Arm64Unwinding(ByText):
         self.forms = {
             **dict.fromkeys(("str", "ldr", "stur", "ldur"), single),
             **dict.fromkeys(("stp", "ldp"), pair),
+            **dict.fromkeys(("strb", "ldrb", "ldrsb", "strh", "ldrh", "ldrsh", "ldrsw"), part),
             "add": add,
             "sub": add,
             "mov": (
@@ -48,6 +50,11 @@ class Arm64Unwinding(ByText):
     def moved(self, name: str) -> tuple[Register | None, int]:
         """Of v0 to v31 a part, by the letter."""
         return None if name == "xzr" else self.by_text[name], _SIZES[name[0]]
+
+    def _part(self, m: re.Match[str]) -> Iterable[Motion]:
+        """A walk wants no part of a register, but the base may move. Groups: those of a place."""
+        if m[3] or m[4]:
+            yield Motion("set", self.by_text[m[1]], self.by_text[m[1]], number(m[2] if m[3] else m[4]))
 
     def _add(self, m: re.Match[str]) -> Iterable[Motion]:
         size = number(m[4]) << (12 if m[5] else 0)
