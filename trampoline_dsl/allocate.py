@@ -709,15 +709,9 @@ class _Colouring:
             before = seen
             defined = 0
             for value in defs:
-                number = value.number
-                if not seen >> number & 1:
-                    seen |= 1 << number
-                    values.append(value)
-                elif value.fixed is not None:
-                    self.tied |= bits.get(value.fixed, 0)
-                defined |= 1 << number
-            with_results = seen
-            for value in uses:
+                defined |= 1 << value.number
+            with_results = seen | defined
+            for value in (*defs, *uses):
                 number = value.number
                 if not seen >> number & 1:
                     seen |= 1 << number

@@ -165,11 +165,13 @@ def around(program: ir.Program, audited: Iterable[str]) -> ir.Program:
     checks call, that signals enter, and that a handler may go on in; everything else is somebody else's."""
     functions = {name: program.functions.get(name) or program.contracts[name] for name in audited}
     scenarios = [s for s in program.scenarios if s.trampoline in functions]
-    waiting = [node for s in scenarios for h in s.handlers.values() for node in ir.walk(h.body)]
-    called = {node.callee for node in waiting if isinstance(node, ir.Call) and isinstance(node.callee, str)}
-    called |= {name for s in scenarios for signals in s.signals for name in (signals.handler, signals.restorer) if name}
-    answering = (node for s in scenarios if s.signals for h in s.handlers.values() for node in ir.walk(h.body))
-    called |= {node.symbol for node in answering if isinstance(node, ir.SymbolAddress)}
+    called = {name for s in scenarios for signals in s.signals for name in (signals.handler, signals.restorer) if name}
+    for scenario in scenarios:
+        for node in (node for handler in scenario.handlers.values() for node in ir.walk(handler.body)):
+            if isinstance(node, ir.Call) and isinstance(node.callee, str):
+                called.add(node.callee)
+            elif isinstance(node, ir.SymbolAddress) and scenario.signals:
+                called.add(node.symbol)
     rest = sorted(called - set(functions))
     while rest:
         name = rest.pop()
