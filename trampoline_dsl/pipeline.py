@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from .frame import lay_out
 from .landing import marks_pairs, unpaired
 from .lir import DECLARED, Home
 from .lower import lower
+from .records import cached_property
 from .resolve import Module, check_module, conventions_in, load_module, resolve
 from .select import NoRegisterFree, select
 from .target import (
@@ -131,7 +132,7 @@ class Artifact:
     @cached_property
     def text(self) -> str:
         """The function in GNU syntax."""
-        title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
+        title = f"{self.name}, {_file_name(self.source.name)}:{self.function.span.line}"
         convention = self.function.convention
         symbol = c_symbol(self.function.signature)
         said, index = self.unwinding, self.index
@@ -195,7 +196,7 @@ class Artifact:
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The function as Go's assembler takes it; `symbol`: a symbol as Go writes it. The target is linked for Go."""
-        title = f"{self.name}, {PurePath(self.source.name).name}:{self.function.span.line}"
+        title = f"{self.name}, {_file_name(self.source.name)}:{self.function.span.line}"
         ends = (*self.offsets[1:], len(self.code))
         code = [self.code[start:end] for start, end in zip(self.offsets, ends, strict=True)]
         function = plan9.Function(self.function.signature, self.instructions, code, self.frame, self.source, title)
@@ -277,7 +278,7 @@ class TableArtifact:
     @cached_property
     def text(self) -> str:
         """The table in GNU syntax."""
-        where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
+        where = f"{_file_name(self.source.name)}:{self.table.span.line}"
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
         # On Windows what is in no table has no frame: Microsoft Learn, "x64 exception handling", "Unwind procedure".
         tables = cfi.made_of(self.target.architecture)
@@ -286,7 +287,7 @@ class TableArtifact:
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The table as Go's assembler takes it."""
-        where = f"{PurePath(self.source.name).name}:{self.table.span.line}"
+        where = f"{_file_name(self.source.name)}:{self.table.span.line}"
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
         return plan9.table_text(self.name, self.entries, self.target, title, symbol)
 
@@ -376,7 +377,7 @@ class Compiled:
         texts = [a.text for a in self.own] + [t.text for t in self.own_tables]
         tables = cfi.made_of(self.target.architecture)
         unwinding = tables.header, tables.trailer
-        file = PurePath(self.program.file).name
+        file = _file_name(self.program.file)
         return file_text(texts, self.target, file, self._c_symbols(), self._property_note(), unwinding)
 
     def _property_note(self) -> list[str]:
@@ -397,7 +398,7 @@ class Compiled:
         """The file's trampolines and tables as Go's assembler takes them."""
         ours: tuple[Artifact | TableArtifact, ...] = (*self.own, *self.own_tables)
         texts = [one.plan9_text(self.go_symbol) for one in ours]
-        return plan9.file_text(texts, self.target, PurePath(self.program.file).name)
+        return plan9.file_text(texts, self.target, _file_name(self.program.file))
 
     def go_symbol(self, name: str) -> str:
         """A symbol as Go's assembler takes it, with the ABI of what is called so."""
@@ -462,6 +463,12 @@ def _brackets(tables: Unwinding, name: str) -> tuple[Sequence[str], Sequence[str
     if isinstance(tables, IndexedUnwinding):
         return (before, tables.brackets[0]), (tables.brackets[1], after)
     return (before,), (after,)
+
+
+@lru_cache(maxsize=64)
+def _file_name(path: str) -> str:
+    """A file's name without its folder."""
+    return PurePath(path).name
 
 
 def c_symbol(signature: ir.Signature) -> str:
