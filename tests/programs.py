@@ -7,7 +7,7 @@ aligned, shifts are in range, loops end, and no 64-bit value is multiplied or sh
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trampoline_dsl.target import Bank, Convention
 from trampoline_dsl.targets import default_targets
@@ -112,11 +112,12 @@ class Scope:
     slots: list[Variable] = field(default_factory=list)  # that have been set
     on_stack: int = 0
     pushed: bool = False
+    aligned: bool = True  # whether the stack pointer is, as callees by any convention want it
     loops: int = 0  # loops around, on this stack
     depth: int = 0
 
     def inner(self) -> Scope:
-        return Scope(list(self.variables), list(self.slots), self.on_stack, self.pushed, self.loops, self.depth + 1)
+        return replace(self, variables=list(self.variables), slots=list(self.slots), depth=self.depth + 1)
 
 
 class Program:
@@ -124,6 +125,7 @@ class Program:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self.places = random.Random(f"stacks of {seed}")
         self.names = 0
         self.callees: list[Callee] = []
         self.lines = [f"# seed {seed}", STRUCTS, user_convention(self.random)]
@@ -201,7 +203,7 @@ class Program:
             self._declare(jump)
             self.callees.pop()
         usable = [v for v in variables if v.type not in ("fn", "stack")]
-        scope = Scope(usable)
+        scope = Scope(usable, aligned=self.convention not in GO)
         slots = [Variable(self.name("s"), self.random.choice(SCALARS)) for _ in range(self.random.choice((0, 0, 2, 9)))]
         body: list[str] = []
         if slots:
@@ -391,16 +393,17 @@ class Program:
         return [f"if {self._condition(scope)} {{ {self.random.choice(('break', 'continue'))} }}"]
 
     def _stack(self, scope: Scope) -> list[str]:
-        place = "sp & -16"
+        place = self.places.choice(("sp & -16", "sp", "sp - 64"))
         if self.stack and scope.on_stack == 0 and self.chance(0.7):
             place = f"{self.stack} & -16"
         inner = scope.inner()
         inner.on_stack += 1
+        inner.aligned = scope.aligned or place.endswith("-16")
         inner.loops = 0
         pushing = ""
         if self.convention in GO and self.chance(0.5):
             pushing = f" pushing pc {self._value(scope, 'uptr')}"
-            inner.pushed = True
+            inner.pushed, inner.aligned = True, False
         else:
             inner.pushed = False
         return [f"on stack {place}{pushing} {{", *self._block(inner, "    "), "}"]
@@ -413,11 +416,11 @@ class Program:
             callee = Callee(pointer, types, self._result(), self.random.choice(("c", "go0", "goregs", "mine")))
         else:
             callee = self.random.choice(self.callees)
-        if self.convention in GO and callee.convention not in GO and (scope.pushed or not scope.on_stack):
+        if self.convention in GO and callee.convention not in GO and not scope.aligned:
             # Its stack is aligned to a word only, and holds the return address where some callees have an area.
             inner = scope.inner()
             inner.on_stack += 1
-            inner.pushed = False
+            inner.pushed, inner.aligned = False, True
             return ["on stack sp & -16 {", *(f"    {line}" for line in self._call_of(callee, pointer, inner)), "}"]
         return self._call_of(callee, pointer, scope)
 
