@@ -496,6 +496,8 @@ class Follower:
         self.bias = described.bias
         self.of_thread = of_thread(architecture)
         self.link = function.convention.return_address
+        # How far below the top of a block's stack its pushed program counter is.
+        self.above_pc = function.frame if function.convention.return_slot == "bottom" else self.word
         self.watched = _watched(architecture, function.convention)
         self.effects = _effects(described).of(self.code)
         self.beginnings = _beginnings(architecture, function.convention)
@@ -730,12 +732,31 @@ class Follower:
         elif start < cells.above and start + size > cells.below:
             for offset in cells.touched(start, start + size):
                 state.changed.append(cells.pop(offset)[0][0])
+            caller = state.callers.get(symbol)
+            if caller is not None and not caller.keeps and value != caller.pc:
+                at = caller.cfa[1] - self.above_pc
+                if _start(caller.cfa) == symbol and start < at + self.word and at < start + size:
+                    start, size, value = at, self.word, self._pushed_again(index, state, caller)
         if value is not None:
             kept = value[0]
             cells.put(start, value, size)
             state.changed.append(kept)
             places, place = state.stored.get(kept), (symbol, start)
             state.stored[kept] = (place,) if places is None else (*[at for at in places if at != place], place)
+
+    def _pushed_again(self, index: int, state: State, caller: Caller) -> Value:
+        """The program counter of a caller, where what was pushed of it is overwritten: whatever is there now. Nowhere
+        else is that known."""
+        pc, callers = caller.pc, state.callers
+        elsewhere = any(other.pc[0] == pc[0] and other != caller for other in callers.values())
+        if elsewhere or pc[0] in self.watched.symbols or pc[0] in callers:
+            pc = ("pushed", index), 0, None
+            for symbol in [symbol for symbol, other in callers.items() if other == caller]:
+                callers[symbol] = caller._replace(pc=pc)
+            self._want(state, pc[0])
+        else:
+            self._forget(state, pc[0])
+        return pc
 
     def _called(self, index: int, state: State) -> None:
         """A callee may overwrite what is in registers, but for what its caller's caller wants back there. What is not
@@ -863,8 +884,7 @@ class Follower:
     def _pushed(self, index: int, state: State) -> Value:
         """The program counter that the next instructions store where a walk looks for it, under a name of its own: when
         they run again it may be another one."""
-        convention = self.function.convention
-        place = 0 if convention.return_slot == "bottom" else self.function.frame - self.word
+        place = self.function.frame - self.above_pc
         changed: set[Register] = set()
         pushed: Value = ("pushed", index), 0, None
         for following in range(index + 1, len(self.code)):

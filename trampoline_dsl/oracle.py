@@ -58,7 +58,7 @@ class Stay(NamedTuple):
     """A trampoline's stay on one stack, until it enters or leaves an `on stack` block. `after`: how many events there
     are before it. `top`: the stack pointer that the block was entered with; None in none. `caller`: whom a walk finds
     from there, by stack pointer and PC; None: who has called. `changed`: it is where the last one was, and a callee has
-    pushed another PC there."""
+    put another PC there."""
 
     after: int
     top: int | None = None
@@ -224,6 +224,8 @@ class Oracle:
             self.unset.discard(address + index)
             if not self.scripting:
                 self.trace.permitted.add(address + index)
+        if not self.scripting and self.executions and self.executions[-1][0].switches:
+            self.stay(entered=False)  # a pushed PC may have been overwritten
 
     def get_thread(self) -> int:
         if self.world.thread_slot is not None:
@@ -363,15 +365,16 @@ class Oracle:
             for byte in range(self.word):
                 self.delta[address + byte] = None
 
-    def stay(self, *, called: bool = False) -> None:
-        """Note where the trampoline that runs is from now on."""
+    def stay(self, *, entered: bool = True, called: bool = False) -> None:
+        """Note where the trampoline that runs is from now on, if a stack has been `entered` or left, or another caller
+        is there; `called`: by what a callee has done."""
         top = caller = None
         for switch in self.executions[-1][0].switches:
             top = switch.entry
             if switch.pushed is not None:
                 caller = top, int.from_bytes(self.memory.load(switch.pushed, self.word), self.order)
         stays = self.stays[-1]
-        if not called or caller != stays[-1].caller:
+        if entered or caller != stays[-1].caller:
             stays.append(Stay(len(self.trace.events), top, caller, called))
 
     def drive_function(self, execution: Execution, function: ir.Function, cfa: int, thread: int) -> int | None:
@@ -397,7 +400,7 @@ class Oracle:
             self.note("call", function.name, name, request, execution.sp)
             answer = self.outcome(name, request, execution.sp, 0)
             if execution.switches:
-                self.stay(called=True)
+                self.stay(entered=False, called=True)
         if execution.trapped is not None:
             self.event("trap", function, execution.sp, None, None, execution.trapped.span)
             raise _Trapped
