@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,14 @@ from trampoline_dsl import compile_text
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.cfi import Row, followed
-from trampoline_dsl.diagnostics import read_source
+from trampoline_dsl.diagnostics import Source, read_source
 from trampoline_dsl.elf import Several
-from trampoline_dsl.exidx import IndexTable, unwound
+from trampoline_dsl.exidx import IndexTable, read_directives, unwound
 from trampoline_dsl.image import Image
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_source
 from trampoline_dsl.targets import find_target
 from trampoline_dsl.unwind import Frame, Place, Table, UnwindError
+from trampoline_dsl.verify import Session, code_of
 
 ROOT = Path(__file__).parent
 FIXED = sorted((ROOT / "fixedbugs").glob("*.tramp"))
@@ -120,6 +122,7 @@ trampoline stacks(x: uptr, top: ptr) -> uptr using c {
     r = call f(r)
     return r
 }
+check stacks { stack other given { top = other.top } }
 """
 DESCRIBES = re.compile(r"\t\.(save|vsave|pad|unwind_raw) ")
 
@@ -136,6 +139,75 @@ def test_a_directive_that_is_missing_is_found(tmp_path: Path) -> None:
         text = "".join((*lines[:place], *lines[place + 1 :]))
         with pytest.raises(AssertionError):
             compare(compiled, assembled(text, "linux/arm", "gnu", tmp_path))
+
+
+def spoiled(index: Sequence[tuple[int, str]]) -> Iterator[tuple[tuple[int, str], ...]]:
+    """Each directive left out (`.fnend` and `.fnstart` together), changed, or in the place of its whole range."""
+    for place, (offset, text) in enumerate(index):
+        before, behind = (*index[:place],), (*index[place + 1 :],)
+        if text == ".fnend":
+            yield (*before, *behind[1:])
+        elif text != ".fnstart":
+            yield (*before, *behind)
+            yield (*before, (offset, ".cantunwind"), *behind)
+            if ".pad" in text:
+                yield (*before, (offset, ".pad #2000"), *behind)
+
+
+def test_verify_walks_by_what_is_said_of_calls() -> None:
+    """Each mistake is found, and told apart from one of the call frame information."""
+    count = 0
+    shapes = [path for path in EXAMPLES if path.stem in ("call_on_stack", "callback_with_context", "crosscall2")]
+    sources = [
+        Source("stacks.tramp", STACKS),
+        *map(read_source, (*shapes, ROOT / "fixedbugs" / "pushed_overwritten.tramp")),
+    ]
+    for source in sources:
+        compiled = compile_source(source, [find_target("linux/arm")])["linux/arm"]
+        for artifact in compiled.own:
+            code = code_of(artifact)
+            assert code.index is not None
+            assert Session(compiled).judge(artifact, 1, 2).obligations["unwind"].state != "violated"
+            for wrong in spoiled(code.index):
+                session = Session(compiled, {code.name: replace(code, index=wrong)})
+                found = session.judge(artifact, 1, 2).violations
+                assert found, (artifact.name, wrong)
+                assert {v.obligation for v in found} == {"unwind"}
+                assert all("by .ARM.exidx, " in v.message for v in found), (artifact.name, wrong)
+                count += 1
+    assert count > 50
+
+
+def test_verify_says_when_the_call_frame_information_is_wrong() -> None:
+    compiled = compile_text(STACKS, "linux/arm")
+    code = code_of(compiled["stacks"])
+    wrong = tuple(one for one in code.unwinding or () if isinstance(one, tuple) and "lr" not in one[1])
+    found = Session(compiled, {code.name: replace(code, unwinding=wrong)}).judge(compiled["stacks"], 1, 2).violations
+    assert found
+    assert all("by call frame information, " in violation.message for violation in found)
+
+
+def test_system_calls_and_text_of_users_are_walked_from() -> None:
+    source = """
+    trampoline asks(x: uptr) -> uptr using c {
+        let r: uptr = 0
+        asm arm { in r4 = x  out r5 = r  "mov r5, r4" }
+        return r
+    }
+    trampoline kernel(x: uptr) -> uptr using c { return syscall 20(x) }
+    """
+    compiled = compile_text(source, "linux/arm")
+    for artifact in compiled.own:
+        code = code_of(artifact)
+        wrong = (*(code.index or ()), (0, ".pad #4"))
+        found = Session(compiled, {code.name: replace(code, index=wrong)}).judge(artifact, 1, 2).violations
+        assert any("by .ARM.exidx, the walk" in violation.message for violation in found), artifact.name
+
+
+@pytest.mark.parametrize("text", [".save {r99}", ".vsave {}", ".pad four", ".setfp", "nothing", ".unwind_raw 0, 0xb4"])
+def test_directives_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(UnwindError):
+        read_directives([(0, text)], {"r4": 4})
 
 
 def test_a_table_of_entries_has_no_frame(tmp_path: Path) -> None:

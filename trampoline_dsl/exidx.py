@@ -1,5 +1,5 @@
-"""The index table of the Exception Handling ABI for the Arm Architecture, read from `.ARM.exidx` and `.ARM.extab`: what
-it says of each range of addresses, as the frame that call frame information would have for it.
+"""The index table of the Exception Handling ABI for the Arm Architecture, read from `.ARM.exidx` and `.ARM.extab`, or
+from directives: what it says of each range of addresses, as the frame that call frame information would have for it.
 
 It has nothing of how tables are made. The names of sections and terms are those of the ABI, "Index table entries",
 "The Arm-defined compact model", "The generic model", and "Frame unwinding instructions".
@@ -7,8 +7,9 @@ It has nothing of how tables are made. The names of sections and terms are those
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .unwind import Frame, Place, Table, UnwindError
@@ -17,6 +18,7 @@ _SP, _LR, _PC = 13, 14, 15
 _DOUBLE = 256  # the first of 32 registers of 64 bits: DWARF for the Arm Architecture (AADWARF32), 4.1
 _CANNOT = 1  # EXIDX_CANTUNWIND
 _WORD = 4  # bytes
+_NOBODY = Frame(_SP, 0, places={_LR: Place("undefined")})
 
 Piece = tuple[int, bytes]  # of memory: its address, and what is in it
 
@@ -86,7 +88,7 @@ def _read(sections: Sections) -> Iterator[tuple[int, int, Frame | None, str]]:
 def _frame(place: int, word: int, tables: Sequence[Piece]) -> Frame:
     """What the second word of an entry, at the address `place`, leads to. Raises UnwindError."""
     if word == _CANNOT:
-        return Frame(_SP, 0, places={_LR: Place("undefined")})
+        return _NOBODY
     return unwound(_inline(word) if word >> 31 else _handled(_there(place, word), tables))
 
 
@@ -129,6 +131,53 @@ def _there(place: int, word: int) -> int:
     """Where a word at `place` leads by the distance in its lower 31 bits ("prel31")."""
     distance = word & 0x7FFFFFFF
     return place + distance - (distance >> 30 << 31) & 0xFFFFFFFF
+
+
+# ----------------------------------------------------------------------------------------------------------- directives
+
+
+def read_directives(directives: Iterable[tuple[int, str]], names: Mapping[str, int]) -> Table:
+    """What the directives of one function say, each with the offset of the instruction that it stands before, without
+    `.fnstart` before the function and `.fnend` behind it. `names`: registers of operands by their names, as DWARF's
+    numbers. Raises UnwindError."""
+    starts, ranges = [0], [list[str]()]
+    for offset, text in directives:
+        match text.split():
+            case [".fnend"]:
+                pass
+            case [".fnstart"] if offset > starts[-1]:
+                starts.append(offset)
+                ranges.append([])
+            case _:
+                ranges[-1].append(text)
+    return Table(tuple(starts), tuple(_directed(texts, names) for texts in ranges), at_calls=True)
+
+
+_DIRECTIVE = re.compile(r"\s*\.(\w+)\s*([^@]*?)\s*(@.*)?")
+
+
+def _directed(directives: Sequence[str], names: Mapping[str, int]) -> Frame:
+    """The frame of one range. Directives say what a prologue does, and the last one is taken back first."""
+    walk = _Walk(b"")
+    for text in reversed(directives):
+        match = _DIRECTIVE.fullmatch(text)
+        try:
+            if match is None:
+                raise ValueError(text)
+            if not walk.take_back(match[1], match[2], names):
+                return _NOBODY
+        except (ValueError, KeyError):
+            raise UnwindError(f"`{text}` is no directive of the index table") from None
+    return walk.frame()
+
+
+def _listed(text: str, names: Mapping[str, int]) -> list[int]:
+    """The registers in braces, by number. Raises KeyError."""
+    found: list[int] = []
+    for piece in text.strip("{}").split(","):
+        first, _, last = piece.strip().partition("-")
+        found += range(names[first], names[last or first] + 1)
+    return found
 
 
 # --------------------------------------------------------------------------------------------------------- instructions
@@ -174,6 +223,27 @@ class _Walk:
         self.code, self.at = code, 0
         self.pointer = _Address(_SP)
         self.saved: dict[int, _Address] = {}  # by DWARF's numbers: where they were popped from
+
+    def take_back(self, directive: str, operands: str, names: Mapping[str, int]) -> bool:
+        """What a directive of an assembler does, by its name without the dot; whether there is a way to the caller.
+        Raises KeyError and ValueError."""
+        match directive:
+            case "save":
+                self._pop_core(sum(1 << number for number in set(_listed(operands, names))))
+            case "vsave":
+                numbers = _listed(operands, names)
+                self._pop_double(numbers[0] - _DOUBLE, len(numbers))
+            case "pad":
+                self.pointer = self.pointer.moved(int(operands.removeprefix("#"), 0))
+            case "unwind_raw":
+                self.code, self.at = bytes(int(byte, 0) for byte in operands.split(",")[1:]), 0
+                while self.at < len(self.code):
+                    self.step()
+            case "cantunwind":
+                return False
+            case _:
+                raise ValueError(directive)
+        return True
 
     def _next(self) -> int:
         if self.at == len(self.code):
@@ -281,4 +351,4 @@ def _signed(value: int) -> list[int]:
     return [*made, value & 0x7F]
 
 
-__all__ = ["IndexTable", "Sections", "unwound"]
+__all__ = ["IndexTable", "Sections", "read_directives", "unwound"]

@@ -139,6 +139,7 @@ class Code:
     stride: int = 0
     # Directives, each with the offset that it stands at, or what a file has.
     unwinding: tuple[tuple[int, str], ...] | Table | Entries | None = None
+    index: tuple[tuple[int, str], ...] | None = None  # directives of another table, which is read at run time
     sources: Mapping[int, str] = field(default_factory=dict, compare=False)  # by offset: where else a line is from
 
     def source(self, index: int) -> str:

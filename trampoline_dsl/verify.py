@@ -118,18 +118,19 @@ def code_of(artifact: Artifact) -> Code:
         artifact.offsets,
         artifact.frame.size,
         PurePath(artifact.source.name).name,
-        unwinding=_unwinding(artifact),
+        unwinding=_placed(artifact, artifact.unwinding),
+        index=_placed(artifact, artifact.index),
     )
 
 
-def _unwinding(artifact: Artifact) -> tuple[tuple[int, str], ...] | None:
-    """The directives that stand in an artifact's text."""
-    if artifact.unwinding is None:
+def _placed(artifact: Artifact, directives: tuple[tuple[str, ...], ...] | None) -> tuple[tuple[int, str], ...] | None:
+    """The directives that stand before an artifact's instructions, by offset."""
+    if directives is None:
         return None
     return tuple(
         (offset, directive)
-        for offset, directives in zip(artifact.offsets, artifact.unwinding, strict=True)
-        for directive in directives
+        for offset, several in zip(artifact.offsets, directives, strict=True)
+        for directive in several
     )
 
 

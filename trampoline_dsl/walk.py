@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from . import pdata, unwind
+from . import exidx, pdata, unwind
 from .emulate import MachineError
 from .judge import Activation, Code, Execute, Violation, Watcher
 from .stays import Stays
@@ -68,7 +68,8 @@ class _Wanted(NamedTuple):
 
 class Walker(Watcher):
     """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information;
-    and as from the midst of what it calls."""
+    and as from the midst of what it calls. By an index table only from there, from system calls and from what a user
+    wrote: elsewhere it need not hold."""
 
     def __init__(self, run: Execute, stays: Stays | None = None) -> None:
         self.run = run
@@ -77,6 +78,7 @@ class Walker(Watcher):
         self.walked = 0
         architecture = run.architecture
         self.tables: dict[str, unwind.Table] = {}
+        self.indexes: dict[str, unwind.Table] = {}
         self.functions: dict[str, tuple[pdata.Function, ...]] = {}
         self.numbers = described(architecture)
         self.registers = {number: register for register, number in self.numbers.numbers.items()}
@@ -86,6 +88,7 @@ class Walker(Watcher):
         self.wanted: tuple[Mapping[Register, int], tuple[_Wanted, ...], tuple[Register, ...]] | None = None
         # By who runs: where it goes on after a call, with which stack pointer.
         self.of_callee = False  # the walk is as from the midst of a callee
+        self.table = ""  # which one says it, where there are two
         self.called: dict[int, tuple[Activation, int, int]] = {}
 
     def _register(self, number: int) -> int:
@@ -116,6 +119,9 @@ class Walker(Watcher):
                 self._walk_from_callee(code, index, activation)
             if not (isinstance(code.unwinding, unwind.Table) and code.unwinding.at_calls):
                 self._walk(code, code.offsets[index], activation)
+            insn = code.instructions[index]
+            if code.index is not None and (insn.transfer == "system" or insn.user_text):
+                self._walk(code, code.offsets[index], activation, by_index=True)
         except (unwind.UnwindError, MachineError) as error:
             self._violate(address, f"the walk to the caller fails: {error}")
             self.of_callee = False
@@ -128,6 +134,8 @@ class Walker(Watcher):
         if self.called.pop(id(activation), None) == (activation, offset, sp):
             self.of_callee = True
             self._walk(code, offset - 1, activation)
+            if code.index is not None:
+                self._walk(code, offset - 1, activation, by_index=True)
             self.of_callee = False
         insn = code.instructions[index]
         if insn.transfer == "call":
@@ -145,12 +153,15 @@ class Walker(Watcher):
             self.tables[code.name] = said
         return self.tables[code.name]
 
-    def _by_frames(self, code: Code, offset: int, convention: Convention) -> Found:
-        """By call frame information."""
+    def _index(self, code: Code) -> unwind.Table:
+        if code.name not in self.indexes:
+            names = {register.gnu: number for number, register in self.registers.items()}
+            self.indexes[code.name] = exidx.read_directives(code.index or (), names)
+        return self.indexes[code.name]
+
+    def _by_frames(self, frame: unwind.Frame) -> Found:
+        """By call frame information, or what says the same."""
         numbers, machine = self.numbers, self.machine
-        # Compilers leave it at the places of saved registers when these have been restored already.
-        self.live = not isinstance(code.unwinding, unwind.Table)
-        frame = self._table(code, convention).at(offset)
         top = unwind.cfa(frame, machine)
         pc = unwind.recovered(frame, numbers.return_column, top, machine.word, machine)
 
@@ -197,15 +208,19 @@ class Walker(Watcher):
         caller = pdata.unwound(pdata.find(self.functions[code.name], pc), context, numbers.tables)
         return Found(caller.get(numbers.sp), caller.pc, lambda register, _: caller.get(numbers.numbers[register]))
 
-    def _walk(self, code: Code, offset: int, activation: Activation) -> None:
+    def _walk(self, code: Code, offset: int, activation: Activation, *, by_index: bool = False) -> None:
         run, numbers = self.run, self.numbers
-        convention = activation.function.convention
         address = run.executed[-1]
         self.walked += 1
+        if code.index is not None:
+            self.table = "by .ARM.exidx, " if by_index else "by call frame information, "
         if isinstance(numbers, WindowsUnwinding):
             caller = self._by_tables(code, offset, numbers)
         else:
-            caller = self._by_frames(code, offset, convention)
+            # Compilers leave it at the places of saved registers when these have been restored already.
+            self.live = not isinstance(code.unwinding, unwind.Table)
+            table = self._index(code) if by_index else self._table(code, activation.function.convention)
+            caller = self._by_frames(table.at(offset))
         pc = caller.pc
         if run.leaves_for_good():
             if pc is not None:
@@ -348,6 +363,7 @@ class Walker(Watcher):
         expected: int | None = None,
         found: int | None = None,
     ) -> None:
+        message = self.table + message
         made = self.run.violation("unwind", message, pc=address, register=register, expected=expected, found=found)
         if self.of_callee:
             made = replace(made, message=f"from what it calls, {message}")
