@@ -85,6 +85,8 @@ COMMANDS = {
     "U002_objects": "build good.tramp --emit obj --target linux/386 --target linux/amd64",
     "U006_targets": "trace good.tramp --target linux/386 --target linux/arm",
     "U007_library": "build good.tramp --emit obj -o lib.a --target linux/386 --target linux/amd64",
+    "U010_library": "build good.tramp other/good.tramp --emit obj -o lib.a --target linux/386",
+    "F005_no_folder": "build good.tramp -o good.tramp",
     "O001_no_object": "audit good.tramp --symbol good --source good.tramp",
     "O001_no_file": "audit no_such.o --symbol good --source good.tramp",
     "O002_symbol": "audit code.bin --base 0x1000 --target linux/amd64 --symbol cod --symbol 0x2000 --source good.tramp",

@@ -379,6 +379,7 @@ def test_streams_that_are_closed_or_full(tmp_path: Path) -> None:
     assert "error[F005]: cannot write there: No space left" in piped("build good.tramp >/dev/full", tmp_path)
     assert piped("build good.tramp >&-", tmp_path) == "status 0\n"
     assert piped("build good.tramp | head -c 10 >/dev/null", tmp_path).endswith("status 0\n")
+    assert piped("verify good.tramp --target linux/386 | true", tmp_path).endswith("status 0\n")
     assert piped("targets | true", tmp_path).endswith("status 0\n")
     assert piped("build wrong.tramp 2>&-", tmp_path) == "status 2\n"
     assert piped("build wrong.tramp 2>/dev/full", tmp_path) == "status 2\n"

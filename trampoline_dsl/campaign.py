@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -171,11 +173,32 @@ def in_processes(
     # fork shares what is loaded already; where there is none, each process loads for itself.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if "fork" in methods else None)
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context) as pool:
+    before = multiprocessing.active_children()
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin) as pool:
         futures: dict[Future[_Made], int] = {pool.submit(one, task): i for i, task in enumerate(tasks)}
-        with progress(len(tasks)) as bar:
-            line = bar.add_task("", total=len(tasks), visible=not quiet)
-            for future in as_completed(futures):
-                index = futures[future]
-                bar.update(line, advance=1, description=told(tasks[index]))
-                yield index, future.result()
+        try:
+            with progress(len(tasks)) as bar:
+                line = bar.add_task("", total=len(tasks), visible=not quiet)
+                for future in as_completed(futures):
+                    index = futures[future]
+                    bar.update(line, advance=1, description=told(tasks[index]))
+                    yield index, future.result()
+        except BaseException:
+            # Whoever wants no more, by Ctrl-C or after an error, does not wait for what is still worked on.
+            for process in multiprocessing.active_children():
+                if process not in before:
+                    process.terminate()
+            raise
+
+
+def _begin() -> None:
+    """In a process of the pool, before its first task: it ends when its parent says so, or is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for all of them, and the parent's to answer
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -67,11 +67,29 @@ class _Parser(argparse.ArgumentParser):
                     yield from command._options()
 
 
+class _Command(_Parser):
+    """The parser of one command: files may stand before, behind and between its options."""
+
+    _within = False
+
+    def parse_known_args(self, args: Any, namespace: Any = None) -> Any:
+        if self._within or "--" in args:  # behind `--` all are files, which argparse cannot tell of mixed ones
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            options, unknown = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
+        if unknown:
+            self.error("unrecognized arguments: " + " ".join(unknown))
+        return options, []
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line, complete."""
     top = _Parser(prog="trampoline", description=_DESCRIPTION)
     top.add_argument("--version", action="store_true", help="print the version and leave")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Command)
 
     build = commands.add_parser("build", help="compile trampolines to assembly, objects, bytes or JSON")
     build.add_argument("files", nargs="+", metavar="FILE", help="a .tramp file, a folder of them, or - for stdin")
@@ -106,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     audit = commands.add_parser(
-        "audit", help="judge machine code that was made elsewhere by a trampoline's declaration"
+        "audit", help="judge, by a trampoline's declaration, machine code that was made elsewhere"
     )
     audit.add_argument(
         "object", nargs="?", metavar="OBJECT", help="an object, executable, library or archive; or bytes"

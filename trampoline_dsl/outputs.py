@@ -18,6 +18,8 @@ from .pipeline import Artifact, Compiled, TableArtifact
 from .target import Register, Target
 from .targets import all_targets
 
+_ONE_EACH = "a static library has one definition of each symbol: a linker would take the first that it finds"
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -95,6 +97,7 @@ def library(results: Sequence[Compiled], path: Path) -> Output:
         message = f"a static library is of one target, not of {len(targets)}"
         notes = ("name one --target: " + " ".join(targets),)
         raise InputError([Diagnostic("U007", message, None, notes=notes, file=str(path))])
+    _refuse_symbols_twice(results, path)
     _assemble_all(results)
     outputs = _objects(results)
     _refuse_twice([output.name for output in outputs], path)
@@ -113,6 +116,8 @@ def write_all(outputs: Sequence[Output], folder: Path) -> None:
     _refuse_twice([output.name for output in outputs], folder)
     written: list[tuple[str, Path]] = []
     try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file, and no folder")
         folder.mkdir(parents=True, exist_ok=True)
         for output in outputs:
             if (folder / output.name).is_dir():
@@ -137,6 +142,21 @@ def _refuse_twice(names: Sequence[str], where: Path) -> None:
     if twice:
         message = f"two inputs would be written to {sorted(twice)[0]}"
         raise InputError([Diagnostic("U003", message, None, file=str(where), notes=("build them one by one",))])
+
+
+def _refuse_symbols_twice(results: Sequence[Compiled], path: Path) -> None:
+    """Of two members that define a symbol, a linker would take one and be silent."""
+    files: dict[str, list[str]] = {}
+    for compiled in results:
+        for name in (*(a.name for a in compiled.own), *(t.name for t in compiled.own_tables)):
+            files.setdefault(name, []).append(compiled.program.file)
+    errors = [
+        Diagnostic("U010", f"`{name}` is defined by {' and '.join(of)}", None, notes=(_ONE_EACH,), file=str(path))
+        for name, of in files.items()
+        if len(of) > 1
+    ]
+    if errors:
+        raise InputError(errors)
 
 
 def artifact_json(artifact: Artifact) -> dict[str, Any]:
@@ -215,7 +235,7 @@ def shown(artifact: Artifact) -> str:
             text = " ".join(artifact.source.line(insn.line).split("#")[0].split())
             lines.append(f"        ; {insn.line}: {what or text}")
             before = here
-        code = artifact.code[start:end].hex(" ") if end - start <= 4 else artifact.code[start:end].hex()
+        code = artifact.code[start:end].hex(" ") if end - start <= 8 else artifact.code[start:end].hex()
         where = [r for offset, r in by_offset.items() if start <= offset < end]
         note = f"  {where[0].type} {where[0].symbol}" if where else ""
         lines.append(f"  {start:>5x}  {code:<24} {insn.text:<{longest if note else 0}}{note}".rstrip())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -25,14 +25,41 @@ _MARKS = {
 }
 _ASCII = {"✓": "+", "✗": "X", "?": "?", "–": "-"}
 _CONTEXT = 3  # instructions shown before and behind one
-_PLAIN_WIDTH = 144  # where there is no terminal
+_PLAIN_WIDTH = 144  # of text that is wrapped, where there is no terminal
+_UNBOUNDED = 1 << 16  # columns; no table has as many
 
 
-def console(stream: TextIO, width: int = _PLAIN_WIDTH) -> Console:
-    """A console that colours on a terminal only, and heeds NO_COLOR. `width`: where there is no terminal."""
+class _Console(Console):
+    """A reader that leaves is the command's to answer."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # what is being handled: a BrokenPipeError
+
+
+def console(stream: TextIO, width: int | None = None) -> Console:
+    """A console that colours on a terminal only, and heeds NO_COLOR. `width`: in columns, if not the terminal's."""
     if stream.isatty():
-        return Console(file=stream, highlight=False)
-    return Console(file=stream, width=width, color_system=None, highlight=False, legacy_windows=False)
+        return _Console(file=stream, width=width, highlight=False)
+    width = width or _PLAIN_WIDTH
+    return _Console(file=stream, width=width, color_system=None, highlight=False, legacy_windows=False)
+
+
+def _print_table(stream: TextIO, wide: Table, narrow: Callable[[], Table]) -> None:
+    """With no name cut short: the narrow table where a terminal is too narrow for the wide one."""
+    out = console(stream)
+    unbounded = out.options.update(width=_UNBOUNDED)
+    width = out.measure(wide, options=unbounded).maximum
+    if out.is_terminal and width > out.width:
+        wide = narrow()
+        width = max(out.width, out.measure(wide, options=unbounded).minimum)
+    console(stream, width).print(wide)
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    return table
 
 
 def progress(total: int) -> Progress:
@@ -51,38 +78,38 @@ def progress(total: int) -> Progress:
 def print_report(report: Report, stream: TextIO) -> None:
     """The table, what it cannot say in a mark, and every violation."""
     audited = any(v.object for v in report.verdicts)
-    names = max((len(PurePath(v.object).name) + len(v.symbol) for v in report.verdicts), default=0)
-    out = console(stream, _PLAIN_WIDTH + names)
+    out = console(stream)
     shown = [name for name in OBLIGATIONS if any(_state(v, name) != "not applicable" for v in report.verdicts)]
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("object" if audited else "trampoline")
-    if audited:
-        table.add_column("symbol")
-    table.add_column("target")
-    for name in shown:
-        table.add_column(name, justify="center")
-    table.add_column("paths", justify="right")
-    table.add_column("runs", justify="right")
     delivered = any(v.deliveries for v in report.verdicts)
-    if delivered:
-        table.add_column("deliveries", justify="right")
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
     ascii_only = "utf" not in encoding
-    before = ""
-    for verdict in report.verdicts:
-        of = PurePath(verdict.object).name if audited else verdict.trampoline
-        cells: list[Text | str] = [of if of != before else "", verdict.target]
-        before = of
-        if audited:
-            cells.insert(1, verdict.symbol)
-        for name in shown:
-            mark, style = _MARKS[_state(verdict, name)]
-            cells.append(Text(_ASCII[mark] if ascii_only else mark, style=style))
-        cells += [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
-        if delivered:
-            cells.append(str(verdict.deliveries))
-        table.add_row(*cells)
-    out.print(table)
+    names = _names((v.trampoline, v.target, v.file) for v in report.verdicts)
+
+    def table(columns: Sequence[str], cells: Callable[[Verdict], Sequence[Text]], justify: JustifyMethod) -> Table:
+        made = _table(*(("object", "symbol") if audited else ("trampoline",)), "target")
+        for name in columns:
+            made.add_column(name, justify=justify, no_wrap=columns is shown)
+        for name in ("paths", "runs", *(["deliveries"] if delivered else [])):
+            made.add_column(name, justify="right", no_wrap=True)
+        before = ""
+        for verdict in report.verdicts:
+            of = PurePath(verdict.object).name if audited else names[verdict.trampoline, verdict.file]
+            first = [of if of != before else "", *([verdict.symbol] if audited else [])]
+            before = of
+            numbers = [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
+            if delivered:
+                numbers.append(str(verdict.deliveries))
+            made.add_row(*map(Text, first), verdict.target, *cells(verdict), *numbers)
+        return made
+
+    def marks(verdict: Verdict) -> list[Text]:
+        return [_mark(_state(verdict, name), ascii_only) for name in shown]
+
+    _print_table(
+        stream,
+        table(shown, marks, "center"),
+        lambda: table(["obligations"], lambda verdict: [_in_words(verdict, shown, ascii_only)], "left"),
+    )
     out.print()
     for line in _legend(report, shown, ascii_only):
         out.print(Text(line))
@@ -94,6 +121,38 @@ def print_report(report: Report, stream: TextIO) -> None:
             out.print()
             for line in violation_lines(violation, verdict):
                 out.print(Text(line), soft_wrap=True)
+
+
+def _names(judged: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
+    """What each trampoline of a file is called among all of them, each given with its target and its file: by its name,
+    or FILE:NAME where several files have one of that name for a target."""
+    files: dict[tuple[str, str], set[str]] = {}
+    for trampoline, target, file in judged:
+        files.setdefault((trampoline, target), set()).add(file)
+    names = {}
+    for (trampoline, _), of in files.items():
+        short = len({PurePath(file).name for file in of}) == len(of)
+        for file in of:
+            long = f"{PurePath(file).name if short else file}:{trampoline}"
+            if len(of) > 1 or (trampoline, file) not in names:
+                names[trampoline, file] = long if len(of) > 1 else trampoline
+    return names
+
+
+def _mark(state: str, ascii_only: bool) -> Text:
+    mark, style = _MARKS[state]
+    return Text(_ASCII[mark] if ascii_only else mark, style=style)
+
+
+def _in_words(verdict: Verdict, shown: Sequence[str], ascii_only: bool) -> Text:
+    """The obligations as one cell: how many held, and the names of the others."""
+    by_state = {state: [name for name in shown if _state(verdict, name) == state] for state in _MARKS}
+    held = len(by_state.pop("held"))
+    told = [Text(f"{held} held", style=_MARKS["held"][1])] if held else []
+    for state, names in by_state.items():
+        if names:
+            told.append(_mark(state, ascii_only).append(" " + ", ".join(names)))
+    return Text("  ").join(told)
 
 
 def _state(verdict: Verdict, name: str) -> str:
@@ -176,20 +235,26 @@ def print_mutations(report: MutationReport, stream: TextIO) -> None:
     """How many mutants there were and what killed them, why some are none, and every survivor."""
     out = console(stream)
     killers = [name for name in OBLIGATIONS if any(name in m.killed for m in report.mutations)]
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
-    table.add_column("trampoline")
-    table.add_column("target")
-    for name in ("mutants", *killers, "equivalent", "survive"):
-        table.add_column(name, justify="right")
-    before = ""
-    for mutation in report.mutations:
-        killed = [str(mutation.killed.get(name, "")) for name in killers]
-        equivalent = str(sum(mutation.equivalent.values()) or "")
-        surviving = Text(str(len(mutation.survivors)), style="" if mutation.good else "bold red")
-        first = mutation.trampoline if mutation.trampoline != before else ""
-        before = mutation.trampoline
-        table.add_row(first, mutation.target, str(mutation.total), *killed, equivalent, surviving)
-    out.print(table)
+    names = _names((m.trampoline, m.target, m.file) for m in report.mutations)
+
+    def table(columns: Sequence[str], cells: Callable[[Mutation], Sequence[str]]) -> Table:
+        made = _table("trampoline", "target")
+        for name in ("mutants", *columns, "equivalent", "survive"):
+            made.add_column(name, justify="right", no_wrap=True)
+        before = ""
+        for mutation in report.mutations:
+            of = names[mutation.trampoline, mutation.file]
+            first, before = of if of != before else "", of
+            equivalent = str(sum(mutation.equivalent.values()) or "")
+            surviving = Text(str(len(mutation.survivors)), style="" if mutation.good else "bold red")
+            made.add_row(Text(first), mutation.target, str(mutation.total), *cells(mutation), equivalent, surviving)
+        return made
+
+    _print_table(
+        stream,
+        table(killers, lambda mutation: [str(mutation.killed.get(name, "")) for name in killers]),
+        lambda: table(["killed"], lambda mutation: [str(sum(mutation.killed.values()) or "")]),
+    )
     for mutation in report.mutations:
         for line in _survivors(mutation):
             out.print(Text(line), soft_wrap=True)
