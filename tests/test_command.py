@@ -78,12 +78,12 @@ def test_trampolines_of_one_name_are_told_apart_by_their_files(tmp_path: Path) -
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "good.tramp").write_text(GOOD)
-    (tmp_path / "other.tramp").write_text(GOOD)
+    (tmp_path / "other.tramp").write_text(GOOD.replace("good", "other"))
     for command in (["verify"], ["mutate", "--worlds", "1"]):
-        _, out, _ = run([*command, "one/good.tramp", "two", "--target", "linux/386"], tmp_path)
-        assert [line.split()[0] for line in out.splitlines()[1:3]] == ["one/good.tramp:good", "two/good.tramp:good"]
-        _, out, _ = run([*command, "one/good.tramp", "other.tramp", "--target", "linux/386"], tmp_path)
-        assert [line.split()[0] for line in out.splitlines()[1:3]] == ["good.tramp:good", "other.tramp:good"]
+        _, out, _ = run([*command, "one/good.tramp", "two", "other.tramp", "--target", "linux/386"], tmp_path)
+        lines = out.splitlines()
+        assert [line[:10].rstrip() for line in lines[1:4]] == ["good [1]", "good [2]", "other"]
+        assert [line for line in lines if line.startswith("[")] == ["[1] one/good.tramp", "[2] two/good.tramp"]
 
 
 # ------------------------------------------------------------------------------------------------------------- options

@@ -72,8 +72,8 @@ class _Command(_Parser):
 
     _within = False
 
-    def parse_known_args(self, args: Any, namespace: Any = None) -> Any:
-        if self._within or "--" in args:  # behind `--` all are files, which argparse cannot tell of mixed ones
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._within or "--" in (args or ()):  # behind `--` all are files, which argparse cannot tell of mixed ones
             return super().parse_known_args(args, namespace)
         self._within = True
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TextIO
 
@@ -83,7 +83,7 @@ def print_report(report: Report, stream: TextIO) -> None:
     delivered = any(v.deliveries for v in report.verdicts)
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
     ascii_only = "utf" not in encoding
-    names = _names((v.trampoline, v.target, v.file) for v in report.verdicts)
+    numbers = _numbered((v.trampoline, v.target, v.file) for v in report.verdicts)
 
     def table(columns: Sequence[str], cells: Callable[[Verdict], Sequence[Text]], justify: JustifyMethod) -> Table:
         made = _table(*(("object", "symbol") if audited else ("trampoline",)), "target")
@@ -93,13 +93,13 @@ def print_report(report: Report, stream: TextIO) -> None:
             made.add_column(name, justify="right", no_wrap=True)
         before = ""
         for verdict in report.verdicts:
-            of = PurePath(verdict.object).name if audited else names[verdict.trampoline, verdict.file]
+            of = PurePath(verdict.object).name if audited else _named(verdict.trampoline, verdict.file, numbers)
             first = [of if of != before else "", *([verdict.symbol] if audited else [])]
             before = of
-            numbers = [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
+            counts = [f"{verdict.paths_run}/{verdict.paths_total}", str(verdict.runs)]
             if delivered:
-                numbers.append(str(verdict.deliveries))
-            made.add_row(*map(Text, first), verdict.target, *cells(verdict), *numbers)
+                counts.append(str(verdict.deliveries))
+            made.add_row(*map(Text, first), verdict.target, *cells(verdict), *counts)
         return made
 
     def marks(verdict: Verdict) -> list[Text]:
@@ -111,6 +111,8 @@ def print_report(report: Report, stream: TextIO) -> None:
         lambda: table(["obligations"], lambda verdict: [_in_words(verdict, shown, ascii_only)], "left"),
     )
     out.print()
+    for line in _files(numbers):
+        out.print(Text(line), soft_wrap=True)
     for line in _legend(report, shown, ascii_only):
         out.print(Text(line))
     for verdict in report.verdicts:
@@ -123,20 +125,25 @@ def print_report(report: Report, stream: TextIO) -> None:
                 out.print(Text(line), soft_wrap=True)
 
 
-def _names(judged: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
-    """What each trampoline of a file is called among all of them, each given with its target and its file: by its name,
-    or FILE:NAME where several files have one of that name for a target."""
-    files: dict[tuple[str, str], set[str]] = {}
+def _numbered(judged: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], int]:
+    """Of trampolines, each given with its target and its file, those that are in several files for one target, with
+    numbers for the files."""
+    files: dict[tuple[str, str], dict[str, None]] = {}
     for trampoline, target, file in judged:
-        files.setdefault((trampoline, target), set()).add(file)
-    names = {}
-    for (trampoline, _), of in files.items():
-        short = len({PurePath(file).name for file in of}) == len(of)
-        for file in of:
-            long = f"{PurePath(file).name if short else file}:{trampoline}"
-            if len(of) > 1 or (trampoline, file) not in names:
-                names[trampoline, file] = long if len(of) > 1 else trampoline
-    return names
+        files.setdefault((trampoline, target), {})[file] = None
+    same = dict.fromkeys((name, file) for (name, _), of in files.items() if len(of) > 1 for file in of)
+    numbers = {file: number for number, file in enumerate(dict.fromkeys(file for _, file in same), 1)}
+    return {(name, file): numbers[file] for name, file in same}
+
+
+def _named(trampoline: str, file: str, numbers: Mapping[tuple[str, str], int]) -> str:
+    number = numbers.get((trampoline, file))
+    return trampoline if number is None else f"{trampoline} [{number}]"
+
+
+def _files(numbers: Mapping[tuple[str, str], int]) -> Iterable[str]:
+    for file, number in {file: number for (_, file), number in numbers.items()}.items():
+        yield f"[{number}] {file}"
 
 
 def _mark(state: str, ascii_only: bool) -> Text:
@@ -235,7 +242,7 @@ def print_mutations(report: MutationReport, stream: TextIO) -> None:
     """How many mutants there were and what killed them, why some are none, and every survivor."""
     out = console(stream)
     killers = [name for name in OBLIGATIONS if any(name in m.killed for m in report.mutations)]
-    names = _names((m.trampoline, m.target, m.file) for m in report.mutations)
+    numbers = _numbered((m.trampoline, m.target, m.file) for m in report.mutations)
 
     def table(columns: Sequence[str], cells: Callable[[Mutation], Sequence[str]]) -> Table:
         made = _table("trampoline", "target")
@@ -243,7 +250,7 @@ def print_mutations(report: MutationReport, stream: TextIO) -> None:
             made.add_column(name, justify="right", no_wrap=True)
         before = ""
         for mutation in report.mutations:
-            of = names[mutation.trampoline, mutation.file]
+            of = _named(mutation.trampoline, mutation.file, numbers)
             first, before = of if of != before else "", of
             equivalent = str(sum(mutation.equivalent.values()) or "")
             surviving = Text(str(len(mutation.survivors)), style="" if mutation.good else "bold red")
@@ -255,6 +262,8 @@ def print_mutations(report: MutationReport, stream: TextIO) -> None:
         table(killers, lambda mutation: [str(mutation.killed.get(name, "")) for name in killers]),
         lambda: table(["killed"], lambda mutation: [str(sum(mutation.killed.values()) or "")]),
     )
+    for line in _files(numbers):
+        out.print(Text(line), soft_wrap=True)
     for mutation in report.mutations:
         for line in _survivors(mutation):
             out.print(Text(line), soft_wrap=True)
