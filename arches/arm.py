@@ -63,6 +63,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Placed,
     Plan9,
     Register,
     Relocation,
@@ -1052,10 +1053,10 @@ class Arm(Architecture):
 
     # -- the pass at the end
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Multiples and pairs of words, and returns that pop the program counter. Go's assembler has no pairs."""
         pairs = self.v7 and self.linkage != "go"
-        return _with_returns(_with_multiples([one for one in code if not _is_idle(one)], pairs=pairs))
+        return _with_returns(_with_multiples([item for item in code if not _is_idle(item[0])], pairs=pairs))
 
     def unwinding(self) -> Unwinding:
         from .unwinding.arm import ArmUnwinding, IndexedArmUnwinding
@@ -1131,14 +1132,15 @@ def _is_idle(one: Insn) -> bool:
     return one.text.startswith(("mov ", "vmov.")) and not one.user_text and _IDLE.fullmatch(one.text) is not None
 
 
-def _with_returns(code: Sequence[Insn]) -> list[Insn]:
+def _with_returns(code: Sequence[Placed]) -> list[Placed]:
     """A pop of lr and the return behind it in one. Since ARMv5T a load of pc obeys bit 0, as bx does."""
-    result: list[Insn] = []
-    for one in code:
-        before = result[-1] if result and one.transfer == "return" else None
+    result: list[Placed] = []
+    for item in code:
+        one = item[0]
+        before, place = result[-1] if result and one.transfer == "return" else (None, 0)
         if one.text in _RETURNS and before is not None and not before.user_text:
             if (loaded := _loaded(result)) is not None:
-                result[-2:] = [loaded]
+                result[-2:] = [(loaded, result[-2][1])]
                 continue
             text = before.text
             if match := _POP_WITH_LINK.fullmatch(text):
@@ -1146,58 +1148,61 @@ def _with_returns(code: Sequence[Insn]) -> list[Insn]:
             elif match := _LOAD_LINK.fullmatch(text):
                 text = f"ldr pc, {match[1]}"
             if text != before.text:
-                result[-1] = replace(before, text=text, writes=before.writes - {LR}, transfer="return")
+                result[-1] = replace(before, text=text, writes=before.writes - {LR}, transfer="return"), place
                 continue
-        result.append(one)
+        result.append(item)
     return result
 
 
-def _loaded(code: Sequence[Insn]) -> Insn | None:
+def _loaded(code: Sequence[Placed]) -> Insn | None:
     """A load of lr with others, and the step of the stack pointer that goes with it, as a pop of pc."""
-    if len(code) < 2 or (match := _LOAD_WITH_LINK.fullmatch(code[-2].text)) is None or code[-2].user_text:
+    if len(code) < 2:
         return None
-    load, step = code[-2:]
+    (load, _), (step, _) = code[-2:]
+    if (match := _LOAD_WITH_LINK.fullmatch(load.text)) is None or load.user_text:
+        return None
     if step.text != f"add sp, sp, #{number(WORD * len(load.writes))}":
         return None
     text, writes = f"pop {{{match[1]}pc}}", load.writes - {LR} | {SP}
     return replace(load, text=text, writes=writes, transfer="return")
 
 
-def _with_multiples(code: Sequence[Insn], *, pairs: bool) -> list[Insn]:
-    result: list[Insn] = []
-    run: list[Insn] = []
-    for one in code:
+def _with_multiples(code: Sequence[Placed], *, pairs: bool) -> list[Placed]:
+    result: list[Placed] = []
+    run: list[Placed] = []
+    for item in code:
+        one = item[0]
         if run and not _continues(run, one):
             result += _merged(run, pairs=pairs)
             run = []
         access = None if one.user_text else one.access
         if access is not None and _WORD_ACCESS.match(one.text) and access.register != SP and access.offset % 4 == 0:
-            run.append(one)
+            run.append(item)
         else:
             if run:
                 result += _merged(run, pairs=pairs)
                 run = []
-            result.append(one)
+            result.append(item)
     return result + _merged(run, pairs=pairs)
 
 
-def _access(one: Insn) -> Access:
-    assert one.access is not None
-    return one.access
+def _access(item: Placed) -> Access:
+    assert item[0].access is not None
+    return item[0].access
 
 
-def _continues(run: Sequence[Insn], one: Insn) -> bool:
+def _continues(run: Sequence[Placed], one: Insn) -> bool:
     """Whether `one` goes on with a run of accesses that are independent of each other."""
     last, access = _access(run[-1]), one.access
     if access is None or (access.kind, access.base) != (last.kind, last.base):
         return False
     if access.kind == "store":
         return True
-    loaded = {register for before in run for register in before.writes}
+    loaded = {register for before, _ in run for register in before.writes}
     return access.base not in loaded and access.register not in loaded
 
 
-def _merged(run: Sequence[Insn], *, pairs: bool) -> list[Insn]:
+def _merged(run: Sequence[Placed], *, pairs: bool) -> list[Placed]:
     """A run with its neighbours in multiples, or in pairs.
 
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
@@ -1207,14 +1212,14 @@ def _merged(run: Sequence[Insn], *, pairs: bool) -> list[Insn]:
         return list(run)
     if _access(run[0]).base == SP:
         # All are whole words, so two either do not overlap or stay in their order.
-        run = sorted(run, key=lambda one: _access(one).offset)
-    groups: list[list[Insn]] = []
-    for one in run:
-        if groups and _follows(groups[-1][-1], one):
-            groups[-1].append(one)
+        run = sorted(run, key=lambda item: _access(item).offset)
+    groups: list[list[Placed]] = []
+    for item in run:
+        if groups and _follows(groups[-1][-1], item):
+            groups[-1].append(item)
         else:
-            groups.append([one])
-    result: list[Insn] = []
+            groups.append([item])
+    result: list[Placed] = []
     for group in groups:
         multiple = _multiple(group)
         if multiple is not None:
@@ -1224,12 +1229,12 @@ def _merged(run: Sequence[Insn], *, pairs: bool) -> list[Insn]:
     return result
 
 
-def _follows(first: Insn, second: Insn) -> bool:
+def _follows(first: Placed, second: Placed) -> bool:
     a, b = _access(first), _access(second)
     return a.offset + WORD == b.offset and a.register.number < b.register.number
 
 
-def _multiple(group: Sequence[Insn]) -> Insn | None:
+def _multiple(group: Sequence[Placed]) -> Placed | None:
     if len(group) < 2:
         return None
     lowest, highest = _access(group[0]), _access(group[-1])
@@ -1239,12 +1244,12 @@ def _multiple(group: Sequence[Insn]) -> Insn | None:
     if mode is None:
         return None
     name = "ldm" if lowest.kind == "load" else "stm"
-    registers = [_access(one).register for one in group]
+    registers = [_access(item).register for item in group]
     return _one_for(group, f"{name}{mode} {lowest.base}, {_cores(registers)}")
 
 
-def _in_pairs(group: Sequence[Insn]) -> list[Insn]:
-    result: list[Insn] = []
+def _in_pairs(group: Sequence[Placed]) -> list[Placed]:
+    result: list[Placed] = []
     index = 0
     while index < len(group):
         a = _access(group[index])
@@ -1261,15 +1266,17 @@ def _in_pairs(group: Sequence[Insn]) -> list[Insn]:
     return result
 
 
-def _one_for(group: Sequence[Insn], text: str) -> Insn:
-    return replace(
-        group[0],
+def _one_for(group: Sequence[Placed], text: str) -> Placed:
+    first, place = group[0]
+    one = replace(
+        first,
         text=text,
-        reads=frozenset().union(*(one.reads for one in group)),
-        writes=frozenset().union(*(one.writes for one in group)),
+        reads=frozenset().union(*(insn.reads for insn, _ in group)),
+        writes=frozenset().union(*(insn.writes for insn, _ in group)),
         access=None,
-        comment=next((one.comment for one in group if one.comment), ""),
+        comment=next((insn.comment for insn, _ in group if insn.comment), ""),
     )
+    return one, place
 
 
 TARGETS = (

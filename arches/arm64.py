@@ -58,6 +58,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Placed,
     Plan9,
     Register,
     Relocation,
@@ -1058,13 +1059,13 @@ class Arm64(Architecture):
 
     # -- the pass at the end
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Pairs, and pairs that move the stack pointer.
 
         A store that lowers the stack is taken apart first, so that its register can find a partner among the stores
         that follow; then one store at 0(sp) and the step of sp become one instruction.
         """
-        apart = [piece for one in code if not _is_idle(one) for piece in _apart(one)]
+        apart = [piece for item in code if not _is_idle(item[0]) for piece in _apart(item)]
         tables = self.object_format == "coff"
         pairs = _with_pairs(apart, tables)
         # Go's assembler does not follow the stack pointer through stores that move it.
@@ -1146,55 +1147,59 @@ def _is_idle(one: Insn) -> bool:
     return text.startswith(("mov ", "fmov ")) and not one.user_text and _IDLE.fullmatch(text) is not None
 
 
-def _apart(one: Insn) -> Iterable[Insn]:
+def _apart(item: Placed) -> Iterable[Placed]:
     """A store that lowers the stack as two instructions, and a load that raises it likewise."""
+    one, place = item
     if one.user_text or "[sp" not in one.text:
-        return (one,)
+        return (item,)
     nothing: frozenset[Register] = frozenset()
     if match := _STORE_AND_LOWER.fullmatch(one.text):
         register = _REGISTERS[match[1]]
         lower = replace(one, text=f"sub sp, sp, #{match[2]}", reads=frozenset((SP,)), memory="none")
         access = Access("store", register, SP, 0, WORD)
-        return lower, replace(one, text=f"str {register}, [sp]", writes=nothing, access=access)
+        store = replace(one, text=f"str {register}, [sp]", writes=nothing, access=access)
+        return (lower, place), (store, place)
     if match := _LOAD_AND_RAISE.fullmatch(one.text):
         register = _REGISTERS[match[1]]
         access = Access("load", register, SP, 0, WORD)
         load = replace(one, text=f"ldr {register}, [sp]", writes=frozenset((register,)), access=access)
         step = frozenset((SP,))
-        return load, replace(one, text=f"add sp, sp, #{match[2]}", reads=step, writes=step, memory="none")
-    return (one,)
+        upper = replace(one, text=f"add sp, sp, #{match[2]}", reads=step, writes=step, memory="none")
+        return (load, place), (upper, place)
+    return (item,)
 
 
-def _with_pairs(code: Sequence[Insn], tables: bool = False) -> list[Insn]:
+def _with_pairs(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
     """`tables`: those of Windows have to describe what prologues save."""
-    result: list[Insn] = []
-    run: list[Insn] = []
-    for one in code:
+    result: list[Placed] = []
+    run: list[Placed] = []
+    for item in code:
+        one = item[0]
         if run and not _continues(run, one):
             result += _paired(run, tables)
             run = []
         if one.access is not None and not one.user_text and _PAIRABLE.match(one.text):
-            run.append(one)
+            run.append(item)
         else:
             if run:
                 result += _paired(run, tables)
                 run = []
-            result.append(one)
+            result.append(item)
     return result + _paired(run, tables)
 
 
-def _continues(run: Sequence[Insn], one: Insn) -> bool:
+def _continues(run: Sequence[Placed], one: Insn) -> bool:
     """Whether `one` goes on with a run of accesses that are independent of each other."""
-    last, access = run[-1].access, one.access
+    last, access = run[-1][0].access, one.access
     if last is None or access is None or (access.kind, access.base) != (last.kind, last.base):
         return False
     if access.kind == "store":
         return True
-    loaded = {register for before in run for register in before.writes}
+    loaded = {register for before, _ in run for register in before.writes}
     return access.base not in loaded and access.register not in loaded
 
 
-def _paired(run: Sequence[Insn], tables: bool) -> list[Insn]:
+def _paired(run: Sequence[Placed], tables: bool) -> list[Placed]:
     """A run with its neighbours in pairs.
 
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
@@ -1203,8 +1208,8 @@ def _paired(run: Sequence[Insn], tables: bool) -> list[Insn]:
     if len(run) < 2:
         return list(run)
     if _access(run[0]).base == SP and _disjoint(run):
-        run = sorted(run, key=lambda one: _access(one).offset)
-    result: list[Insn] = []
+        run = sorted(run, key=lambda item: _access(item).offset)
+    result: list[Placed] = []
     index = 0
     while index < len(run):
         pair = _pair(run[index], run[index + 1], tables) if index + 1 < len(run) else None
@@ -1213,25 +1218,26 @@ def _paired(run: Sequence[Insn], tables: bool) -> list[Insn]:
     return result
 
 
-def _access(one: Insn) -> Access:
-    assert one.access is not None
-    return one.access
+def _access(item: Placed) -> Access:
+    assert item[0].access is not None
+    return item[0].access
 
 
-def _disjoint(run: Sequence[Insn]) -> bool:
-    ordered = sorted((_access(one).offset, _access(one).bytes) for one in run)
+def _disjoint(run: Sequence[Placed]) -> bool:
+    ordered = sorted((_access(item).offset, _access(item).bytes) for item in run)
     return all(a + size <= b for (a, size), (b, _) in pairwise(ordered))
 
 
-def _pair(first: Insn, second: Insn, tables: bool) -> Insn | None:
+def _pair(one: Placed, other: Placed, tables: bool) -> Placed | None:
     """Both, which are independent of each other, in one instruction, if there is one for them."""
-    low, high = sorted((first, second), key=lambda one: _access(one).offset)
+    low, high = sorted((one, other), key=lambda item: _access(item).offset)
     a, b = _access(low), _access(high)
     if a.offset + a.bytes != b.offset:
         return None
-    spelling, other = _PAIRABLE.match(low.text), _PAIRABLE.match(high.text)
-    if spelling is None or other is None or spelling[2] != other[2]:
+    spelling, others = _PAIRABLE.match(low[0].text), _PAIRABLE.match(high[0].text)
+    if spelling is None or others is None or spelling[2] != others[2]:
         return None
+    (first, place), (second, _) = one, other
     if a.offset % a.bytes or not -64 * a.bytes <= a.offset < 64 * a.bytes:
         return None
     in_frame = a.base == SP and (first.part, second.part) != ("body", "body")
@@ -1239,7 +1245,7 @@ def _pair(first: Insn, second: Insn, tables: bool) -> Insn | None:
         return None
     letter = spelling[2]
     registers = f"{narrow(a.register, letter)}, {narrow(b.register, letter)}"
-    return replace(
+    pair = replace(
         first,
         text=f"{spelling[1]}p {registers}, {_operand(a.base, a.offset)}",
         reads=first.reads | second.reads,
@@ -1247,6 +1253,7 @@ def _pair(first: Insn, second: Insn, tables: bool) -> Insn | None:
         access=None,
         comment=first.comment or second.comment,
     )
+    return pair, place
 
 
 def _told(register: Register) -> bool:
@@ -1266,15 +1273,16 @@ def _described(low: Register, high: Register, step: bool = False) -> bool:
     return high.number == low.number + 1
 
 
-def _with_steps(code: Sequence[Insn], tables: bool = False) -> list[Insn]:
+def _with_steps(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
     """The steps of sp taken together with the store or load at 0(sp) beside them."""
-    result: list[Insn] = []
+    result: list[Placed] = []
     index = 0
     while index < len(code):
-        one = code[index]
+        item = code[index]
+        one = item[0]
         step = None if one.user_text or " sp, sp" not in one.text else _STEP.fullmatch(one.text)
         if step is None:
-            result.append(one)
+            result.append(item)
             index += 1
             continue
         size = int(step[2], 0)
@@ -1282,25 +1290,26 @@ def _with_steps(code: Sequence[Insn], tables: bool = False) -> list[Insn]:
             end = index + 1
             while end < len(code) and _at_sp(code[end], "st"):
                 end += 1
-            result += _lowered(one, size, list(code[index + 1 : end]), tables)
+            result += _lowered(item, size, list(code[index + 1 : end]), tables)
             index = end
         else:
             start = len(result)
             while start and _at_sp(result[start - 1], "ld"):
                 start -= 1
-            result[start:] = _raised(one, size, result[start:], tables)
+            result[start:] = _raised(item, size, result[start:], tables)
             index += 1
     return result
 
 
-def _at_sp(one: Insn, kind: str) -> re.Match[str] | None:
+def _at_sp(item: Placed, kind: str) -> re.Match[str] | None:
+    one = item[0]
     match = None if one.user_text else _AT_SP.fullmatch(one.text)
     return match if match is not None and match[1] == kind else None
 
 
-def _lowered(step: Insn, size: int, stores: list[Insn], tables: bool) -> list[Insn]:
-    for index, one in enumerate(stores):
-        match = _at_sp(one, "st")
+def _lowered(step: Placed, size: int, stores: list[Placed], tables: bool) -> list[Placed]:
+    for index, item in enumerate(stores):
+        match = _at_sp(item, "st")
         if match is None or match[4] is not None:
             continue
         # No store before this one may have written the same bytes.
@@ -1309,24 +1318,26 @@ def _lowered(step: Insn, size: int, stores: list[Insn], tables: bool) -> list[In
         ):
             break
         mnemonic = "stp" if "," in match[2] else "str"
+        one, place = item
         merged = replace(
             one,
             text=f"{mnemonic} {match[2]}, [sp, #{number(-size)}]!",
             writes=frozenset((SP,)),
             access=None,
-            part=step.part,
-            comment=one.comment or step.comment,
+            part=step[0].part,
+            comment=one.comment or step[0].comment,
         )
-        return [merged, *stores[:index], *stores[index + 1 :]]
+        return [(merged, place), *stores[:index], *stores[index + 1 :]]
     return [step, *stores]
 
 
-def _raised(step: Insn, size: int, loads: list[Insn], tables: bool) -> list[Insn]:
-    for index, one in enumerate(loads):
-        match = _at_sp(one, "ld")
+def _raised(step: Placed, size: int, loads: list[Placed], tables: bool) -> list[Placed]:
+    for index, item in enumerate(loads):
+        match = _at_sp(item, "ld")
         if match is None or match[4] is not None or not _steps_with(match, size, tables, lowering=False):
             continue
-        if any(one.writes & after.writes for after in loads[index + 1 :]):
+        one, place = item
+        if any(one.writes & after.writes for after, _ in loads[index + 1 :]):
             break
         mnemonic = "ldp" if "," in match[2] else "ldr"
         merged = replace(
@@ -1334,10 +1345,10 @@ def _raised(step: Insn, size: int, loads: list[Insn], tables: bool) -> list[Insn
             text=f"{mnemonic} {match[2]}, [sp], #{number(size)}",
             writes=one.writes | {SP},
             access=None,
-            part=step.part,
-            comment=one.comment or step.comment,
+            part=step[0].part,
+            comment=one.comment or step[0].comment,
         )
-        return [*loads[:index], *loads[index + 1 :], merged]
+        return [*loads[:index], *loads[index + 1 :], (merged, place)]
     return [*loads, step]
 
 
@@ -1355,7 +1366,7 @@ def _steps_with(match: re.Match[str], size: int, tables: bool, *, lowering: bool
     return size <= (256 if lowering else 255)
 
 
-def _reach(before: Insn, match: re.Match[str]) -> bool:
+def _reach(before: Placed, match: re.Match[str]) -> bool:
     """Whether a store before it touches the bytes that this one, at 0(sp), writes."""
     earlier = _at_sp(before, "st")
     return earlier is None or int(earlier[4] or "0", 0) < _SIZES[match[3]] * (2 if "," in match[2] else 1)

@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 from trampoline_dsl.target import (
@@ -51,6 +51,7 @@ from trampoline_dsl.target import (
     Fixed,
     Fixup,
     Frame,
+    FramePart,
     FrameRequest,
     InRegister,
     Insn,
@@ -58,6 +59,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Placed,
     Plan9,
     Register,
     Relocation,
@@ -1111,28 +1113,27 @@ class Mips(Architecture):
 
     # -- the last pass
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Fill the delay slots, which Go's assembler fills with nops, then keep apart what the machine does not keep
         apart itself."""
-        kept = [insn for insn in code if not (insn.text[:3] == "mov" and _TO_ITSELF.fullmatch(insn.text))]
+        kept = [item for item in code if not (item[0].text[:3] == "mov" and _TO_ITSELF.fullmatch(item[0].text))]
         return self._separate(self._fill_slots(kept))
 
-    def _fill_slots(self, code: Sequence[Insn]) -> list[Insn]:
-        done: list[Insn] = []
+    def _fill_slots(self, code: Sequence[Placed]) -> list[Placed]:
+        done: list[Placed] = []
         start = 0  # of what may still move: nothing from before a label or a transfer does
-        for insn in code:
+        for item in code:
+            insn, place = item
             if not insn.delay_slot:
-                done.append(insn)
+                done.append(item)
                 if self._is_barrier(insn):
                     start = len(done)
                     # The text of a user may end in a branch, and then what follows is in its slot.
                     start += insn.user_text
                 continue
             found = self._find_filler(done, start, insn) if self.linkage != "go" else None
-            filler = Insn("nop", line=insn.line, column=insn.column, part=insn.part)
-            if found is not None:
-                filler = done.pop(found)
-            done += (insn, filler)
+            filler = done.pop(found) if found is not None else (_nop(insn.part), place)
+            done += (item, filler)
             start = len(done)
         return done
 
@@ -1142,7 +1143,7 @@ class Mips(Architecture):
         opaque = insn.user_text or insn.text.startswith(".")
         return insn.label is not None or insn.transfer != "none" or insn.delay_slot or opaque
 
-    def _find_filler(self, code: Sequence[Insn], start: int, transfer: Insn) -> int | None:
+    def _find_filler(self, code: Sequence[Placed], start: int, transfer: Insn) -> int | None:
         """The index of the last instruction that has the same effect behind `transfer`."""
         # What the core adds to a call's reads and writes is the callee's doing, and comes after the slot.
         read = frozenset(self._by_text[name] for name in re.findall(r"\$\w+", transfer.text) if name in self._by_text)
@@ -1152,7 +1153,7 @@ class Mips(Architecture):
         accesses: list[Insn] = []
         leaves = transfer.transfer == "return" or (transfer.transfer == "jump" and transfer.target is None)
         for index in range(len(code) - 1, start - 1, -1):
-            candidate = code[index]
+            candidate = code[index][0]
             if (
                 touches.isdisjoint(candidate.writes)
                 and writes.isdisjoint(candidate.reads)
@@ -1195,9 +1196,14 @@ class Mips(Architecture):
 
         return MipsSpelling(self.word, self.order)
 
-    def _separate(self, code: list[Insn]) -> list[Insn]:
+    def _separate(self, code: list[Placed]) -> list[Placed]:
         """MIPS32 interlocks everything that this module emits."""
         return code
+
+
+@lru_cache(maxsize=8)
+def _nop(part: FramePart) -> Insn:
+    return Insn("nop", part=part)
 
 
 _TO_ITSELF = re.compile(r"(?:move|mov\.[sd]) (\S+), \1")
@@ -1415,19 +1421,20 @@ class N64(Mips):
         else:
             yield from super().extend(d, s, bits, signed)
 
-    def _separate(self, code: list[Insn]) -> list[Insn]:
+    def _separate(self, code: list[Placed]) -> list[Placed]:
         """MIPS III, unlike MIPS IV, leaves two things to software (R4000 User's Manual, appendix A, "MFLO", and
         table 5-11; GNU as does the same in reorder mode): two instructions between a move from hi or lo and the next
         multiplication, and one between a move from or to the floating point unit and the use of what it moved."""
-        if not any(insn.text.startswith(_SLOW) for insn in code):
+        if not any(insn.text.startswith(_SLOW) for insn, _ in code):
             return code
-        done: list[Insn] = []
-        for insn in code:
-            real = [previous for previous in done[-4:] if previous.label is None]
+        done: list[Placed] = []
+        for item in code:
+            insn, place = item
+            real = [previous for previous, _ in done[-4:] if previous.label is None]
             in_slot = bool(real) and real[-1].delay_slot
             if insn.label is None and not in_slot and (missing := self._distance(real, insn)):
-                done += [Insn("nop", line=insn.line, column=insn.column, part=insn.part)] * missing
-            done.append(insn)
+                done += [(_nop(insn.part), place)] * missing
+            done.append(item)
         return done
 
     @staticmethod

@@ -65,6 +65,7 @@ from trampoline_dsl.target import (
     Linkage,
     Location,
     OnStack,
+    Placed,
     Plan9,
     Register,
     Relocation,
@@ -1085,15 +1086,17 @@ class Ppc64(Architecture):
     def thread_store(self, s: Register, slot: ThreadSlot, offset: Register | None = None) -> Code:
         yield from self.store(s, _thread_pointer(slot), slot.offset, 64)
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Without moves of a register to itself, and without keeping the return address where it is in the frame.
         There is nothing to merge: each access is one instruction."""
-        code = [item for item in code if item.user_text or not _moves_nothing(item)]
-        saved = any(item.part == "prologue" and LR in item.reads for item in code)
+        code = [item for item in code if item[0].user_text or not _moves_nothing(item[0])]
+        if not any(insn.text == HERE for insn, _ in code):
+            return code
+        saved = any(insn.part == "prologue" and LR in insn.reads for insn, _ in code)
         restored = all(
-            any(LR in before.writes and before.part == "epilogue" for before in code[max(index - 4, 0) : index])
-            for index, item in enumerate(code)
-            if item.transfer == "return" or (item.transfer == "jump" and item.target is None)
+            any(LR in before.writes and before.part == "epilogue" for before, _ in code[max(index - 4, 0) : index])
+            for index, (insn, _) in enumerate(code)
+            if insn.transfer == "return" or (insn.transfer == "jump" and insn.target is None)
         )
         return _without_keeping_link(code) if saved and restored else code
 
@@ -1201,12 +1204,12 @@ def _free(*taken: Register) -> Register:
     raise ValueError("r11 and r12 are both operands, and one is needed for a constant")
 
 
-def _without_keeping_link(code: Sequence[Insn]) -> list[Insn]:
+def _without_keeping_link(code: Sequence[Placed]) -> list[Placed]:
     """`bcl` sets lr. Where the return address comes back from the frame, nothing need be done about that."""
     aside, back = f"mflr {R12}", f"mtlr {R12}"
     kept = list(code)
     for index in range(len(code) - 6, -1, -1):
-        first, branch, last = code[index], code[index + 1], code[index + 5]
+        first, branch, last = code[index][0], code[index + 1][0], code[index + 5][0]
         if branch.text == HERE and (first.text, last.text) == (aside, back) and not branch.user_text:
             del kept[index + 5], kept[index]
     return kept

@@ -54,6 +54,7 @@ from trampoline_dsl.target import (
     Insn,
     Location,
     OnStack,
+    Placed,
     Plan9,
     Register,
     Relocation,
@@ -982,19 +983,20 @@ class S390x(Architecture):
         yield from self._shift("sllg", R1, R1, 32)
         yield insn(f"ear {R1}, {A1}", (A1, R1), (R1,))
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Neighbouring loads or stores of doublewords become lmg and stmg; moves to self go."""
-        result: list[Insn] = []
-        block: list[Insn] = []
+        result: list[Placed] = []
+        block: list[Placed] = []
         for item in code:
-            joins = item.access is not None and _joins(item, block)
+            insn = item[0]
+            joins = insn.access is not None and _joins(insn, block)
             if block and not joins:
                 result.extend(self._merged(block))
                 block = []
-                joins = item.access is not None and _joins(item, block)
+                joins = insn.access is not None and _joins(insn, block)
             if joins:
                 block.append(item)
-            elif not _moves_nothing(item):
+            elif not _moves_nothing(insn):
                 result.append(item)
         result.extend(self._merged(block))
         return result
@@ -1009,48 +1011,48 @@ class S390x(Architecture):
 
         return S390xSpelling()
 
-    def _merged(self, block: Sequence[Insn]) -> Iterator[Insn]:
+    def _merged(self, block: Sequence[Placed]) -> Iterator[Placed]:
         """The block with runs of consecutive registers at consecutive doublewords as one instruction each."""
         pending = list(block)
         while pending:
-            first = pending[0]
+            first, place = pending[0]
             run = _longest_run(first, pending) if len(pending) > 1 else pending
             if len(run) == 1:
                 yield pending.pop(0)
                 continue
             pending = [item for item in pending if not any(item is one for one in run)]
-            accesses = [(access.register, access.offset) for item in run if (access := item.access)]
+            accesses = [(access.register, access.offset) for insn, _ in run if (access := insn.access)]
             assert first.access is not None  # what is in a block has one
             merged = self._multiple(first.access.kind, accesses, first.access.base, accesses[0][1])
-            comments = dict.fromkeys(item.comment for item in run if item.comment)
-            yield replace(merged, comment="; ".join(comments), line=first.line, column=first.column, part=first.part)
+            comments = dict.fromkeys(insn.comment for insn, _ in run if insn.comment)
+            yield replace(merged, comment="; ".join(comments), part=first.part), place
 
 
-def _joins(item: Insn, block: Sequence[Insn]) -> bool:
+def _joins(insn: Insn, block: Sequence[Placed]) -> bool:
     """Whether a doubleword load or store may go with those of `block`, in whatever order they are then executed."""
-    access = item.access
-    if access is None or access.bytes != WORD or access.register.bank is not Bank.INTEGER or item.user_text:
+    access = insn.access
+    if access is None or access.bytes != WORD or access.register.bank is not Bank.INTEGER or insn.user_text:
         return False
     if access.kind == "load" and access.register == access.base:
         return False
-    for other in block:
+    for other, _ in block:
         before = other.access
         assert before is not None
-        if (before.kind, before.base, other.part) != (access.kind, access.base, item.part):
+        if (before.kind, before.base, other.part) != (access.kind, access.base, insn.part):
             return False
         if abs(before.offset - access.offset) < WORD or (access.kind == "load" and before.register == access.register):
             return False
     return True
 
 
-def _longest_run(first: Insn, items: Sequence[Insn]) -> list[Insn]:
+def _longest_run(first: Insn, items: Sequence[Placed]) -> list[Placed]:
     """Of `items`, those whose registers and offsets follow each other and include those of `first`, in order."""
-    by_place = {(item.access.register.number, item.access.offset): item for item in items if item.access}
+    by_place = {(access.register.number, access.offset): item for item in items if (access := item[0].access)}
     assert first.access is not None
     number_, offset = first.access.register.number, first.access.offset
     while (number_ - 1, offset - WORD) in by_place:
         number_, offset = number_ - 1, offset - WORD
-    run: list[Insn] = []
+    run: list[Placed] = []
     while (number_, offset) in by_place:
         run.append(by_place[number_, offset])
         number_, offset = number_ + 1, offset + WORD

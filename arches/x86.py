@@ -43,6 +43,7 @@ from trampoline_dsl.target import (
     Location,
     OnStack,
     Part,
+    Placed,
     Register,
     Relocation,
     Slot,
@@ -685,13 +686,14 @@ class X86(Architecture):
         for line in super().function_footer(name, convention):
             yield guarded(line, line, name)
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Push arguments instead of making room and storing them; drop moves of a register to itself, and jumps to
         what follows."""
         code = self.without_second_zeros(self.push_arguments(code))
-        kept: list[Insn] = []
+        kept: list[Placed] = []
         labels: set[str] = set()  # between here and the next instruction
-        for insn in reversed(code):
+        for item in reversed(code):
+            insn = item[0]
             if insn.label is not None:
                 labels.add(insn.label)
             elif insn.user_text:
@@ -700,15 +702,16 @@ class X86(Architecture):
                 continue
             else:
                 labels.clear()
-            kept.append(insn)
+            kept.append(item)
         return kept[::-1]
 
-    def without_second_zeros(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def without_second_zeros(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """A register that holds zero already is not cleared again. (Nobody reads the flags of that: `constant` is made
         wherever a value is wanted.)"""
-        result: list[Insn] = []
+        result: list[Placed] = []
         zeros: set[Register] = set()
-        for insn in code:
+        for item in code:
+            insn = item[0]
             clears = None
             if insn.text.startswith("xor "):
                 clears = next((r for r in insn.writes if insn.text == f"xor {low(r, 32)}, {low(r, 32)}"), None)
@@ -720,35 +723,35 @@ class X86(Architecture):
                 zeros -= insn.writes
                 if clears is not None:
                     zeros.add(clears)
-            result.append(insn)
+            result.append(item)
         return result
 
-    def push_arguments(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def push_arguments(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Where the prologue's last step makes room and the words at sp are stored right behind it, from registers or
         (386) copied from the caller's frame, pushes do both in a fraction of the bytes."""
-        for start, insn in enumerate(code):
+        for start, (insn, _) in enumerate(code):
             if insn.part != "prologue":
                 break
             room = self.room(insn)
-            if room is None or start + 1 == len(code) or code[start + 1].part == "prologue":
+            if room is None or start + 1 == len(code) or code[start + 1][0].part == "prologue":
                 continue
             stores, end, loaded = self.arguments_stored(code, start + 1)
             count = 0
             while count * self.word in stores:
                 count += 1
-            called = end < len(code) and code[end].transfer == "call" and not _may_be_read(loaded, code[end:])
+            called = end < len(code) and code[end][0].transfer == "call" and not _may_be_read(loaded, code[end:])
             if count < 2 or count != len(stores) or count * self.word > room or not called:
                 break
             rest = room - count * self.word
-            pushes = [replace(self.adjust(self.sp, -rest), part="prologue")] if rest else []
+            pushes: list[Placed] = [(replace(self.adjust(self.sp, -rest), part="prologue"), 0)] if rest else []
             for index in range(count):
-                store, source = stores[(count - 1 - index) * self.word]
+                (store, place), source = stores[(count - 1 - index) * self.word]
                 if source is None:
                     assert store.access is not None
                     push = self.push(store.access.register)
                 else:
                     push = self.push_memory(source.offset - room + rest + index * self.word)
-                pushes.append(replace(push, line=store.line, column=store.column, comment=store.comment))
+                pushes.append((replace(push, comment=store.comment), place))
             return [*code[:start], *pushes, *code[end:]]
         return code
 
@@ -760,15 +763,16 @@ class X86(Architecture):
         return int(found[1], 0) if found else None
 
     def arguments_stored(
-        self, code: Sequence[Insn], start: int
-    ) -> tuple[dict[int, tuple[Insn, Access | None]], int, frozenset[Register]]:
+        self, code: Sequence[Placed], start: int
+    ) -> tuple[dict[int, tuple[Placed, Access | None]], int, frozenset[Register]]:
         """Stores of whole words above sp from `start` on, by offset, with the place that each value was loaded from on
         the way; the index of the first instruction that is something else; and the registers that were loaded."""
-        stores: dict[int, tuple[Insn, Access | None]] = {}
+        stores: dict[int, tuple[Placed, Access | None]] = {}
         loaded: dict[Register, Access] = {}
         index = start
         while index < len(code):
-            insn, access = code[index], code[index].access
+            insn = code[index][0]
+            access = insn.access
             if access is None or access.base is not self.sp or access.bytes != self.word:
                 break
             if access.register.bank is not Bank.INTEGER or access.register is self.sp:
@@ -782,7 +786,7 @@ class X86(Architecture):
             elif access.offset in stores:
                 break
             else:
-                stores[access.offset] = (insn, loaded.get(access.register))
+                stores[access.offset] = (code[index], loaded.get(access.register))
             index += 1
         return stores, index, frozenset(loaded)
 
@@ -792,11 +796,11 @@ class X86(Architecture):
         return Insn(text, frozenset({self.sp}), frozenset({self.sp}), memory="both")
 
 
-def _may_be_read(registers: frozenset[Register], code: Sequence[Insn]) -> bool:
+def _may_be_read(registers: frozenset[Register], code: Sequence[Placed]) -> bool:
     """Whether what is in one of the registers may matter to this code."""
     live = registers
     straight = True
-    for insn in code:
+    for insn, _ in code:
         if insn.reads & live:
             return True
         straight = straight and insn.label is None and insn.transfer in ("none", "call")

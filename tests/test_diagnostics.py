@@ -23,9 +23,10 @@ from pathlib import Path
 import pytest
 
 from trampoline_dsl.cli import main
-from trampoline_dsl.diagnostics import MAXIMUM_DIAGNOSTICS, InputError, Source, render
+from trampoline_dsl.diagnostics import MAXIMUM_DIAGNOSTICS, InputError, Source, Span, render
 from trampoline_dsl.objects import make_object
 from trampoline_dsl.pipeline import compile_source
+from trampoline_dsl.select import Selected
 from trampoline_dsl.target import Insn
 from trampoline_dsl.targets import default_targets, find_target
 
@@ -184,10 +185,11 @@ def refused_text() -> None:
 def no_instruction() -> None:
     """What a machine lacks for a statement: code so far away takes 64 KiB of source."""
     target = find_target("linux/amd64")
-    artifact = compile_source(Source("A002.tramp", "trampoline f() using c {\n    return\n}\n"), [target])[target.name][
-        "f"
-    ]
-    _ = replace(artifact, instructions=(Insn("jmp nowhere", line=2, column=5),)).code
+    source = Source("A002.tramp", "trampoline f() using c {\n    return\n}\n")
+    artifact = compile_source(source, [target])[target.name]["f"]
+    start = source.text.index("return")
+    selected = Selected((Insn("jmp nowhere"),), (1,), (None, Span(source, start, start + 1)))
+    _ = replace(artifact, selected=selected).code
 
 
 MADE: dict[str, Callable[[], None]] = {

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .diagnostics import Source
 from .picture import draw
+from .select import Selected
 from .target import Convention, Frame, Insn, Target, spelled
 
 _PARTS = {"prologue": "entry", "epilogue": "return"}
@@ -14,7 +15,7 @@ _PARTS = {"prologue": "entry", "epilogue": "return"}
 def function_text(
     name: str,
     convention: Convention,
-    code: Sequence[Insn],
+    code: Selected,
     frame: Frame,
     target: Target,
     source: Source,
@@ -33,7 +34,7 @@ def function_text(
     lines += target.architecture.function_header(name, convention)
     if unwinding is not None:
         lines += [f"\t{directive}" for directive in brackets[0]]
-    lines += _body(code, target, source, unwinding if unwinding is not None else [()] * len(code))
+    lines += _body(code, target, source, unwinding if unwinding is not None else [()] * len(code.instructions))
     if unwinding is not None:
         lines += [f"\t{directive}" for directive in brackets[1]]
     lines += target.architecture.function_footer(name, convention)
@@ -70,24 +71,26 @@ def _comments(texts: Iterable[str], target: Target) -> list[str]:
     return [f"{mark} {text}".rstrip() for text in texts]
 
 
-def _body(code: Sequence[Insn], target: Target, source: Source, unwinding: Sequence[Sequence[str]]) -> list[str]:
+def _body(code: Selected, target: Target, source: Source, unwinding: Sequence[Sequence[str]]) -> list[str]:
     mark = target.architecture.comment
     lines: list[str] = []
-    line, part = 0, ""  # of the instruction before
-    place = (0, "")  # of the last comment
-    for insn, before in zip(code, unwinding, strict=True):
+    place, part = 0, ""  # of the instruction before
+    told = (0, "")  # by the last comment
+    for insn, number, before in zip(code.instructions, code.places, unwinding, strict=True):
         if before:
             lines += [f"\t{directive}" for directive in before]
         if insn.label is not None:
             lines.append(f"\t{insn.text}" if insn.text else f"{insn.label}:")
             continue
-        if insn.line != line or insn.part != part:
-            line, part = insn.line, insn.part
-            what = _PARTS.get(part, "")
-            if line and (line, what) != place:
-                place = (line, what)
-                statement = what or " ".join(source.line(line).split("#")[0].split())
-                lines.append(f"\t{mark} {line}: {statement}".rstrip())
+        if number != place or insn.part != part:
+            place, part = number, insn.part
+            span = code.spans[place]
+            if span is not None:
+                line, what = span.line, _PARTS.get(part, "")
+                if (line, what) != told:
+                    told = (line, what)
+                    statement = what or " ".join(source.line(line).split("#")[0].split())
+                    lines.append(f"\t{mark} {line}: {statement}".rstrip())
         lines.append(f"\t{insn.text}")
     return lines
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from .records import replace
-from .target import Architecture, Code, Convention, Frame, FrameRequest, Insn
+from .target import Architecture, Code, Convention, Frame, FramePart, FrameRequest, Insn, in_part
 
 _MOST_KEPT = 20_000  # of one method of one architecture
 
@@ -31,17 +31,19 @@ class Instructions:
         self.jump = _kept(architecture.jump)
         self.call = _kept(architecture.call)
         self.call_register = _kept(architecture.call_register)
-        self.tail_call = _kept(architecture.tail_call)
+        self.tail_call = _kept(architecture.tail_call, "epilogue")
         self.jump_register = _kept(architecture.jump_register)
-        self.tail_call_register = _kept(architecture.tail_call_register)
+        self.tail_call_register = _kept(architecture.tail_call_register, "epilogue")
         self.established = _kept(self._established)
+        self.established_at_end = _kept(self._established, "epilogue")
+        self.store_resumed = _kept(architecture.store, "resume")
         self.thread_base = _kept(architecture.thread_base)
         self.thread_load = _kept(architecture.thread_load)
         self.thread_store = _kept(architecture.thread_store)
         self._frames: dict[FrameRequest, Frame] = {}
-        self._prologue = _kept(lambda request: architecture.prologue(self._frames[request]))
-        self._epilogue = _kept(lambda request: architecture.epilogue(self._frames[request]))
-        self._leave = _kept(lambda request, pop: architecture.leave(self._frames[request], pop))
+        self._prologue = _kept(lambda request: architecture.prologue(self._frames[request]), "prologue")
+        self._epilogue = _kept(lambda request: architecture.epilogue(self._frames[request]), "epilogue")
+        self._leave = _kept(lambda request, pop: architecture.leave(self._frames[request], pop), "epilogue")
 
     def _established(self, convention: Convention) -> Iterator[Insn]:
         """All that a convention fixes."""
@@ -73,8 +75,11 @@ class Instructions:
         return self._leave(frame.request, pop)
 
 
-def _kept(make: Callable[..., Code]) -> Callable[..., tuple[Insn, ...]]:
-    return lru_cache(maxsize=_MOST_KEPT)(lambda *operands: tuple(make(*operands)))
+def _kept(make: Callable[..., Code], part: FramePart | None = None) -> Callable[..., tuple[Insn, ...]]:
+    """`part`: of what makes or takes down a frame all of it is, if it is not the part that it says itself."""
+    if part is None:
+        return lru_cache(maxsize=_MOST_KEPT)(lambda *operands: tuple(make(*operands)))
+    return lru_cache(maxsize=_MOST_KEPT)(lambda *operands: tuple(in_part(part, make(*operands))))
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from .lir import DECLARED, Home
 from .lower import lower
 from .records import cached_property
 from .resolve import Module, check_module, conventions_in, load_module, resolve
-from .select import NoRegisterFree, select
+from .select import NoRegisterFree, Selected, select
 from .target import (
     Architecture,
     Convention,
@@ -54,13 +54,14 @@ class Artifact:
     """One trampoline compiled for one target.
 
     `code` are its bytes before linking, `relocations` the places that a linker fills (offsets from its start). `frame`
-    says where everything is, `instructions` and `source_map` tie code to source.
+    says where everything is, `instructions` and `source_map` tie code to source; `selected` are the same instructions
+    and their places beside them, which is what a build needs.
     """
 
     function: ir.Function
     target: Target
     frame: Frame
-    instructions: tuple[Insn, ...]
+    selected: Selected
     source: Source = field(repr=False)
     program: ir.Program = field(repr=False, compare=False)
 
@@ -69,20 +70,31 @@ class Artifact:
         return self.function.name
 
     @cached_property
+    def instructions(self) -> tuple[Insn, ...]:
+        """Each with the line and the column that it is made for."""
+        return self.selected.placed()
+
+    @cached_property
     def _assembled(self) -> Assembled:
+        try:
+            return assemble(self.target.architecture, self.selected.instructions)
+        except AssemblyError as error:
+            raise self._wrong(error) from None
+
+    def _wrong(self, error: AssemblyError) -> InputError:
+        """All that cannot be assembled, of which this is the first."""
         instructions = list(self.instructions)
         errors: list[Diagnostic] = []
         while True:
+            errors += self._explain(error, instructions[error.index]).diagnostics
+            # Without it the next one shows.
+            del instructions[error.index]
             try:
-                assembled = assemble(self.target.architecture, instructions)
-                break
-            except AssemblyError as error:
-                errors += self._explain(error, instructions[error.index]).diagnostics
-                # Without it the next one shows.
-                del instructions[error.index]
-        if errors:
-            raise InputError(errors)
-        return assembled
+                assemble(self.target.architecture, instructions)
+            except AssemblyError as another:
+                error = another
+            else:
+                return InputError(errors)
 
     def _explain(self, error: AssemblyError, insn: Insn) -> InputError:
         """An instruction that a user wrote is the user's to mend; any other one that this machine lacks (a branch over
@@ -141,7 +153,7 @@ class Artifact:
         return function_text(
             self.name,
             convention,
-            self.instructions,
+            self.selected,
             self.frame,
             self.target,
             self.source,
@@ -164,7 +176,7 @@ class Artifact:
     @cached_property
     def _described(self) -> cfi.Described:
         pushed = self.function.table is not None and self.target.architecture.table_pushes
-        return cfi.Described(self.instructions, self.function.convention, self.frame.size, pushed)
+        return cfi.Described(self.selected.instructions, self.function.convention, self.frame.size, pushed)
 
     @cached_property
     def _rows(self) -> Sequence[cfi.Row | None]:
@@ -192,7 +204,7 @@ class Artifact:
         tables = cfi.made_of(architecture)
         if not isinstance(tables, IndexedUnwinding):
             return None
-        return ehabi.directives(self.instructions, self._rows, tables, architecture.comment)
+        return ehabi.directives(self.selected.instructions, self._rows, tables, architecture.comment)
 
     def plan9_text(self, symbol: Callable[[str], str]) -> str:
         """The function as Go's assembler takes it; `symbol`: a symbol as Go writes it. The target is linked for Go."""
@@ -204,7 +216,7 @@ class Artifact:
 
     @property
     def instruction_count(self) -> int:
-        return sum(1 for insn in self.instructions if insn.label is None)
+        return sum(1 for insn in self.selected.instructions if insn.label is None)
 
     def load(self, externs: Mapping[str, Extern] | None = None) -> Loaded:
         """Map the code into this process, if that runs code for the target. `externs` gives what it refers to, by name:
@@ -421,7 +433,10 @@ class Compiled:
         """Of the functions that the file's code refers to and that are not in it, those that C calls something else."""
         program = self.program
         fields = [
-            one for artifact in self.own for insn in artifact.instructions if (one := insn.relocation) is not None
+            one
+            for artifact in self.own
+            for insn in artifact.selected.instructions
+            if (one := insn.relocation) is not None
         ]
         found: dict[str, str] = {}
         for name in dict.fromkeys(one.symbol for one in fields):

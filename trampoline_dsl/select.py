@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from operator import attrgetter
 
 from .allocate import Allocation
@@ -18,14 +20,32 @@ from .target import (
     Frame,
     FramePart,
     Insn,
+    Placed,
     Register,
     ThreadSlot,
     allocatable,
     float_allocatable,
+    in_part,
 )
 
 _comment = attrgetter("comment")
 Move = tuple[Register, Register, int]  # destination, source, bits of a float
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Instructions, which other trampolines may have too, and the numbers of the places in the source that they are
+    made for: indices of `spans`, of which the first is None."""
+
+    instructions: tuple[Insn, ...]
+    places: tuple[int, ...]
+    spans: Sequence[Span | None] = field(compare=False)
+
+    def placed(self) -> tuple[Insn, ...]:
+        """Instructions that say themselves what they are made for."""
+        positions = [(0, 0) if span is None else span.source.position(span.start) for span in self.spans]
+        pairs = zip(self.instructions, self.places, strict=True)
+        return tuple(insn.placed(*positions[place], insn.part) for insn, place in pairs)
 
 
 class NoRegisterFree(Exception):
@@ -44,7 +64,7 @@ def select(
     architecture: Architecture,
     parameters: int,
     prefix: str,
-) -> tuple[Insn, ...]:
+) -> Selected:
     """The instructions of a trampoline. `parameters`: bytes of arguments in memory, which a callee that pops removes;
     `prefix` starts the names of its local labels. Raises NoRegisterFree."""
     return _Selection(body, allocation, frame, architecture, parameters, prefix).run()
@@ -72,11 +92,11 @@ class _Selection:
         self.registers = _Registers(allocation.registers)
         self.bare = body.bare and not frame.body_slots  # there is no frame of its own
         self.code: list[Insn] = []
-        self.span: Span | None = None  # what is made is for this place, and its line and column
-        self.place = (0, 0)
+        self.spans: list[Span | None] = [None]  # what is made is for the last of these
+        self.starts = [0]  # of what is made for each of them
         self.context = 0  # of the operation at hand
 
-    def run(self) -> tuple[Insn, ...]:
+    def run(self) -> Selected:
         try:
             self._go_to(self.body.span)
             self._enter()
@@ -84,23 +104,29 @@ class _Selection:
             raise self._impossible(error, self.body.span) from error
         for operation in self.allocation.operations:
             self.operation(operation)
-        self._drop_needless_establishing()
-        return tuple(self.architecture.improve(self.code))
+        code = self.architecture.improved(self._without_needless_establishing(self._with_places()))
+        return Selected(tuple([insn for insn, _ in code]), tuple([place for _, place in code]), self.spans)
+
+    def _with_places(self) -> list[Placed]:
+        places: list[int] = []
+        for number, (start, end) in enumerate(pairwise((*self.starts, len(self.code)))):
+            places += [number] * (end - start)
+        return list(zip(self.code, places, strict=True))
 
     def _enter(self) -> None:
         architecture = self.architecture
         if architecture.protect:
-            self._emit(architecture.landing_pad(), "prologue")
+            self.code += in_part("prologue", architecture.landing_pad())
         if self.body.uses_toc:
-            self._emit(architecture.global_entry(self.body.name, self.convention), "prologue")
+            self.code += in_part("prologue", architecture.global_entry(self.body.name, self.convention))
         if self.body.table:
             self._enter_by_table()
         if self.body.words is not None and self.body.words[0] >= 0:
             self._home_words()
         if not self.bare:
-            self._emit(self.make.prologue(self.frame), "prologue")
+            self.code += self.make.prologue(self.frame)
         if self.body.uses_toc and architecture.got is not None:
-            self._emit(architecture.find_got(self.body.name, self.convention), "prologue")
+            self.code += in_part("prologue", architecture.find_got(self.body.name, self.convention))
 
     def _home_words(self) -> None:
         """Words that arrive in registers go where the caller left room for them. (Below the CFA a prologue does it.)"""
@@ -109,11 +135,12 @@ class _Selection:
         word = self.architecture.word
         pushed = word if self.convention.return_address is None else 0
         for index, register in enumerate(registers):
-            self._emit(self.make.store(register, self.sp, pushed + start + index * word, 8 * word), "prologue")
+            store = self.make.store(register, self.sp, pushed + start + index * word, 8 * word)
+            self.code += in_part("prologue", store)
 
     def _enter_by_table(self) -> None:
         architecture = self.architecture
-        self._emit(architecture.take_table_entry(), "prologue")
+        self.code += in_part("prologue", architecture.take_table_entry())
         told = architecture.table_register(self.convention)
         if any(told in insn.writes for insn in self.make.prologue(self.frame)):
             message = f"to make its frame takes {told.name}, in which the table's index arrives"
@@ -129,17 +156,9 @@ class _Selection:
 
     def _go_to(self, span: Span | None) -> None:
         """What follows is made for this place in the source."""
-        if span is not self.span:
-            self.span = span
-            self.place = span.source.position(span.start) if span is not None else (0, 0)
-
-    def _emit(self, code: Iterable[Insn], part: FramePart = "body") -> None:
-        """Append instructions, as made for the place in the source."""
-        line, column = self.place
-        if part == "body":  # as far as it is for no other one already
-            self.code += [insn.placed(line, column, insn.part) for insn in code]
-        else:
-            self.code += [insn.placed(line, column, part) for insn in code]
+        if span is not self.spans[-1]:
+            self.spans.append(span)
+            self.starts.append(len(self.code))
 
     def label(self, name: str) -> str:
         return f"{self.prefix}{name}"
@@ -164,7 +183,7 @@ class _Selection:
         uses = [registers[v] for v in operation.uses]
         try:
             self._go_to(operation.span)
-            self._emit(self._body(operation, defs, uses))
+            self.code += self._body(operation, defs, uses)
         except ValueError as error:
             raise self._impossible(error, operation.span) from error
 
@@ -311,8 +330,7 @@ class _Selection:
             else:
                 yield from self.make.load(word, base, there, 8 * bytes_, False)
                 # The same as was there when it was saved, to those who walk the stack.
-                for insn in self.make.store(word, self.sp, place, 8 * bytes_):
-                    yield insn.placed(insn.line, insn.column, "resume")
+                yield from self.make.store_resumed(word, self.sp, place, 8 * bytes_)
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
@@ -322,7 +340,7 @@ class _Selection:
         if convention is self._kernel_convention():
             return self._system_call(operation, defs, uses)
         address = self._marshal(operation, uses, convention, operation.clobbers)
-        self._emit(make.established(convention))
+        self.code += make.established(convention)
         if address is None:
             call: Iterable[Insn] = make.call(operation.symbol, convention)
         else:
@@ -330,9 +348,9 @@ class _Selection:
         popped = operation.value - convention.first_stack_argument if convention.callee_pops else 0
         if popped > 0:
             call = [replace(insn, popped=popped) if insn.transfer == "call" else insn for insn in call]
-        self._emit(call)
+        self.code += call
         if popped > 0:
-            self._emit(make.binary("sub", self.sp, self.sp, popped))
+            self.code += make.binary("sub", self.sp, self.sp, popped)
         return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
     def _seen_through(self, callee: Convention) -> Convention:
@@ -345,10 +363,10 @@ class _Selection:
         return kernel.convention if kernel is not None else None
 
     def _system_call(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
-        self._emit(self._parallel(self._operands(operation, uses), operation.clobbers))
+        self.code += self._parallel(self._operands(operation, uses), operation.clobbers)
         number = operation.value if operation.immediate else None
         label = self.label(operation.label) if operation.label else ""
-        self._emit(self.architecture.system_call(number, label))
+        self.code += self.architecture.system_call(number, label)
         return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
     def _results(self, operation: Operation, defs: list[Register]) -> list[Move]:
@@ -371,7 +389,7 @@ class _Selection:
         on the way."""
         moves, places = self._operands(operation, uses), operation.places
         if None not in places:
-            self._emit(self._parallel(moves, free))
+            self.code += self._parallel(moves, free)
             return None
         address = uses[places.index(None)]
         wanted = convention.call_through
@@ -382,7 +400,7 @@ class _Selection:
         if wanted is not None:
             moves.append((wanted, address, 0))
             address = wanted
-        self._emit(self._parallel(moves, free, (address,)))
+        self.code += self._parallel(moves, free, (address,))
         return address
 
     def _parallel(
@@ -392,7 +410,7 @@ class _Selection:
         pending = {d: (s, bits) for d, s, bits in moves if d is not s}
         if pending.keys().isdisjoint([s for s, _ in pending.values()]):
             for d, (s, bits) in pending.items():
-                self._emit(self._move(d, s, bits))
+                self.code += self._move(d, s, bits)
             return ()
         return self._entangled(pending, {d for d, _, _ in moves}, free, but)
 
@@ -476,26 +494,26 @@ class _Selection:
                 raise InputError([Diagnostic("L004", message, operation.span, notes=("call and return instead",))])
             address = self._marshal(operation, uses, operation.convention, self._volatile())
         else:
-            self._emit(self._parallel(self._operands(operation, uses), self._volatile()))
-        self._emit(make.established(self.convention), "epilogue")
-        self._emit(make.epilogue(self.frame), "epilogue")
+            self.code += self._parallel(self._operands(operation, uses), self._volatile())
+        self.code += make.established_at_end(self.convention)
+        self.code += make.epilogue(self.frame)
         if operation.kind == "return" and operation.pops:
             busy = frozenset(place for place in operation.places[:-1] if place is not None)
-            self._emit(self.architecture.leave_popping(self.frame, busy), "epilogue")
+            self.code += in_part("epilogue", self.architecture.leave_popping(self.frame, busy))
         elif operation.kind == "return":
-            self._emit(make.leave(self.frame, self.parameters if self.convention.callee_pops else 0), "epilogue")
+            self.code += make.leave(self.frame, self.parameters if self.convention.callee_pops else 0)
         elif address is not None:
             assert operation.convention is not None
-            self._emit(make.tail_call_register(address, operation.convention), "epilogue")
+            self.code += make.tail_call_register(address, operation.convention)
         else:
             assert operation.convention is not None
-            self._emit(make.tail_call(operation.symbol, operation.convention), "epilogue")
+            self.code += make.tail_call(operation.symbol, operation.convention)
         return ()
 
-    def _drop_needless_establishing(self) -> None:
+    def _without_needless_establishing(self, code: list[Placed]) -> list[Placed]:
         """A register that already holds what a convention demands is not set again."""
         if not any(map(_comment, self.code)):
-            return
+            return code
         own: set[Register] = set(_fixed(self.convention))
         everywhere = set().union(*map(_fixed, self._conventions()))
         base = self.architecture.symbol_base()
@@ -506,8 +524,9 @@ class _Selection:
         kept, given = everywhere - lost, self._given_by_calls()
         targets = {insn.target for insn in self.code if insn.target is not None}
         known = own
-        result: list[Insn] = []
-        for index, insn in enumerate(self.code):
+        result: list[Placed] = []
+        for index, item in enumerate(code):
+            insn, _ = item
             if insn.label is not None and insn.label in targets:
                 others = [one for one in self.code if one.comment not in marks]
                 known = {r for r in own - lost if not any(r in self._written(one) for one in others if r in one.writes)}
@@ -515,7 +534,7 @@ class _Selection:
             if register is not None:
                 if register in known:
                     continue
-                result.append(replace(insn, comment=""))
+                result.append(item)
                 following = self.code[index + 1] if index + 1 < len(self.code) else None
                 if following is None or marks.get(following.comment) is not register:
                     known = known | {register}
@@ -524,8 +543,8 @@ class _Selection:
                 known = known - self._written(insn)
             if insn.transfer == "call":
                 known = known & kept | given
-            result.append(insn)
-        self.code = result
+            result.append(item)
+        return result
 
     def _written(self, insn: Insn) -> frozenset[Register]:
         """Whole registers that an instruction writes. Ordinary ones write only condition bits of the flags, and what
@@ -557,10 +576,10 @@ class _Selection:
     # ------------------------------------------------------------------------------------------------------------- asm
 
     def _asm(self, operation: Operation, defs: list[Register], uses: list[Register]) -> Iterable[Insn]:
-        self._emit(self._parallel(self._operands(operation, uses), operation.clobbers))
+        self.code += self._parallel(self._operands(operation, uses), operation.clobbers)
         reads = frozenset(r for r in operation.places if r is not None)
         writes = operation.clobbers.union(operation.results)
-        self._emit(Insn(text, reads, writes, memory="both", user_text=True) for text in operation.text)
+        self.code += [Insn(text, reads, writes, memory="both", user_text=True) for text in operation.text]
         return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
 

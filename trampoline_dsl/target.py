@@ -400,6 +400,10 @@ def aligned(value: int, multiple: int) -> int:
 
 Code = Iterator[Insn]
 
+# An instruction, and the number of the place in the source that it is made for, where the instruction itself says none:
+# so it can be one and the same in many places. 0 is none.
+Placed = tuple[Insn, int]
+
 
 def in_part(part: FramePart, code: Iterable[Insn]) -> Code:
     """The same as a part of what makes or takes down a frame."""
@@ -1083,9 +1087,13 @@ class Architecture(ABC):
         """What `thread_store` counts from, as far as that takes an instruction of its own."""
         raise AssertionError(f"{self.name} needs no base")
 
-    def improve(self, code: Sequence[Insn]) -> Sequence[Insn]:
+    def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Merge neighbours into pairs and multiples, fill delay slots. The default leaves the code as it is."""
         return code
+
+    def improve(self, code: Sequence[Insn]) -> list[Insn]:
+        """The same for instructions of which nobody asks what they are made for."""
+        return [insn for insn, _ in self.improved([(insn, 0) for insn in code])]
 
     def function_header(self, name: str, convention: Convention) -> Iterable[str]:
         """Lines before the first instruction of a function that others may call.
