@@ -94,7 +94,8 @@ class _Encoder:
         self.kept: dict[_Question, Outcome] = {}
         self.machine = repr(architecture.engines)
 
-    def plain(self, insn: Insn) -> bytes:
+    def alone(self, insn: Insn) -> bytes:
+        """What does not depend on where it lies."""
         statement = insn.keystone or insn.text
         # Most are no more than that, and a string knows its hash.
         plain = insn.relocation is None and not insn.user_text
@@ -232,22 +233,29 @@ def assemble(architecture: Architecture, code: Sequence[Insn], engine: Engine | 
     pieces: list[bytes] = []
     fields: list[tuple[int, Relocation]] = []
     shortest = bytes(2 if architecture.engines.keystone_arch == "KS_ARCH_X86" else 4)
+    kept = encoder.kept
     for index, insn in enumerate(code):
         if insn.label is not None:
             if insn.label in labels:
                 raise AssemblyError(index, insn.label, "the label is defined twice")
             labels[insn.label] = index
             pieces.append(b"")
-        elif insn.target is not None and insn.relocation is None and not insn.user_text:
-            branches.append((index, insn, insn.target))
-            pieces.append(shortest)
-        else:
-            try:
-                pieces.append(encoder.plain(insn))
-            except Refused as refused:
-                raise AssemblyError(index, insn.text, str(refused)) from None
-            if insn.relocation is not None:
-                fields.append((index, insn.relocation))
+            continue
+        if insn.relocation is None and not insn.user_text:
+            if insn.target is not None:
+                branches.append((index, insn, insn.target))
+                pieces.append(shortest)
+                continue
+            known = kept.get(insn.keystone or insn.text)
+            if known.__class__ is bytes:
+                pieces.append(known)
+                continue
+        try:
+            pieces.append(encoder.alone(insn))
+        except Refused as refused:
+            raise AssemblyError(index, insn.text, str(refused)) from None
+        if insn.relocation is not None:
+            fields.append((index, insn.relocation))
     for index, insn, label in branches:
         if label not in labels:
             raise AssemblyError(index, insn.text, f"nothing is labelled {label}")

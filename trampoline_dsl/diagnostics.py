@@ -35,6 +35,17 @@ class Source:
         end = self.starts[number] - 1 if number < len(self.starts) else len(self.text)
         return self.text[start:end].rstrip("\r")
 
+    @cached_property
+    def _statements(self) -> dict[int, str]:
+        return {}
+
+    def statement(self, number: int) -> str:
+        """What a line says: without its comment, its words one blank apart."""
+        said = self._statements.get(number)
+        if said is None:
+            said = self._statements[number] = " ".join(self.line(number).split("#")[0].split())
+        return said
+
 
 @record(frozen=True, slots=True)
 class Span:
@@ -46,7 +57,7 @@ class Span:
 
     @property
     def line(self) -> int:
-        return self.source.position(self.start)[0]
+        return bisect.bisect_right(self.source.starts, self.start)
 
     @property
     def column(self) -> int:

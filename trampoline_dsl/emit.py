@@ -33,10 +33,10 @@ def function_text(
         lines += target.architecture.function_header(symbol, convention)
     lines += target.architecture.function_header(name, convention)
     if unwinding is not None:
-        lines += [f"\t{directive}" for directive in brackets[0]]
+        lines += _indented(brackets[0])
     lines += _body(code, target, source, unwinding if unwinding is not None else [()] * len(code.instructions))
     if unwinding is not None:
-        lines += [f"\t{directive}" for directive in brackets[1]]
+        lines += _indented(brackets[1])
     lines += target.architecture.function_footer(name, convention)
     return "\n".join(lines) + "\n"
 
@@ -60,7 +60,7 @@ def table_text(
     """A table of entries, whose text is given. `brackets`: the directives around it, if it has unwind information; it
     has no frame."""
     architecture = target.architecture
-    before, after = ([f"\t{directive}" for directive in directives] for directives in brackets)
+    before, after = map(_indented, brackets)
     lines = [*_comments([title], target), *architecture.function_header(name, convention), *before, entries, *after]
     lines += architecture.function_footer(name, convention)
     return "\n".join(lines) + "\n"
@@ -73,26 +73,36 @@ def _comments(texts: Iterable[str], target: Target) -> list[str]:
 
 def _body(code: Selected, target: Target, source: Source, unwinding: Sequence[Sequence[str]]) -> list[str]:
     mark = target.architecture.comment
-    lines: list[str] = []
+    spans = code.spans
+    pieces: list[str] = []  # labels, and what is between them
+    lines: list[str] = []  # since the last label
     place, part = 0, ""  # of the instruction before
     told = (0, "")  # by the last comment
     for insn, number, before in zip(code.instructions, code.places, unwinding, strict=True):
         if before:
-            lines += [f"\t{directive}" for directive in before]
+            lines += before
         if insn.label is not None:
-            lines.append(f"\t{insn.text}" if insn.text else f"{insn.label}:")
+            if insn.text:
+                lines.append(insn.text)
+            else:
+                pieces += (*_indented(lines), f"{insn.label}:")
+                lines = []
             continue
         if number != place or insn.part != part:
             place, part = number, insn.part
-            span = code.spans[place]
+            span = spans[place]
             if span is not None:
                 line, what = span.line, _PARTS.get(part, "")
                 if (line, what) != told:
                     told = (line, what)
-                    statement = what or " ".join(source.line(line).split("#")[0].split())
-                    lines.append(f"\t{mark} {line}: {statement}".rstrip())
-        lines.append(f"\t{insn.text}")
-    return lines
+                    lines.append(f"{mark} {line}: {what or source.statement(line)}".rstrip())
+        lines.append(insn.text)
+    return [*pieces, *_indented(lines)]
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    """These lines behind tabs, as one text if there are any."""
+    return ["\t" + "\n\t".join(lines)] if lines else []
 
 
 def file_text(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from operator import attrgetter
+
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError
 from .instructions import instructions_of
 from .lir import Body, Context, Home
 from .records import replace
-from .target import Architecture, Bank, Frame, FrameRequest, Register, Slot
+from .target import Architecture, Bank, Convention, Frame, FrameRequest, Register, Slot
+
+_place = attrgetter("stack", "offset")
 
 
 def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> Frame:
@@ -36,9 +41,9 @@ def lay_out(body: Body, allocation: Allocation, architecture: Architecture) -> F
     homed = words if start < 0 else ()
     taken = bool(words) and start >= 0
     request = FrameRequest(body.convention, bottom, saves, link, alignment, free, homed, taken, body.table)
-    frame = instructions_of(architecture).layout(request)
+    frame = instructions_of(architecture).around(request).frame
     slots = [replace(s, offset=s.offset + frame.size) if s.offset < 0 else s for s in slots]
-    slots.sort(key=lambda slot: (slot.stack, slot.offset))
+    slots.sort(key=_place)
     return Frame(frame.size, frame.slots, frame.request, tuple(slots))
 
 
@@ -49,15 +54,18 @@ def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ..
         if operation.kind in ("call", "tail_call"):
             # s390x passes an argument in r6, which is kept all the same. (Nobody could give it back after a jump.)
             changed.update(operation.places)
-    fixed = {f.register for f in body.convention.fixed}
+    lost = body.lost
+    return tuple([item for item in _savable(body.convention) if item[0] in changed or item[1] & lost.get(item[0], 0)])
+
+
+@lru_cache(maxsize=256)
+def _savable(convention: Convention) -> tuple[tuple[Register, int], ...]:
+    """What a convention keeps, in the order in which it is saved."""
+    fixed = {f.register for f in convention.fixed}
     order = list(Bank)
     return tuple(
         sorted(
-            (
-                (register, mask)
-                for register, mask in body.convention.kept.items()
-                if (register in changed or mask & body.lost.get(register, 0)) and register not in fixed
-            ),
+            ((register, mask) for register, mask in convention.kept.items() if register not in fixed),
             key=lambda item: (order.index(item[0].bank), item[0].number),
         )
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from .records import replace
+from .records import cached_property, replace
 from .target import Architecture, Code, Convention, Frame, FramePart, FrameRequest, Insn, in_part
 
 _MOST_KEPT = 20_000  # of one method of one architecture
@@ -40,10 +40,7 @@ class Instructions:
         self.thread_base = _kept(architecture.thread_base)
         self.thread_load = _kept(architecture.thread_load)
         self.thread_store = _kept(architecture.thread_store)
-        self._frames: dict[FrameRequest, Frame] = {}
-        self._prologue = _kept(lambda request: architecture.prologue(self._frames[request]), "prologue")
-        self._epilogue = _kept(lambda request: architecture.epilogue(self._frames[request]), "epilogue")
-        self._leave = _kept(lambda request, pop: architecture.leave(self._frames[request], pop), "epilogue")
+        self._around: dict[FrameRequest, Around] = {}
 
     def _established(self, convention: Convention) -> Iterator[Insn]:
         """All that a convention fixes."""
@@ -51,28 +48,32 @@ class Instructions:
             for insn in self.architecture.establish(fixed):
                 yield replace(insn, comment=f"establish {fixed.register.name}")
 
-    # What an architecture lays out, and how a frame is entered and left, follows from what is requested of it; the
-    # body's own slots are none of its business.
+    def around(self, request: FrameRequest) -> Around:
+        """What an architecture lays out, and how a frame is entered and left, follows from what is requested of it; the
+        body's own slots are none of its business. Raises ValueError where it cannot be done."""
+        made = self._around.get(request)
+        if made is None:
+            if len(self._around) >= _MOST_KEPT:
+                self._around.clear()
+            made = self._around[request] = Around(self.architecture, self.architecture.layout(request))
+        return made
 
-    def layout(self, request: FrameRequest) -> Frame:
-        frame = self._frames.get(request)
-        if frame is None:
-            if len(self._frames) >= _MOST_KEPT:
-                self._frames.clear()
-            frame = self._frames[request] = self.architecture.layout(request)
-        return frame
 
-    def prologue(self, frame: Frame) -> Sequence[Insn]:
-        self._frames.setdefault(frame.request, frame)
-        return self._prologue(frame.request)
+class Around:
+    """A frame without the body's own slots, and how it is entered and left."""
 
-    def epilogue(self, frame: Frame) -> Sequence[Insn]:
-        self._frames.setdefault(frame.request, frame)
-        return self._epilogue(frame.request)
+    def __init__(self, architecture: Architecture, frame: Frame) -> None:
+        self.architecture = architecture
+        self.frame = frame
+        self.leave = _kept(lambda pop: architecture.leave(frame, pop), "epilogue")
 
-    def leave(self, frame: Frame, pop: int) -> Sequence[Insn]:
-        self._frames.setdefault(frame.request, frame)
-        return self._leave(frame.request, pop)
+    @cached_property
+    def prologue(self) -> tuple[Insn, ...]:
+        return tuple(in_part("prologue", self.architecture.prologue(self.frame)))
+
+    @cached_property
+    def epilogue(self) -> tuple[Insn, ...]:
+        return tuple(in_part("epilogue", self.architecture.epilogue(self.frame)))
 
 
 def _kept(make: Callable[..., Code], part: FramePart | None = None) -> Callable[..., tuple[Insn, ...]]:

@@ -232,8 +232,7 @@ def shown(artifact: Artifact) -> str:
         what = {"prologue": "entry", "epilogue": "return"}.get(insn.part, "")
         here = (insn.line, what)
         if here != before and insn.line:
-            text = " ".join(artifact.source.line(insn.line).split("#")[0].split())
-            lines.append(f"        ; {insn.line}: {what or text}")
+            lines.append(f"        ; {insn.line}: {what or artifact.source.statement(insn.line)}")
             before = here
         code = artifact.code[start:end].hex(" ") if end - start <= 8 else artifact.code[start:end].hex()
         where = [r for offset, r in by_offset.items() if start <= offset < end]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from operator import attrgetter
 
 from .target import Frame
+
+_offset = attrgetter("offset")
 
 
 def draw(frame: Frame, stack_pointer: str) -> list[str]:
     """Lines of a picture of every stack's frame, the highest address on top."""
-    lines = list(_one("", frame, stack_pointer))
+    lines = _one("", frame, stack_pointer)
     for stack in sorted({slot.stack for slot in frame.body_slots if slot.stack}):
         lines.append("")
         lines.append(f"{stack}: a frame of the same size")
@@ -17,27 +19,31 @@ def draw(frame: Frame, stack_pointer: str) -> list[str]:
     return lines
 
 
-def _one(stack: str, frame: Frame, stack_pointer: str) -> Iterator[str]:
-    slots = sorted([s for s in (*frame.slots, *frame.body_slots) if s.stack == stack], key=lambda s: -s.offset)
-    width = max([12, *(len(s.owner) for s in slots)])
-    yield f"  {'CFA':>10} -> +{'-' * (width + 2)}+  sp + {frame.size}"
-    upper = frame.size
+def _one(stack: str, frame: Frame, stack_pointer: str) -> list[str]:
+    slots = [slot for slot in (*frame.slots, *frame.body_slots) if slot.stack == stack]
+    slots.sort(key=_offset, reverse=True)
+    width = max([12, *[len(slot.owner) for slot in slots]])
+    edge = "-" * (width + 2)
+    whole = upper = frame.size
+    lines = [f"         CFA -> +{edge}+  sp + {whole}"]
     reason: str | None = None  # of the slot above
     for slot in slots:
-        if slot.offset < frame.size:
-            if slot.offset + slot.size < upper:
-                yield _row("", "", width, f"{upper - slot.offset - slot.size} bytes unused")
-            place = f"sp + {slot.offset}"
-            upper = slot.offset
+        offset, size = slot.offset, slot.size
+        if offset < whole:
+            if offset + size < upper:
+                lines.append(_unused(width, upper - offset - size))
+            place = f"sp + {offset}"
+            upper = offset
         else:
-            place = f"CFA + {slot.offset - frame.size}"
+            place = f"CFA + {offset - whole}"
         said = '"' if slot.reason == reason else slot.reason
-        yield _row(place, slot.owner, width, f"{str(slot.size).rjust(3)} {said}")
+        lines.append(f"  {place:>10}    | {slot.owner.ljust(width)} |  {size:>3} {said}")
         reason = slot.reason
-    if upper > 0 and frame.size:
-        yield _row("", "", width, f"{upper} bytes unused")
-    yield f"  {stack_pointer:>10} -> +{'-' * (width + 2)}+"
+    if upper > 0 and whole:
+        lines.append(_unused(width, upper))
+    lines.append(f"  {stack_pointer:>10} -> +{edge}+")
+    return lines
 
 
-def _row(place: str, owner: str, width: int, text: str) -> str:
-    return f"  {place.rjust(10)}    | {owner.ljust(width)} |  {text}"
+def _unused(width: int, size: int) -> str:
+    return f"                | {' ' * width} |  {size} bytes unused"

@@ -185,8 +185,7 @@ def _body(function: Function, plan9: Plan9, symbol: Callable[[str], str]) -> Ite
         what = _PARTS.get(first.part, "")
         here = (first.line, what)
         if first.line and here != place:
-            text = " ".join(source.line(first.line).split("#")[0].split())
-            yield f"\t// {first.line}: {what or text}".rstrip()
+            yield f"\t// {first.line}: {what or source.statement(first.line)}".rstrip()
             place = here
         if statement.text is None:
             if any(one.relocation is not None or one.target is not None for one in covered):

@@ -85,6 +85,7 @@ class _Selection:
         self.frame = frame
         self.architecture = architecture
         self.make = instructions_of(architecture)
+        self.around = self.make.around(frame.request)
         self.parameters = parameters
         self.prefix = prefix
         self.convention = body.convention
@@ -124,7 +125,7 @@ class _Selection:
         if self.body.words is not None and self.body.words[0] >= 0:
             self._home_words()
         if not self.bare:
-            self.code += self.make.prologue(self.frame)
+            self.code += self.around.prologue
         if self.body.uses_toc and architecture.got is not None:
             self.code += in_part("prologue", architecture.find_got(self.body.name, self.convention))
 
@@ -142,7 +143,7 @@ class _Selection:
         architecture = self.architecture
         self.code += in_part("prologue", architecture.take_table_entry())
         told = architecture.table_register(self.convention)
-        if any(told in insn.writes for insn in self.make.prologue(self.frame)):
+        if any(told in insn.writes for insn in self.around.prologue):
             message = f"to make its frame takes {told.name}, in which the table's index arrives"
             notes = ("save less of the caller's here, or call a trampoline that does the rest",)
             raise InputError([Diagnostic("L015", message, self.body.span, notes=notes)])
@@ -156,9 +157,8 @@ class _Selection:
 
     def _go_to(self, span: Span | None) -> None:
         """What follows is made for this place in the source."""
-        if span is not self.spans[-1]:
-            self.spans.append(span)
-            self.starts.append(len(self.code))
+        self.spans.append(span)
+        self.starts.append(len(self.code))
 
     def label(self, name: str) -> str:
         return f"{self.prefix}{name}"
@@ -182,7 +182,8 @@ class _Selection:
         defs = [registers[v] for v in operation.defs]
         uses = [registers[v] for v in operation.uses]
         try:
-            self._go_to(operation.span)
+            if operation.span is not self.spans[-1]:
+                self._go_to(operation.span)
             self.code += self._body(operation, defs, uses)
         except ValueError as error:
             raise self._impossible(error, operation.span) from error
@@ -496,12 +497,12 @@ class _Selection:
         else:
             self.code += self._parallel(self._operands(operation, uses), self._volatile())
         self.code += make.established_at_end(self.convention)
-        self.code += make.epilogue(self.frame)
+        self.code += self.around.epilogue
         if operation.kind == "return" and operation.pops:
             busy = frozenset(place for place in operation.places[:-1] if place is not None)
             self.code += in_part("epilogue", self.architecture.leave_popping(self.frame, busy))
         elif operation.kind == "return":
-            self.code += make.leave(self.frame, self.parameters if self.convention.callee_pops else 0)
+            self.code += self.around.leave(self.parameters if self.convention.callee_pops else 0)
         elif address is not None:
             assert operation.convention is not None
             self.code += make.tail_call_register(address, operation.convention)
@@ -512,7 +513,7 @@ class _Selection:
 
     def _without_needless_establishing(self, code: list[Placed]) -> list[Placed]:
         """A register that already holds what a convention demands is not set again."""
-        if not any(map(_comment, self.code)):
+        if not any(comment.startswith("establish ") for comment in set(map(_comment, self.code))):
             return code
         own: set[Register] = set(_fixed(self.convention))
         everywhere = set().union(*map(_fixed, self._conventions()))

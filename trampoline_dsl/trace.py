@@ -850,7 +850,7 @@ def _stack_title(stack: str) -> str:
 
 def _source_line(source: Source, step: Executed) -> str:
     what = {"prologue": "entry", "epilogue": "return"}.get(step.part)
-    text = what or " ".join(source.line(step.line).split("#")[0].split())
+    text = what or source.statement(step.line)
     return f"{source.name.rpartition('/')[2]}:{step.line}: {text}"
 
 
