@@ -432,6 +432,8 @@ class Compiled:
     def _c_symbols(self) -> dict[str, str]:
         """Of the functions that the file's code refers to and that are not in it, those that C calls something else."""
         program = self.program
+        if not any(convention.decorates for convention in self.target.conventions.values()):
+            return {}  # nor do those that a file derives from them
         fields = [
             one
             for artifact in self.own
@@ -488,7 +490,10 @@ def _file_name(path: str) -> str:
 
 def c_symbol(signature: ir.Signature) -> str:
     """What C's compilers call a function in assembly."""
-    return signature.convention.symbol(signature.name, [type_.value_type for _, type_ in signature.parameters])
+    convention = signature.convention
+    if not convention.decorates:
+        return signature.name
+    return convention.symbol(signature.name, [type_.value_type for _, type_ in signature.parameters])
 
 
 def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -> Artifact:

@@ -224,6 +224,11 @@ class Convention:
         """Where each argument and the result of such a signature travels."""
         return _placed(self, tuple(arguments), result)
 
+    @property
+    def decorates(self) -> bool:
+        """Whether C's compilers call a function something else in assembly."""
+        return self.decoration != "{name}"
+
     def symbol(self, name: str, arguments: Sequence[ValueType]) -> str:
         """What the platform's C compilers call a function of this name in assembly."""
         return self.decoration.format(name=name, bytes=sum(-(-value.bits // 32) * 4 for value in arguments))
