@@ -18,7 +18,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationTable
 
 from .image import FIRST_ADDRESS, MOST_BYTES, ImageError, Section, Symbol, targets_for
-from .link import explicit_addends
+from .link import explicit_addends, is_hint
 from .records import dataclass
 from .target import Relocation
 from .targets import find_target
@@ -40,8 +40,6 @@ _UNKNOWN_TO_THE_LIBRARY = {
 }
 # ELF for the Arm Architecture and for the Arm 64-bit Architecture, "Mapping symbols".
 _MAPPING = re.compile(r"\$[adtx](\..*)?")
-# What a linker may make better, and need not.
-_HINTS = ("R_MIPS_JALR", "R_ARM_V4BX", "R_PPC64_TOCSAVE", "R_PPC64_ENTRY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +203,7 @@ class ElfFile:
             architecture = find_target(self.targets[0]).architecture
             raw = list(explicit_addends(architecture, self._content(target), raw))
         place = self.places[header["sh_info"]]
-        return [replace(r, offset=place + r.offset) for r in raw if r.type not in _HINTS]
+        return [replace(r, offset=place + r.offset) for r in raw if not is_hint(r)]
 
     def relocation(self, raw: Any, labels: Sequence[str]) -> Relocation:
         """One as pyelftools has it; `labels`: of all symbols of its table."""

@@ -90,10 +90,11 @@ class Image:
     anywhere.
 
     `relocations` have whole addends, and `offset` is the address of the field. They are all of those that a relocatable
-    object has in what is loaded; of a linked file, those that the loader fills. `addresses` has what they name, unless
-    that is elsewhere; "" is the address 0 (of a relocation without a symbol: the addend is the value). Local symbols
-    that share their name with others are told apart there by `NAME@ADDRESS`. `properties`: numbers of 32 bits that the
-    file says of itself for linkers and loaders, by their types (ELF: the note NT_GNU_PROPERTY_TYPE_0)."""
+    object has in what is loaded, but for hints to linkers; of a linked file, those that the loader fills. `addresses`
+    has what they name, unless that is elsewhere; "" is the address 0 (of a relocation without a symbol: the addend is
+    the value). Local symbols that share their name with others are told apart there by `NAME@ADDRESS`. `properties`:
+    numbers of 32 bits that the file says of itself for linkers and loaders, by their types (ELF: the note
+    NT_GNU_PROPERTY_TYPE_0)."""
 
     name: str
     format: Format

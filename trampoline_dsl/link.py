@@ -24,6 +24,17 @@ class LinkError(Exception):
         self.reason = reason
 
 
+# What only tells the linker how code may be made shorter, or which instruction set a machine may lack.
+_HINT = re.compile(
+    r"R_MIPS_JALR|R_ARM_V4BX|R_PPC64_(ENTRY|TOCSAVE|PLTSEQ\w*)|R_\w+_NONE|R_390_RELAX\w*|IMAGE_REL_\w+_ABSOLUTE"
+)
+
+
+def is_hint(relocation: Relocation) -> bool:
+    """Whether a relocation may be left out."""
+    return _HINT.fullmatch(relocation.type) is not None
+
+
 # Fields that hold one slice of an address, and so ignore the bits above and below it. Where only one of several such
 # fields is short (ELF for the Arm 64-bit Architecture, 5.7.6: the `_NC` ones), the linker checks nothing either.
 _SLICE = re.compile(

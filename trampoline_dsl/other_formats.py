@@ -20,7 +20,7 @@ import lief
 
 from .dwarf import DebugLines
 from .image import FIRST_ADDRESS, MOST_BYTES, Image, ImageError, Section, Symbol, targets_for
-from .link import explicit_addends
+from .link import explicit_addends, is_hint
 from .pdata import Tables
 from .target import Relocation
 from .targets import find_target
@@ -201,7 +201,8 @@ class _Coff(_Windows):
         relocations = []
         for index, place in self.places.items():
             content = self.content(index, len(bytes(self.headers[index].content)))
-            found = [_numbered(self.relocation(one, index, by_number)) for one in self.headers[index].relocations]
+            rows = [self.relocation(one, index, by_number) for one in self.headers[index].relocations]
+            found = [_numbered(relocation) for relocation in rows if not is_hint(relocation)]
             if any(not 0 <= relocation.offset <= len(content) - 4 for relocation, _ in found):
                 raise ImageError(f"a relocation of {self.name} lies outside of {self.names[index]}")
             told = explicit_addends(self.architecture, content, [relocation for relocation, _ in found])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from . import ir
 from .image import Image, Section, Symbol, definitions
 from .judge import Code
-from .relocate import Linker, is_hint, through_table
+from .relocate import Linker, through_table
 from .target import TOC_SYMBOL, Architecture, Relocation
 from .world import Build, Room, prepare
 
@@ -108,7 +108,7 @@ def place(
     ordered = sorted(image.sections, key=lambda s: s.address)
     for relocation in image.relocations:
         section = image.section(relocation.offset)
-        if section is not None and not is_hint(relocation):
+        if section is not None:
             by_section.setdefault(section.address, []).append(relocation)
     sections = []
     for section in ordered:

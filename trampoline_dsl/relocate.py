@@ -19,15 +19,6 @@ _ADDRESS = re.compile(
     r"R_\w+_(JUMP_SLOT|JMP_SLOT|GLOB_DAT|ADDR64|ABS64|ABS32|64|32)|R_MIPS_REL32(/R_MIPS_64)?|IAT|bind"
 )
 _OWN_ADDRESS = re.compile(r"R_\w+_RELATIVE(64)?|IMAGE_REL_BASED_\w+|rebase")
-# What only tells the linker how code may be made shorter, or which instruction set a machine may lack.
-_HINT = re.compile(
-    r"R_MIPS_JALR|R_ARM_V4BX|R_PPC64_(ENTRY|TOCSAVE|PLTSEQ\w*)|R_\w+_NONE|R_390_RELAX\w*|IMAGE_REL_\w+_ABSOLUTE"
-)
-
-
-def is_hint(relocation: Relocation) -> bool:
-    """Whether it may be left as it is."""
-    return _HINT.fullmatch(relocation.type) is not None
 
 
 def through_table(image: Image, architecture: Architecture) -> set[str]:
