@@ -80,6 +80,7 @@ class BodyResolver:
         self.switched: s.SwitchStack | None = None
         self.handler_result: ir.Type | None = None
         self.trampoline = signature.name if signature is not None else ""  # which it is, or is checked
+        self.result_is_known = True  # there is none, or it has a type
         self.depth_of: dict[ir.Variable, int] = {}
         self.untyped: set[ir.Variable] = set()  # their declarations have mistakes, which must not show at every use
 
@@ -913,7 +914,7 @@ class BodyResolver:
             if layout is not None:
                 type_ = ir.Type("ptr", "pointer", 8 * self.environment.word, False, layout.name)
             else:
-                type_ = self.environment.layouts.type(slot.type)
+                type_ = self.environment.layouts.type(slot.type, place="slot")
             pin: int | None = None
             if slot.place is not None and not isinstance(slot.place, str):
                 pin = self.constant(slot.place)
@@ -1157,7 +1158,7 @@ class BodyResolver:
             return []
         popping = self._popping(node)
         if node.value is None:
-            if wanted is not None and not self.scope.check:
+            if wanted is not None and not self.scope.check and self.result_is_known:
                 self.report.error("R057", f"this trampoline returns {wanted}, and here nothing", node.span)
                 return []
             return [ir.Return(None, node.span, popping)]
@@ -1171,6 +1172,9 @@ class BodyResolver:
                 variable = ir.Variable("result", wanted, "local", node.span)
                 back = ir.Return(ir.Read(variable, node.span), node.span, popping)
                 return [_with_variable(made, variable), back]
+            return []
+        if not self.result_is_known:
+            self.expression(node.value)  # for what is wrong in itself
             return []
         value = self.value(node.value, wanted, "the result")
         if value is not None:
@@ -1480,6 +1484,7 @@ class BodyResolver:
             if name in untyped:
                 self.untyped.add(variable)
             parameters.append(variable)
+        self.result_is_known = "->" not in untyped
         before = len(self.report.diagnostics)
         clauses = {type(clause) for clause in item.clauses}
         self.suspends, self.switches = s.Suspends in clauses, s.Resumes in clauses
@@ -1498,7 +1503,7 @@ class BodyResolver:
             self.report.error("R099", message, self.switched.span, notes=["leave `save none` out"])
         # A statement with a mistake is not in the body: it may be the very `return`, of a constant with a mistake.
         right = len(self.report.diagnostics) == before and None not in self.environment.constants.values()
-        right = right and self.environment.entered.get(signature.name, ...) is not None
+        right = right and self.result_is_known and self.environment.entered.get(signature.name, ...) is not None
         if signature.result is not None and not ends(body) and right:
             message = f"`{signature.name}` returns {signature.result}, and its end is reached without a `return`"
             self.report.error("R057", message, item.name.span)

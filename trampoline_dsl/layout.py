@@ -8,10 +8,11 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from . import ir
 from . import syntax as s
-from .diagnostics import InputError, Report, Span, read_source, suggestion
+from .diagnostics import InputError, Report, Span, listed, read_source, suggestion
 from .target import Target
 
 _INTEGERS = {f"{sign}{bits}": (bits, sign == "i") for sign in "iu" for bits in (8, 16, 32, 64)}
@@ -47,6 +48,26 @@ LARGEST_STRUCT = 1 << 28  # bytes; every machine reaches that far from a base, i
 LARGEST_VARIABLE = 1 << 16  # bytes of an extern variable: the judge fills all of them
 MAXIMUM_DEPTH = 40  # of structs in structs, and of constants that others are made of
 
+# What other languages have, by the type of the same width where there is one of the same width on all machines.
+_FOREIGN = {
+    **{f"int{bits}": f"`i{bits}`" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"`u{bits}`" for bits in (8, 16, 32, 64)},
+    **dict.fromkeys(("size", "usize", "uintptr"), "`uptr`"),
+    **dict.fromkeys(("ssize", "isize", "intptr", "ptrdiff"), "`iptr`"),
+    **dict.fromkeys(("pointer", "address", "addr"), "`ptr`"),
+    **dict.fromkeys(("float", "float32"), "`f32`"),
+    **dict.fromkeys(("double", "float64"), "`f64`"),
+    **dict.fromkeys(("bool", "byte", "uchar"), "`u8`"),
+    "rune": "`i32`",
+    "char": "`i8` or `u8`",
+    "short": "`i16`",
+    "ushort": "`u16`",
+    "int": "`i32` (C's `int`), `i64` or `iptr`",
+    "uint": "`u32` (C's `unsigned`), `u64` or `uptr`",
+    "unsigned": "`u32`",
+    "long": "`iptr` (C's `long` but on 64-bit Windows), `i32` or `i64`",
+    "ulong": "`uptr` (C's `unsigned long` but on 64-bit Windows), `u32` or `u64`",
+}
 SCALARS = (*_INTEGERS, "uptr", "iptr", "ptr", "f32", "f64")
 
 
@@ -120,10 +141,15 @@ class Layouts:
             return
         self.declarations[name] = (struct, folder)
 
-    def type(self, node: s.TypeName) -> ir.Type | None:
+    def type(self, node: s.TypeName, place: Literal["value", "slot"] = "value") -> ir.Type | None:
         """A scalar type, as a variable can have."""
         if node.count is not None:
-            self.report.error("R011", "an array is no value", node.span, notes=["take a pointer to it: `ptr`"])
+            note = "take a pointer to it: `ptr`"
+            if place == "slot":
+                note = (
+                    f"put it into a struct: `struct Buffer {{ bytes: {node.span.text} }}`, and a slot of type `Buffer`"
+                )
+            self.report.error("R011", "an array is no value", node.span, notes=[note])
             return None
         plain = scalar(node.name, self.target)
         if plain is not None:
@@ -132,7 +158,12 @@ class Layouts:
             if node.name != "ptr":
                 self.report.error("R011", f"{node.name} points to nothing", node.span, notes=["write `ptr<...>`"])
                 return None
-            if node.pointee not in self.declarations:
+            if scalar(node.pointee, self.target) is not None:
+                notes = [f"`ptr`, and `mem<{node.pointee}>(...)` is what it points to"]
+                self.report.error(
+                    "R011", f"a `ptr<...>` points to a struct, not to {node.pointee}", node.span, notes=notes
+                )
+            elif node.pointee not in self.declarations:
                 self.unknown(node.pointee, node)
             return ir.Type("ptr", "pointer", plain.bits, False, node.pointee)
         if node.name in self.declarations:
@@ -143,7 +174,12 @@ class Layouts:
         return None
 
     def unknown(self, name: str, node: s.TypeName) -> None:
-        notes = suggestion(name, [*SCALARS, *self.declarations])
+        foreign = _FOREIGN.get(name.removesuffix("_t"))
+        notes = [f"did you mean {foreign}?"] if foreign else suggestion(name, [*SCALARS, *self.declarations])
+        if name == "void":
+            notes = ["what returns nothing has no `->`, and a pointer to anything is `ptr`"]
+        elif not notes:
+            notes = [f"there are {listed(SCALARS, len(SCALARS))} and `ptr<STRUCT>`"]
         self.report.error("R010", f"there is no type `{name}`", node.span, notes=notes)
 
     def struct(self, name: str, span: Span | None = None) -> ir.StructLayout | None:

@@ -103,6 +103,38 @@ _FOREIGN = {
 }
 
 
+# What people write out of habit, as a line up to the token that is not expected, and how it is written here.
+_HABITS = [
+    (re.compile(pattern + r"\Z"), note)
+    for pattern, note in (
+        (r"(&&|\|\|).*", "`and` and `or` join conditions"),
+        (r"!", "`not` negates a condition, and `!=` compares"),
+        (r"\bcall\s+[\w.·$]+\(.*\bcall\s+[\w.·$]+", "a call is no argument: `let x = call ...` before it"),
+        (r"\bcall\s+[\w.·$]+\(.*\)\s*[-+*&|^<>=!]+", "a call stands alone: `let x = call ...`, and then `x`"),
+        (
+            r"(=|[-+*&|^]|\b(return|if|while|and|or|not|expect))\s*[A-Za-z_][\w.·$]*\(",
+            "`let x = call NAME(...)` calls a function",
+        ),
+        (r"(=|\breturn)\s*\*", "what lies at an address is `mem<u32>(ADDRESS)`, of whatever type"),
+        (r":\s*\w+\s*\*", "a pointer is `ptr`, or `ptr<STRUCT>`"),
+        (r"\d\.\d+", "numbers are whole: floating point values are passed on, and not made"),
+        (r"[/%]", "there is no division"),
+    )
+]
+_COMMENT = re.compile(r"//|/\*|--|;")
+
+
+def _habit(source: Source, span: Span, possible: set[str]) -> list[str]:
+    text = source.text
+    if _COMMENT.match(text, span.start):
+        return ["a comment begins with `#`"]
+    if "`=`" in possible and span.text in "+-*&|^":
+        return ["`=` alone assigns: `x = x + 1`"]
+    line = text.rfind("\n", max(0, span.start - 200), span.start) + 1
+    begin = max(line, span.start - 200)  # however long the line is
+    return [note for pattern, note in _HABITS if pattern.search(text, begin, span.end)][:1]
+
+
 @lru_cache(maxsize=2)
 def _parser(*, keep_all_tokens: bool = False) -> lark.Lark:
     grammar = resources.files("trampoline_dsl.grammars").joinpath("trampoline.lark").read_text("utf-8")
@@ -571,7 +603,8 @@ def _mistakes(source: Source, start: int, end: int) -> list[Diagnostic]:
             if unclosed is not None:
                 errors.append(_not_closed(source, start, end, unclosed))
                 break
-            errors.append(_syntax_error(source, error, start + offset, end))
+            if text[offset : offset + 1] != "}" or not _blanked_before(source.text[start:end], text, offset):
+                errors.append(_syntax_error(source, error, start + offset, end))
             text = _without(text, offset)
             continue
         try:
@@ -625,6 +658,11 @@ def _without(text: str, offset: int) -> str | None:
             return text[:start] + re.sub(r"[^\n]", " ", lines) + text[end:]
         if end == len(text):
             return None
+
+
+def _blanked_before(whole: str, text: str, offset: int) -> bool:
+    """Whether lines of a mistake were right before `offset`: what stands before them may have gone on there."""
+    return whole[len(text[:offset].rstrip()) : offset].strip() != ""
 
 
 def _with_another_beginning(text: str, offset: int) -> str | None:
@@ -696,6 +734,7 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
     keywords = [word.strip("`") for word in possible if word.startswith("`") and word[1:2].isalpha()]
     if re.fullmatch(r"[A-Za-z_]+", span.text):
         notes = ("a declaration" in words and _foreign(span.text)) or suggestion(span.text, keywords)
+        notes = [note for note in notes if f"`{span.text}`" not in note]
     before = re.search(r"([A-Za-z_]+)\s*$", source.text[max(0, offset - 200) : offset])
     if before is not None and "`=`" in possible:
         # A name alone was taken for the left side of an assignment: perhaps it is a misspelt statement.
@@ -703,11 +742,16 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
         begun = Span(source, begin, begin + len(before[1]))
         if before[1] == "else":
             return Diagnostic("S001", "this `else` follows no block of an `if`", begun)
-        near = _foreign(before[1]) or suggestion(before[1], [*_STATEMENT_WORDS, *_ITEM_WORDS])
+        if span.text == "(":
+            note = f"a function is called by `call {before[1]}(...)`"
+            return Diagnostic("S001", f"`{before[1]}` begins no statement", begun, notes=(note,))
+        near = _foreign(before[1]) or suggestion(before[1].lower(), [*_STATEMENT_WORDS, *_ITEM_WORDS])
         if near and f"`{before[1]}`" not in near[0]:
             notes.insert(0, f"{near[0]} (nothing but an assignment begins with a name)")
             return Diagnostic("S001", f"`{before[1]}` begins no statement", begun, notes=tuple(notes))
-    if source.text.startswith("==", span.start):
+    if habit := _habit(source, span, possible):
+        notes += habit
+    elif source.text.startswith("==", span.start):
         notes.append("a comparison is no value: it stands after `if`, `while` or `expect`")
     elif span.text == "=" and "a comparison" in possible:
         notes.append("`==` compares, `=` sets")
@@ -717,6 +761,14 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
         notes.append('a text stands between two `"` on one line')
     if span.text.isalpha() and not span.text.isascii():
         notes.append("names are of the letters A to Z and a to z, digits, `_`, `·` and `$`")
+    if "`using`" in possible and span.text in ("{", "writes", "suspends", "resumes", "switches", "clobbers"):
+        notes.append("a function says by which convention it is called: `using c`")
+    if span.text == "table":
+        notes.append("a table is `table NAME[COUNT] enters TRAMPOLINE`")
+    if span.text == "expect" and "`finally`" in possible:
+        notes.append("`expect` stands in `on NAME(...) { }` or in `finally { }`")
+    if words == ["a name"] and source.text[: span.start].rstrip().endswith(":"):
+        words = ["a type"]
     if words:
         shown = words if len(words) <= 12 else [*words[:12], "..."]
         notes.insert(0, "expected " + _either(shown))
