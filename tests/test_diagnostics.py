@@ -86,6 +86,7 @@ COMMANDS = {
     "U002_objects": "build good.tramp --emit obj --target linux/386 --target linux/amd64",
     "U006_targets": "trace good.tramp --target linux/386 --target linux/arm",
     "U007_library": "build good.tramp --emit obj -o lib.a --target linux/386 --target linux/amd64",
+    "U011_folder": "show two --target linux/386",
     "U010_library": "build good.tramp other/good.tramp --emit obj -o lib.a --target linux/386",
     "F005_no_folder": "build good.tramp -o good.tramp",
     "O001_no_object": "audit good.tramp --symbol good --source good.tramp",
@@ -125,6 +126,9 @@ def in_folder(arguments: list[str]) -> tuple[int, str, str]:
         folder = Path(name)
         (folder / "other").mkdir()
         (folder / "nothing_here").mkdir()
+        (folder / "two").mkdir()
+        (folder / "two" / "one.tramp").write_text(GOOD)
+        (folder / "two" / "other.tramp").write_text(GOOD)
         (folder / "good.tramp").write_text(GOOD)
         (folder / "other" / "good.tramp").write_text(GOOD)
         (folder / "big.tramp").write_bytes(b"\n" * (5 << 20))

@@ -473,6 +473,23 @@ def declares_trampoline(source: Source) -> bool:
     return re.search(r"^\s*trampoline\b", source.text, re.MULTILINE) is not None
 
 
+def _one_source(name: str) -> Source:
+    """The one file that is meant. Raises InputError for a folder of several."""
+    from .diagnostics import Diagnostic, InputError
+
+    sources = _sources([name])
+    if len(sources) > 1:
+        notes = ("there are: " + " ".join(source.name for source in sources),)
+        raise InputError(
+            [
+                Diagnostic(
+                    "U011", f"one file is wanted, and in this folder are {len(sources)}", None, notes=notes, file=name
+                )
+            ]
+        )
+    return sources[0]
+
+
 def _split(name: str) -> tuple[str, str | None]:
     """FILE[:TRAMPOLINE]."""
     if os.path.exists(name) or name == "-":
@@ -650,7 +667,7 @@ def _show(options: argparse.Namespace) -> int:
     from .pipeline import compile_source
 
     name, trampoline = _split(options.file)
-    source = _sources([name])[0]
+    source = _one_source(name)
     targets = _meant([source], _chosen(options), options, trampoline)[source]
     compiled = compile_source(source, targets, _include(options))
     for target in targets:
@@ -678,7 +695,7 @@ def _trace(options: argparse.Namespace) -> int:
         message = "a trace is of one target" + (f", not of {len(chosen)}" if options.target else "")
         notes = ("name one --target: " + " ".join(target.name for target in default_targets()),)
         raise InputError([Diagnostic("U006", message, None, notes=notes, file="trace")])
-    source = _sources([name])[0]
+    source = _one_source(name)
     _meant([source], chosen, options, trampoline)
     compiled = compile_source(source, chosen, _include(options))[chosen[0].name]
     run = trace(compiled, trampoline, check=options.check, seed=options.seed, runs=options.runs)
@@ -731,7 +748,7 @@ def _convention(options: argparse.Namespace) -> int:
         if file is not None:
             from .pipeline import declared_conventions
 
-            source = _sources([file])[0]
+            source = _one_source(file)
             conventions = declared_conventions(source, target)
         if name not in conventions:
             notes = (*suggestion(name, conventions), "there are: " + " ".join(conventions))

@@ -52,7 +52,7 @@ def build_outputs(results: Sequence[Compiled], emit: str, syntax: str = "gnu") -
                     ours: list[Artifact | TableArtifact] = [*compiled.own, *compiled.own_tables]
                     for item, one in zip(items, ours, strict=True):
                         item["text"] = one.plan9_text(compiled.go_symbol)
-                outputs.append(Output(f"{stem}_{suffix}.json", f"{json.dumps(items, indent=2)}\n".encode()))
+                outputs.append(Output(f"{stem}_{suffix}.json", _artifacts(items)))
             case _:
                 codes = {a.name: a.code for a in compiled.own} | {t.name: t.code for t in compiled.own_tables}
                 outputs += [Output(f"{name}_{suffix}.bin", code) for name, code in codes.items()]
@@ -106,8 +106,11 @@ def library(results: Sequence[Compiled], path: Path) -> Output:
 
 
 def joined_json(outputs: Sequence[Output]) -> bytes:
-    """The documents of several targets as one list."""
-    items = [item for output in outputs for item in json.loads(output.data)]
+    """The documents of several targets as one."""
+    return _artifacts([item for output in outputs for item in json.loads(output.data)["artifacts"]])
+
+
+def _artifacts(items: Sequence[dict[str, Any]]) -> bytes:
     return (json.dumps({"format": 1, "artifacts": items}, indent=2) + "\n").encode()
 
 
