@@ -483,6 +483,9 @@ class Continue(Execute):
         if region is not PIT:
             super()._scramble_below(region, floor)
 
+    def _own_stack(self) -> tuple[int, int]:
+        return 0, 0  # it is another one for each call
+
     def _may_write(self, address: int, size: int) -> bool:
         step, running = self.current, self.activations[-1]
         assert step is not None

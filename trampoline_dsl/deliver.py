@@ -370,6 +370,9 @@ class _Passage(Execute):
         if place is None or place[0].name != self.function.name:
             self.returned(address)
 
+    def _own_stack(self) -> tuple[int, int]:
+        return 0, 0
+
     def wrote(self, address: int, size: int, value: int, pc: int) -> None:
         self._violate("writes", f"writes {size} bytes at {address:#x}: no memory is its own", memory=address, pc=pc)
 

@@ -38,7 +38,7 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from unicorn import arm64_const, arm_const, mips_const, ppc_const, s390x_const, unicorn_const, x86_const
-from unicorn.unicorn_py3.unicorn import HOOK_CODE_CFUNC, HOOK_MEM_ACCESS_CFUNC, Uc, UcError, uclib
+from unicorn.unicorn_py3.unicorn import Uc, UcError, uclib
 
 from .cpus import BOOT, Access, MachineError, Place, family_of
 from .extended import from_double, to_double
@@ -52,6 +52,13 @@ _MOST_ADDRESSES = 1 << 16  # of which is remembered who is called there
 _mem_read, _mem_write = uclib.uc_mem_read, uclib.uc_mem_write
 # Its functions, without types of their arguments; they take so little time that no other thread is given any.
 _UNDECLARED = ctypes.PyDLL(uclib._name)
+_emu_start = _UNDECLARED.uc_emu_start
+_emu_start.argtypes = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t)
+# Callbacks for that. What the interpreter does for others between two instructions it does in them.
+_CODE_CALLBACK = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
+_MEMORY_CALLBACK = ctypes.PYFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+)
 _FORGET_TRANSLATION = unicorn_const.UC_CTL_IO_WRITE << 30 | 2 << 26 | unicorn_const.UC_CTL_TB_REMOVE_CACHE
 
 InstructionCallback = Callable[[int, int], None]  # address, bytes
@@ -175,6 +182,7 @@ class _Transfer:
         for slot in self._wide:
             forms[slot] = "16s"
         self._format = struct.Struct("<" + "".join(forms))
+        self._read_last: tuple[bytes, list[int]] = b"", []  # the pieces, and the values that they are
         self._writable = [layout.writable[name] for name in names]
         self._rest = [layout.rest[name] for name in names]
         masks = [(1 << count) - 1 for count in bits]
@@ -187,13 +195,17 @@ class _Transfer:
             if slot in cut or (writable, rest) != (masks[slot], 0)
         ]
 
-    def read(self) -> list[int]:
+    def read(self) -> Sequence[int]:
+        """The values; the same object as the last time, if they are the same."""
         machine = self._machine
         _check(uclib.uc_reg_read_batch(machine.handle, self._read_numbers, self._read_pointers, self._read_count))
         if self._images:
             image = machine.image()
             for slot, offset, size in self._images:
                 ctypes.memmove(self._base + slot, image + offset, size)
+        pieces = self._buffer.raw
+        if pieces == self._read_last[0] and not self._x87:
+            return self._read_last[1]
         values: list[int] = list(self._format.unpack_from(self._buffer))
         for slot in self._wide:
             values[slot] = int.from_bytes(values[slot], "little")  # type: ignore[arg-type]  # bytes, so far
@@ -203,6 +215,7 @@ class _Transfer:
             values[slot] = machine.x87_top()
         for slot, mask in self._cut:
             values[slot] &= mask
+        self._read_last = pieces, values
         return values
 
     def write(self, values: Iterable[int]) -> None:
@@ -292,7 +305,7 @@ class Machine:
         self._peeks: dict[int, Callable[[], int]] = {}
         self._transfers: dict[tuple[Register, ...], _Transfer] = {}
         self._everywhere: list[tuple[int, int, InstructionCallback]] = []
-        self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere`
+        self._ranges: dict[int, tuple[InstructionCallback, ...]] = {}  # by address, those of `_everywhere` and `_at`
         self._translated: set[int] = set()  # numbers of pages that may have been, and the ends of their range
         self._lowest, self._highest = 1 << 64, -1
         self._touching: dict[int, Access | None] = {}  # by address, where instructions are decoded
@@ -301,11 +314,14 @@ class Machine:
         self._at: dict[int, list[InstructionCallback]] = {}
         self._writes: list[WriteCallback] = []
         self._reads: list[ReadCallback] = []
+        self._ignored = 0, 0
+        self._store_hooks: list[Any] = []
         self._system_call: Callable[[int], None] | None = None
         # Callbacks of C have to outlive the hooks that hold them.
-        self._hooks: dict[int, Any] = {unicorn_const.UC_HOOK_CODE: HOOK_CODE_CFUNC(self._on_code)}
+        self._hooks: dict[int, Any] = {unicorn_const.UC_HOOK_CODE: _CODE_CALLBACK(self._on_code)}
         self._running = False
-        self._booting = False
+        self._over = True  # no code runs that anybody is to hear of: none at all, for set-up, or what has been stopped
+        self._decodes = self._family.decodes
         self._spoiled = False
         self._until = 0
         self._last = 0
@@ -434,8 +450,8 @@ class Machine:
     def set_many(self, values: Mapping[Register, int]) -> None:
         self._transfer(tuple(values)).write(values.values())
 
-    def read_registers(self, registers: Sequence[Register]) -> list[int]:
-        """As `get_many`, in the order of `registers`."""
+    def read_registers(self, registers: Sequence[Register]) -> Sequence[int]:
+        """As `get_many`, in the order of `registers`. The same object as the last time, if they are the same."""
         return self._transfer(tuple(registers)).read()
 
     def write_registers(self, registers: Sequence[Register], values: Iterable[int]) -> None:
@@ -525,10 +541,12 @@ class Machine:
         self._detail = ""
         self._fault_address = None
         self._error = None
+        self._over = False
         try:
-            status = uclib.uc_emu_start(self.handle, start, until, 0, 0)
+            status = _emu_start(self.handle, start, until, 0, 0)
         finally:
             self._running = False
+            self._over = True
             while self._lent:
                 self._uc.mem_unmap(self._lent.pop(), _PAGE)
         if self._error is not None:
@@ -558,11 +576,13 @@ class Machine:
         if begin == end:
             single = self._at.setdefault(begin, [])
             single.append(callback)
+            self._ranges.pop(begin, None)
 
             def forget() -> None:
                 single.remove(callback)
                 if not single and self._at.get(begin) is single:
                     del self._at[begin]
+                self._ranges.pop(begin, None)
 
             return Hook(forget)
         entry = (begin, end, callback)
@@ -580,6 +600,7 @@ class Machine:
         """Call `callback(address, bytes, value, pc)` before each store that Unicorn reports (some it does not: see the
         module's text). The value is an integer, unsigned."""
         self._watch(unicorn_const.UC_HOOK_MEM_WRITE, self._on_write)
+        self.ignore_stores(0, 0)
         self._writes = [*self._writes, callback]
 
         def drop() -> None:
@@ -596,6 +617,17 @@ class Machine:
             self._reads = [other for other in self._reads if other is not callback]
 
         return Hook(drop)
+
+    def ignore_stores(self, begin: int, end: int) -> None:
+        """Call nobody for stores that begin from `begin` on and before `end`, until the next call of this or of
+        `on_write`. Most stores of most code are to its own frame."""
+        if self._ignored == (begin, end):
+            return
+        self._ignored = begin, end
+        if unicorn_const.UC_HOOK_MEM_WRITE in self._hooks:
+            while self._store_hooks:
+                _check(uclib.uc_hook_del(self.handle, self._store_hooks.pop()))
+            self._hook_stores()
 
     def on_system_call(self, callback: Callable[[int], None]) -> None:
         """Call `callback(address)` when the instruction at an address calls the kernel by the system's ABI for this
@@ -631,13 +663,11 @@ class Machine:
             page += _PAGE
         self._uc.mem_map(page, _PAGE)
         self._uc.mem_write(page, code)
-        self._booting = True
         try:
             self._uc.emu_start(page, page + until - BOOT, count=16)
         except UcError as error:
             raise MachineError(f"{self.architecture.name}: set-up failed: {error}") from None
         finally:
-            self._booting = False
             self._uc.mem_unmap(page, _PAGE)
 
     def forbid(self, instruction: str, detail: str) -> None:
@@ -800,15 +830,26 @@ class Machine:
 
     def _add_hooks(self) -> None:
         for kind, function in self._hooks.items():
-            self._hook(kind, function)
+            if kind == unicorn_const.UC_HOOK_MEM_WRITE:
+                self._hook_stores()
+            else:
+                self._hook(kind, function)
         self._uc.hook_add(unicorn_const.UC_HOOK_INTR, self._on_exception)
         self._uc.hook_add(unicorn_const.UC_HOOK_MEM_INVALID, self._on_invalid_access)
 
-    def _hook(self, kind: int, function: Any) -> None:
+    def _hook(self, kind: int, function: Any, begin: int = 1, end: int = 0) -> Any:
+        """For addresses from `begin` to `end`, both included; for all where nothing is between them."""
         hook = ctypes.c_size_t()
-        everywhere = ctypes.c_uint64(1), ctypes.c_uint64(0)
         callback = ctypes.cast(function, ctypes.c_void_p)
-        _check(uclib.uc_hook_add(self.handle, ctypes.byref(hook), kind, callback, None, *everywhere))
+        where = ctypes.c_uint64(begin), ctypes.c_uint64(end)
+        _check(uclib.uc_hook_add(self.handle, ctypes.byref(hook), kind, callback, None, *where))
+        return hook
+
+    def _hook_stores(self) -> None:
+        begin, end = self._ignored
+        ranges = [(0, begin - 1), (end, (1 << 64) - 1)] if begin < end else [(1, 0)]
+        kind = unicorn_const.UC_HOOK_MEM_WRITE
+        self._store_hooks = [self._hook(kind, self._hooks[kind], *where) for where in ranges if where != (0, -1)]
 
     def _watch(self, kind: int, function: Callable[..., None]) -> None:
         if kind in self._hooks:
@@ -816,8 +857,11 @@ class Machine:
         self._require_rest("the first callback for reads or writes cannot be added")
         if self._family.decodes:
             return
-        self._hooks[kind] = HOOK_MEM_ACCESS_CFUNC(function)
-        self._hook(kind, self._hooks[kind])
+        self._hooks[kind] = _MEMORY_CALLBACK(function)
+        if kind == unicorn_const.UC_HOOK_MEM_WRITE:
+            self._hook_stores()
+        else:
+            self._hook(kind, self._hooks[kind])
         self._uc.ctl_flush_tb()
 
     def _end(self, outcome: Literal["budget", "stopped", "fault"]) -> None:
@@ -825,11 +869,13 @@ class Machine:
             raise MachineError("nothing runs that could be stopped")
         if self._outcome != "fault":
             self._outcome = outcome
+        self._over = True
         uclib.uc_emu_stop(self.handle)
 
     def _caught(self, error: BaseException) -> None:
         if self._error is None:
             self._error = error
+        self._over = True
         uclib.uc_emu_stop(self.handle)
 
     def _on_code(self, _engine: object, address: int, size: int, _key: object) -> None:
@@ -837,24 +883,20 @@ class Machine:
             callbacks = self._ranges.get(address)
             if callbacks is None:
                 callbacks = self._begin_at(address)
-            if self._booting or self._outcome is not None or self._error is not None:
+            if self._over:
                 return
-            if self._executed == self._budget:
+            executed = self._executed
+            if executed == self._budget:
                 self._end("budget")
                 return
-            self._executed += 1
+            self._executed = executed + 1
             self._last = address
             self._moved = False
             for callback in callbacks:
                 callback(address, size)
-                if self._moved or self._outcome is not None:
+                if self._moved or self._over:
                     return
-            if self._at and address in self._at:
-                for callback in tuple(self._at[address]):
-                    callback(address, size)
-                    if self._moved or self._outcome is not None:
-                        return
-            if self._family.decodes and (self._writes or self._reads):
+            if self._decodes and (self._writes or self._reads):
                 self._tell(address)
         except BaseException as error:
             self._caught(error)
@@ -867,8 +909,9 @@ class Machine:
         self._lowest, self._highest = min(self._lowest, page - 1), max(self._highest, page + 1)
         if len(self._ranges) >= _MOST_ADDRESSES:
             self._ranges, self._touching = {}, {}
-        found = self._ranges[address] = tuple([c for begin, end, c in self._everywhere if begin <= address <= end])
-        return found
+        found = [c for begin, end, c in self._everywhere if begin <= address <= end]
+        callbacks = self._ranges[address] = (*found, *self._at.get(address, ()))
+        return callbacks
 
     def _tell(self, address: int) -> None:
         """Call those who watch memory, for the instruction that comes next."""
@@ -879,8 +922,9 @@ class Machine:
             return
         kind, place, size, value = self._family.touch(self, access)
         if kind == "write":
-            for write_callback in self._writes:
-                write_callback(place, size, value, address)
+            if not self._ignored[0] <= place < self._ignored[1]:
+                for write_callback in self._writes:
+                    write_callback(place, size, value, address)
             if place // _PAGE in self._translated:
                 self._touching = {}  # the code may change itself
         else:

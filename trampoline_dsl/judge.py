@@ -67,6 +67,7 @@ from .world import (
 )
 
 BUDGET = 20_000  # instructions of one run, callees not counted
+_LONGEST_STORE = 64  # bytes, at least what any instruction stores in one piece
 
 OBLIGATIONS = (
     "preserve",
@@ -621,6 +622,7 @@ class Execute:
         bench, machine = self.bench, self.machine
         bench.run = self
         try:
+            machine.ignore_stores(*self._own_stack())
             stop = machine.run(entry, self.budget, 0)
             while self.interrupted is not None and self.interruptions is not None:
                 state = machine.save()
@@ -629,6 +631,7 @@ class Execute:
                     return
                 bench.run = self
                 machine.restore(state)
+                machine.ignore_stores(*self._own_stack())
                 stop = machine.run(self.interrupted, self.budget, 0)
             if not self.finished:
                 self._stopped(stop)
@@ -638,6 +641,14 @@ class Execute:
             self._violate("effect", trouble.message)
         finally:
             bench.run = None
+
+    def _own_stack(self) -> tuple[int, int]:
+        """From where on and up to where it may begin to store as it likes, and nobody has to be told."""
+        if self.watcher is not None or self.begun != 1 or not self.activations:
+            return 0, 0
+        cfa = self.activations[0].cfa
+        region = next((region for region in self.stack_of if cfa in region), None)
+        return (region.base, max(cfa - _LONGEST_STORE, region.base)) if region is not None else (0, 0)
 
     @cached_property
     def any_random(self) -> random.Random:
@@ -667,10 +678,10 @@ class Execute:
 
     def _drawn_below(self, limit: int) -> int:
         """What `randrange` draws, at a third of what that takes."""
-        bits = limit.bit_length()
-        drawn = self.random.getrandbits(bits)
+        bits, draw = limit.bit_length(), self.random.getrandbits
+        drawn = draw(bits)
         while drawn >= limit:
-            drawn = self.random.getrandbits(bits)
+            drawn = draw(bits)
         return drawn
 
     def _stopped(self, stop: Stop) -> None:
@@ -815,8 +826,8 @@ class Execute:
 
     def leaves_for_good(self) -> bool:
         """Whether the stack pointer is the one that the source resumes with."""
-        sp = self.machine.sp
-        return any(e.resumed is not None and e.resumed.sp == sp for e in self.trace.events[-1:])
+        resumed = self.trace.events[-1].resumed if self.trace.events else None
+        return resumed is not None and resumed.sp == self.machine.sp
 
     # ------------------------------------------------------------------------------------------------ entering a body
 
@@ -935,6 +946,8 @@ class Execute:
             Activation(function, cfa, sp, return_address, registers, outside, stack_bytes, self.begun, resume)
         )
         self.begun += 1
+        if self.begun > 1:
+            self.machine.ignore_stores(0, 0)  # for a while, another stack is its own
         slots = self.build.slots.get(function.name, {})
         misplaced = _misplaced(function, slots, self.bench.codes[function.name].frame, cfa)
         if misplaced:

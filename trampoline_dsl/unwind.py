@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from .target import ByteOrder
@@ -29,6 +30,9 @@ class Place(NamedTuple):
     expression: bytes = b""
 
 
+_SAME = Place("same")
+
+
 @dataclass(frozen=True)
 class Frame:
     """What holds from one place in the code on. The CFA is `offset` bytes above register `register`, or what
@@ -40,7 +44,7 @@ class Frame:
     places: Mapping[int, Place] = field(default_factory=dict)
 
     def place(self, number: int) -> Place:
-        return self.places.get(number, Place("same"))
+        return self.places.get(number, _SAME)
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,9 @@ class Machine:
     def load(self, address: int, size: int) -> int:
         return int.from_bytes(self.read(address, size), self.order)
 
-    @property
+    @cached_property
     def mask(self) -> int:
+        """All bits of an address."""
         return (1 << 8 * self.word) - 1
 
 

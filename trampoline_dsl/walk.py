@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from . import exidx, pdata, unwind
 from .emulate import MachineError
 from .judge import Activation, Code, Execute, Violation, Watcher
 from .stays import Stays
-from .target import Architecture, Convention, Register, Unwinding, WindowsUnwinding
+from .target import Architecture, ByteOrder, Convention, Register, Unwinding, WindowsUnwinding
 
 MOST_FOUND = 4  # in one run; more of them say nothing new
 _MOST_AT_ONCE = 0x1000  # bytes of a stack that are read at once
@@ -66,6 +66,90 @@ class _Wanted(NamedTuple):
     image: bytes
 
 
+class _AtHand:
+    """The registers that one caller wants back, and which of them are right at once. From one walk to the next little
+    changes: where a register is found is looked up again when its rule is another one, and registers are compared again
+    when some hold other values."""
+
+    def __init__(self, wanted: tuple[_Wanted, ...], numbers: Unwinding, order: ByteOrder) -> None:
+        self.all = wanted
+        self.registers = tuple(one.register for one in wanted)
+        self.of_saved, self.order = numbers.of_saved, order
+        self.rights = [one.right for one in wanted]
+        self.by_number = {one.number: one for one in wanted}
+        self.in_pieces = [one for one in wanted if one.also]
+        # Of the last walk: the rules; by number, where a register is whole in memory, from the CFA; those for which
+        # there are other rules. And, if no register was wrong there: the stack, and what registers held.
+        self.places: Mapping[int, unwind.Place] = {}
+        self.saved: dict[int, tuple[int, bytes]] = {}
+        self.elsewhere: dict[int, _Wanted] = {}
+        self.stack = 0, b""
+        self.unchanged: Sequence[int] | None = None
+
+    def others(
+        self, places: Mapping[int, unwind.Place], distance: int, values: Sequence[int], stack: bytes
+    ) -> Sequence[_Wanted]:
+        """Those that are not seen to be right: by `places`, by what the registers hold, and by the stack from the stack
+        pointer on, which is `distance` bytes below the CFA."""
+        if places is not self.places:
+            self._follow(places)
+        is_at, room = stack.startswith, len(stack)
+        doubtful = set[int]()
+        if (distance, stack) != self.stack:
+            for number, (offset, image) in self.saved.items():
+                if offset + distance < 0 or not is_at(image, offset + distance):
+                    doubtful.add(number)
+            for number, one in self.elsewhere.items():
+                place = places[number]
+                start = distance + place.number
+                if place.kind == "offset" and 0 <= start <= room - one.size:
+                    held = self.of_saved(one.register, int.from_bytes(stack[start : start + one.size], self.order))
+                    if not (held ^ one.right) & one.mask:
+                        continue
+                doubtful.add(number)
+            self.stack = (0, b"") if doubtful else (distance, stack)
+        if values is not self.unchanged:
+            wrong = () if values == self.rights else self._changed(places, values)
+            doubtful.update(wrong)
+            self.unchanged = None if wrong else values
+        for one in self.in_pieces:
+            if one.number not in places:
+                rules = [places.get(number) for number in one.also]
+                if any(rules) and not all(_is_in(rule, distance, room - one.size) for rule in rules):
+                    doubtful.add(one.number)
+        return [one for one in self.all if one.number in doubtful] if doubtful else ()
+
+    def _changed(self, places: Mapping[int, unwind.Place], values: Sequence[int]) -> list[int]:
+        """The numbers of those without a rule that hold something else."""
+        return [
+            one.number
+            for one, right, value in zip(self.all, self.rights, values, strict=True)
+            if value != right and (value ^ right) & one.mask and one.number not in places
+        ]
+
+    def _follow(self, places: Mapping[int, unwind.Place]) -> None:
+        """Other rules hold, most of which are the same."""
+        before = self.places
+        changed = [number for number, place in places.items() if before.get(number) is not place]
+        changed += before.keys() - places.keys()
+        for number in changed:
+            self.saved.pop(number, None)
+            self.elsewhere.pop(number, None)
+            one, rule = self.by_number.get(number), places.get(number)
+            if one is None or rule is None:
+                continue
+            if one.image and rule.kind == "offset":
+                self.saved[number] = rule.number, one.image
+            else:
+                self.elsewhere[number] = one
+        self.places, self.stack, self.unchanged = places, (0, b""), None
+
+
+def _is_in(rule: unwind.Place | None, distance: int, room: int) -> bool:
+    """Whether a register is in memory from `distance` bytes below the CFA on, and begins at most `room` bytes above."""
+    return rule is not None and rule.kind == "offset" and 0 <= distance + rule.number <= room
+
+
 class Walker(Watcher):
     """Walks from before every instruction of a run to the caller of what runs, by the code's own unwind information;
     and as from the midst of what it calls. By an index table only from there, from system calls and from what a user
@@ -81,11 +165,13 @@ class Walker(Watcher):
         self.indexes: dict[str, unwind.Table] = {}
         self.functions: dict[str, tuple[pdata.Function, ...]] = {}
         self.numbers = described(architecture)
+        self.windows = self.numbers if isinstance(self.numbers, WindowsUnwinding) else None
+        self.sp = 0  # at the instruction that is walked from
         self.registers = {number: register for register, number in self.numbers.numbers.items()}
         self.machine = unwind.Machine(self._register, self._read, architecture.word, architecture.order)
         self.live = True  # whether what is below the stack pointer counts as gone
         # By what the caller's registers are.
-        self.wanted: tuple[Mapping[Register, int], tuple[_Wanted, ...], tuple[Register, ...]] | None = None
+        self.wanted: tuple[Mapping[Register, int], _AtHand] | None = None
         # By who runs: where it goes on after a call, with which stack pointer.
         self.of_callee = False  # the walk is as from the midst of a callee
         self.table = ""  # which one says it, where there are two
@@ -93,14 +179,14 @@ class Walker(Watcher):
 
     def _register(self, number: int) -> int:
         if number == self.numbers.sp:
-            return self.run.machine.sp
+            return self.sp
         register = self.registers.get(number)
         if register is None:
             raise unwind.UnwindError(f"there is no register {number}")
         return self.run.machine.get(register)
 
     def _read(self, address: int, size: int) -> bytes:
-        sp = self.run.machine.sp
+        sp = self.sp
         if self.live and address < sp and any(address in region and sp in region for region in self.run.stack_of):
             raise unwind.UnwindError(f"it reads {sp - address} bytes below the stack pointer, where nothing is safe")
         return self.run.machine.read(address, size)
@@ -111,11 +197,12 @@ class Walker(Watcher):
         if place is None or activation is None or len(self.found) >= MOST_FOUND:
             return
         self.stays.follow(activation)
+        self.sp = self.run.machine.sp
         code, index = place
         if code.unwinding is None or self.run.in_delay_slot():
             return
         try:
-            if not isinstance(self.numbers, WindowsUnwinding):
+            if self.windows is None:
                 self._walk_from_callee(code, index, activation)
             if not (isinstance(code.unwinding, unwind.Table) and code.unwinding.at_calls):
                 self._walk(code, code.offsets[index], activation)
@@ -129,7 +216,7 @@ class Walker(Watcher):
     def _walk_from_callee(self, code: Code, index: int, activation: Activation) -> None:
         """Behind a call: by what is said of the call itself, when the callee has changed what it may. If it has taken
         arguments off the stack, that cannot be seen any more."""
-        sp, offset = self.run.machine.sp, code.offsets[index]
+        sp, offset = self.sp, code.offsets[index]
         # As long as it is kept, no other activation has its number.
         if self.called.pop(id(activation), None) == (activation, offset, sp):
             self.of_callee = True
@@ -209,13 +296,13 @@ class Walker(Watcher):
         return Found(caller.get(numbers.sp), caller.pc, lambda register, _: caller.get(numbers.numbers[register]))
 
     def _walk(self, code: Code, offset: int, activation: Activation, *, by_index: bool = False) -> None:
-        run, numbers = self.run, self.numbers
+        run = self.run
         address = run.executed[-1]
         self.walked += 1
         if code.index is not None:
             self.table = "by .ARM.exidx, " if by_index else "by call frame information, "
-        if isinstance(numbers, WindowsUnwinding):
-            caller = self._by_tables(code, offset, numbers)
+        if self.windows is not None:
+            caller = self._by_tables(code, offset, self.windows)
         else:
             # Compilers leave it at the places of saved registers when these have been restored already.
             self.live = not isinstance(code.unwinding, unwind.Table)
@@ -245,7 +332,7 @@ class Walker(Watcher):
         self._check_chain(activation, address)
         if caller.sp_told is not None:
             self._check_sp(caller.sp_told(), caller.sp, address)
-        for register, mask, right in self._not_at_hand(activation, caller.frame):
+        for register, mask, right, *_ in self._not_at_hand(activation, caller.frame):
             value = caller.register(register, mask)
             found_in = (value, caller.told_else(register, mask))
             if all(one is None or (one ^ right) & mask for one in found_in):
@@ -257,7 +344,7 @@ class Walker(Watcher):
                     found=None if value is None else value & mask,
                 )
 
-    def _wanted(self, activation: Activation) -> tuple[tuple[_Wanted, ...], tuple[Register, ...]]:
+    def _wanted(self, activation: Activation) -> _AtHand:
         """The registers that a walk has to find. Whoever walks finds the table of contents by what is at the return
         address. ELFv2 ABI, 2.3."""
         rights = activation.registers
@@ -269,51 +356,27 @@ class Walker(Watcher):
                 if register in numbers.numbers and register in rights
                 if register not in (architecture.sp, architecture.toc)
             )
-            self.wanted = rights, wanted, tuple(one.register for one in wanted)
-        return self.wanted[1:]
+            self.wanted = rights, _AtHand(wanted, numbers, self.run.order)
+        return self.wanted[1]
 
     def _wanted_one(self, register: Register, mask: int, right: int) -> _Wanted:
         numbers = self.numbers
         size = numbers.saved_bytes(register, mask)
-        whole = mask == (1 << 8 * size) - 1 and numbers.of_saved(register, right) == right == right & mask
-        image = right.to_bytes(size, self.run.order) if whole else b""
+        kept = right & mask
+        whole = mask == (1 << 8 * size) - 1 and numbers.of_saved(register, kept) & mask == kept
+        image = kept.to_bytes(size, self.run.order) if whole else b""
         return _Wanted(register, mask, right, numbers.numbers[register], size, numbers.also.get(register, ()), image)
 
-    def _not_at_hand(
-        self, activation: Activation, said: tuple[unwind.Frame, int] | None
-    ) -> Iterator[tuple[Register, int, int]]:
-        """Those of the registers, with their bits and what they should be, that are not seen to be right at once:
-        unchanged, or in memory that is read in one piece. There are dozens, and for most of them that is all."""
-        wanted, registers = self._wanted(activation)
+    def _not_at_hand(self, activation: Activation, said: tuple[unwind.Frame, int] | None) -> Sequence[_Wanted]:
+        """Those of the registers that are not seen to be right at once: unchanged, or in memory that is read in one
+        piece. There are dozens, and for most of them that is all."""
+        wanted = self._wanted(activation)
         if said is None:
-            yield from ((one.register, one.mask, one.right) for one in wanted)
-            return
-        (frame, top), machine = said, self.run.machine
-        order, places, of_saved = self.run.order, frame.places, self.numbers.of_saved
-        values = machine.read_registers(registers)
-        sp = machine.sp
-        stack = self._stack(sp, top + _ABOVE * machine.architecture.word)
-        size_of_stack = len(stack)
-
-        def is_read(number: int, size: int) -> bool:
-            place = places.get(number)
-            return place is not None and place.kind == "offset" and 0 <= top - sp + place.number <= size_of_stack - size
-
-        for (register, mask, right, number, size, also, image), value in zip(wanted, values, strict=True):
-            place = places.get(number)
-            if place is not None:
-                start = top - sp + place.number
-                if image and place.kind == "offset" and start >= 0 and stack.startswith(image, start):
-                    continue
-                if place.kind != "offset" or not 0 <= start <= size_of_stack - size:
-                    yield register, mask, right
-                    continue
-                value = of_saved(register, int.from_bytes(stack[start : start + size], order))
-            elif also and not all(is_read(other, size) for other in also):
-                yield register, mask, right
-                continue
-            if (value ^ right) & mask:
-                yield register, mask, right
+            return wanted.all
+        frame, top = said
+        values = self.run.machine.read_registers(wanted.registers)
+        stack = self._stack(self.sp, top + _ABOVE * self.run.word)
+        return wanted.others(frame.places, top - self.sp, values, stack)
 
     def _stack(self, sp: int, end: int) -> bytes:
         """What is on the stack up to an address, as far as it is mapped; nothing where that would be much."""
