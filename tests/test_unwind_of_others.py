@@ -15,7 +15,8 @@ from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.target import Bank, Register, Target
 from trampoline_dsl.targets import default_targets, find_target
 
-LINUX = [target.name for target in default_targets() if target.os == "linux"]
+# gcc for MinGW has call frame information on 386 alone.
+TARGETS = [target.name for target in default_targets() if target.os == "linux" or target.name == "windows/386"]
 
 # f saves whatever its convention keeps; v has a frame whose size nobody knows beforehand.
 FUNCTIONS = """
@@ -37,6 +38,7 @@ OPTIONS = {
     "linux/mipsle": ("-mno-abicalls",),
     "linux/ppc64": ("-maltivec", "-mtraceback=no"),
     "linux/ppc64le": ("-maltivec", "-mtraceback=no"),
+    "windows/386": ("-mno-stack-arg-probe",),
 }
 LEVELS = {"optimized": ("-O2",), "frame pointer": ("-O0", "-fno-omit-frame-pointer")}
 FRAME_POINTERS = ("ebp", "rbp", "x29", "fp")
@@ -72,7 +74,7 @@ def gcc(target: Target, text: str, folder: Path, *options: str) -> bytes:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("target", LINUX)
+@pytest.mark.parametrize("target", TARGETS)
 def test_what_gcc_says_of_its_functions_holds(target: str, level: str, tmp_path: Path) -> None:
     chosen = find_target(target)
     numbers = chosen.architecture.unwinding()
@@ -126,6 +128,39 @@ def test_an_audit_walks_by_what_the_file_says(linked: bool, tmp_path: Path) -> N
     assert [v.obligations["unwind"].state for v in verdicts] == ["held", "violated", "not applicable"]
     assert verdicts[2].obligations["unwind"].reason == "there is no unwind information for it"
     assert [(v.obligation, v.register, v.address) for v in verdicts[1].violations] == [("unwind", "rbx", 3)]
+
+
+MINGW = """
+.globl _right, _wrong
+_right: .cfi_startproc
+push %ebx; .cfi_adjust_cfa_offset 4; .cfi_rel_offset ebx, 0
+mov 8(%esp), %ebx; call _g; mov %ebx, %eax
+pop %ebx; .cfi_adjust_cfa_offset -4
+ret; .cfi_endproc
+.p2align 4
+_wrong: .cfi_startproc
+push %ebx; .cfi_adjust_cfa_offset 4
+mov 8(%esp), %ebx; call _g; mov %ebx, %eax
+pop %ebx; .cfi_adjust_cfa_offset -4
+ret; .cfi_endproc
+"""
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["object", "library"])
+def test_call_frame_information_in_windows_files(linked: bool, tmp_path: Path) -> None:
+    made, library = tmp_path / "made.o", tmp_path / "made.dll"
+    text = MINGW + (".globl _g\n_g: ret\n" if linked else "")
+    subprocess.run([need("i686-w64-mingw32-as"), "-o", str(made), "-"], input=text.encode(), check=True, timeout=60)
+    linker = [need("i686-w64-mingw32-ld"), "-shared", "-e", "0", "-o", str(library), str(made)]
+    if linked:
+        subprocess.run(linker, check=True, timeout=60)
+    image = read_image((library if linked else made).read_bytes(), "made")
+    names = ("right", "wrong")
+    source = "extern g() using c\n" + "\n".join(f"trampoline {name}(x: i32) -> i32 using c" for name in names)
+    symbols = {name: find_symbol(image, name) for name in names}
+    verdicts = audit(image, symbols, compile_text(source, "windows/386"), runs=2)
+    assert [v.obligations["unwind"].state for v in verdicts] == ["held", "violated"]
+    assert {(v.obligation, v.register) for v in verdicts[1].violations} == {("unwind", "ebx")}
 
 
 GENERAL = """\

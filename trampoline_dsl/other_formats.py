@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 import lief
 
-from .dwarf import DebugLines
+from .dwarf import CallFrames, DebugLines
 from .image import FIRST_ADDRESS, MOST_BYTES, Image, ImageError, Section, Symbol, targets_for
-from .link import explicit_addends, is_hint
+from .link import explicit_addends, is_hint, link
 from .pdata import Tables
-from .target import Relocation
+from .target import IMAGE_BASE, Relocation
 from .targets import find_target
 
 lief.logging.disable()  # it writes about damaged files to standard error
@@ -130,11 +130,14 @@ class _Windows:
                 found[short] = _decompressed(self.content(index, size))
         return found
 
-    def unwindings(self, base: int, sections: Sequence[Section]) -> Tables | None:
-        """Windows' tables of functions, of the machines that have them in a form that is known."""
+    def unwindings(self, base: int, sections: Sequence[Section]) -> Tables | CallFrames | None:
+        """Windows' tables of functions, of the machines that have them in a form that is known; of others call frame
+        information, which is gcc's and clang's for MinGW."""
         tables: dict[int, Literal["x64", "arm64"]] = {0x8664: "x64", 0xAA64: "arm64"}
         if self.machine not in tables:
-            return None
+            # PE Format, "Section Table": there are eight bytes for a name, and longer ones not in every image.
+            frames = [(s.address, s.data) for s in sections if s.name in (".eh_frame", ".eh_fram")]
+            return CallFrames(self.architecture.word, True, partial(dict, eh_frame=frames[0])) if frames else None
         pdata = [section.data for section in sections if section.name.startswith(".pdata")]
         loaded = {section.address: section.data for section in sections if not section.executable}
         return Tables(tables[self.machine], base, pdata, loaded)
@@ -228,17 +231,17 @@ class _Coff(_Windows):
     ) -> list[Section]:
         """Those of unwind information, with their fields filled in. PE Format, "Type Indicators": ADDR32NB counts from
         where the image begins, here 0."""
+        symbols, known = {IMAGE_BASE: 0, **defined}, self.architecture.fixups
         found = []
         for section in sections:
-            if not section.name.startswith((".pdata", ".xdata")):
-                continue
-            data = bytearray(section.data)
-            for one in relocations:
-                if section.address <= one.offset <= section.end - 4 and one.type.endswith("_ADDR32NB"):
-                    at = one.offset - section.address
-                    value = int.from_bytes(data[at : at + 4], "little") + defined.get(one.symbol, 0)
-                    data[at : at + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
-            found.append(replace(section, data=bytes(data)))
+            if section.name.startswith((".pdata", ".xdata", ".eh_frame")):
+                fields = [
+                    replace(one, offset=one.offset - section.address)
+                    for one in relocations
+                    if section.address <= one.offset <= section.end - 4 and one.type in known and one.symbol in defined
+                ]
+                data = link(self.architecture, section.data, fields, section.address, symbols)
+                found.append(replace(section, data=data))
         return found
 
     def sections(self) -> Iterator[Section]:
