@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from test_diagnostics import ROOT, run
 
+import trampoline_dsl
 from trampoline_dsl.cli import main
 
 GOOD = "trampoline good(a: uptr) using c {\n    return\n}\n"
@@ -84,6 +85,13 @@ def test_trampolines_of_one_name_are_told_apart_by_their_files(tmp_path: Path) -
         lines = out.splitlines()
         assert [line[:10].rstrip() for line in lines[1:4]] == ["good [1]", "good [2]", "other"]
         assert [line for line in lines if line.startswith("[")] == ["[1] one/good.tramp", "[2] two/good.tramp"]
+
+
+# --------------------------------------------------------------------------------------------------- the interpreter
+
+
+def test_the_package_offers_its_names_and_no_others() -> None:
+    assert dir(trampoline_dsl) == sorted(trampoline_dsl.__all__)
 
 
 # ------------------------------------------------------------------------------------------------------------- options

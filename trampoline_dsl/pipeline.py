@@ -226,6 +226,9 @@ class Artifact:
 
         return load_artifact(self, externs)
 
+    def __repr__(self) -> str:
+        return f"<Artifact {self.name} for {self.target.name}>"  # what it is made of fills pages
+
     def __str__(self) -> str:
         size = f"{len(self.code)} bytes, {self.instruction_count} instructions, frame {self.frame.size}"
         return f"{self.name} for {self.target.name}: {size}"
@@ -303,6 +306,9 @@ class TableArtifact:
         title = f"{self.name}, {where}: {self.table.count} entries of {self.stride} bytes"
         return plan9.table_text(self.name, self.entries, self.target, title, symbol)
 
+    def __repr__(self) -> str:
+        return f"<TableArtifact {self.name} for {self.target.name}>"
+
     def __str__(self) -> str:
         return f"{self.name} for {self.target.name}: {self.table.count} entries of {self.stride} bytes"
 
@@ -359,6 +365,9 @@ class Compiled:
 
     program: ir.Program
     artifacts: Mapping[str, Artifact]
+
+    def __repr__(self) -> str:
+        return f"<Compiled {self.program.file} for {self.target.name}>"
 
     @cached_property
     def tables(self) -> dict[str, TableArtifact]:
