@@ -9,12 +9,13 @@ from pathlib import Path
 
 from trampoline_dsl.assemble import assemble
 from trampoline_dsl.diagnostics import read_source
-from trampoline_dsl.judge import Code, Violation
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_module
 from trampoline_dsl.resolve import load_module
 from trampoline_dsl.target import Insn, Register
 from trampoline_dsl.targets import find_target
 from trampoline_dsl.verify import Session, Verdict
+from trampoline_dsl.violation import Violation
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / "tests" / "cases" / "judge.tramp"

@@ -14,12 +14,14 @@ import go_tools
 from trampoline_dsl import plan9
 from trampoline_dsl.diagnostics import read_source
 from trampoline_dsl.disassemble import Disassembled, disassemble
-from trampoline_dsl.judge import Code, Execute, Watcher
+from trampoline_dsl.judge import Execute
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_module
 from trampoline_dsl.resolve import load_module, own_trampolines
 from trampoline_dsl.target import Insn, Relocation, Target, ThreadSlot
 from trampoline_dsl.targets import all_targets
 from trampoline_dsl.verify import Session
+from trampoline_dsl.watchers import Watcher
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.tramp"))

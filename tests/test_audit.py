@@ -14,7 +14,7 @@ from trampoline_dsl.binary import Image, read_image
 from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.fmt import layout
 from trampoline_dsl.image import FIRST_ADDRESS, Section, Symbol, definitions
-from trampoline_dsl.judge import Code
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.objects import has_objects, make_object
 from trampoline_dsl.pipeline import Artifact, Compiled, TableArtifact, compile_module
 from trampoline_dsl.resolve import load_module, own_trampolines

@@ -22,7 +22,7 @@ from trampoline_dsl.binary import read_image
 from trampoline_dsl.diagnostics import InputError, Source, read_source
 from trampoline_dsl.disassemble import disassemble_one
 from trampoline_dsl.image import definitions
-from trampoline_dsl.judge import Code
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.pipeline import compile_module, compile_source
 from trampoline_dsl.resolve import load_module
 from trampoline_dsl.target import Architecture, Insn, Target

@@ -21,11 +21,13 @@ from trampoline_dsl import ir
 from trampoline_dsl.deliver import Deliveries
 from trampoline_dsl.diagnostics import InputError, Source
 from trampoline_dsl.interpret import Trouble
-from trampoline_dsl.judge import Code, Execute, Violation
+from trampoline_dsl.judge import Execute
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.pipeline import Compiled, compile_source
 from trampoline_dsl.target import Bank, Insn
 from trampoline_dsl.targets import all_targets, default_targets, find_target
 from trampoline_dsl.verify import Session, verify
+from trampoline_dsl.violation import Violation
 
 CASES = Path(__file__).parent / "cases" / "signals.tramp"
 TARGETS = [t.name for t in all_targets().values() if t.os == "linux"]

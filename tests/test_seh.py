@@ -17,7 +17,7 @@ from tools import need
 
 from trampoline_dsl import compile_text, pdata, seh
 from trampoline_dsl.binary import read_image
-from trampoline_dsl.judge import Code
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.pipeline import Artifact, Compiled
 from trampoline_dsl.target import WindowsUnwinding
 from trampoline_dsl.targets import find_target

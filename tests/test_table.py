@@ -9,7 +9,7 @@ import gnu
 import pytest
 
 from trampoline_dsl.diagnostics import InputError, Source
-from trampoline_dsl.judge import Code
+from trampoline_dsl.machine_code import Code
 from trampoline_dsl.mutate import mutate
 from trampoline_dsl.pipeline import TableArtifact, compile_source
 from trampoline_dsl.targets import all_targets, find_target
@@ -78,7 +78,7 @@ def test_all_entries_lead_there(target: str, monkeypatch: pytest.MonkeyPatch) ->
     session = Session(program)
     function = program["twice"].function
     for number in (*range(0, 2000, 29), 1998, 1999):
-        for module in ("world", "judge", "oracle"):
+        for module in ("world", "entering", "oracle"):
             monkeypatch.setattr(f"trampoline_dsl.{module}.entry_of", lambda *_, entry=number: entry)
         world, trace = session.expected(function, None, 1)
         assert trace.events[0].result is not None

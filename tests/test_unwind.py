@@ -20,7 +20,7 @@ from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.continuations import kind_of_run
 from trampoline_dsl.diagnostics import read_source
 from trampoline_dsl.dwarf import CallFrames
-from trampoline_dsl.judge import Execute, Violation, Watcher
+from trampoline_dsl.judge import Execute
 from trampoline_dsl.oracle import Trace
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_module
 from trampoline_dsl.resolve import load_module
@@ -28,7 +28,9 @@ from trampoline_dsl.stays import Stays
 from trampoline_dsl.target import Insn, Motion, Target, WindowsUnwinding
 from trampoline_dsl.targets import all_targets, default_targets, find_target
 from trampoline_dsl.verify import Session, code_of
+from trampoline_dsl.violation import Violation
 from trampoline_dsl.walk import Walker, at_entry
+from trampoline_dsl.watchers import Watcher
 from trampoline_dsl.world import World
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import audit_file, audit_manifest, compile_file, compile_text, verify_file, verify_text
     from .diagnostics import Diagnostic, InputError
-    from .judge import Violation
     from .load import CallError, Loaded, LoadedFile, LoadError, host_target
     from .pipeline import Artifact, Compiled
     from .target import Target
     from .targets import all_targets, default_targets, find_target
     from .verify import Report, Verdict
+    from .violation import Violation
 
 _HOMES = {
     "audit_file": "api",
@@ -28,7 +28,7 @@ _HOMES = {
     "verify_text": "api",
     "Diagnostic": "diagnostics",
     "InputError": "diagnostics",
-    "Violation": "judge",
+    "Violation": "violation",
     "CallError": "load",
     "LoadError": "load",
     "Loaded": "load",

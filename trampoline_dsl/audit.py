@@ -18,13 +18,15 @@ from .foreign import ForeignBench
 from .free import Depths, Free, Observer
 from .image import Image, ImageError, Symbol, on_the_stack
 from .interpret import Trouble
-from .judge import Code, Execute, Violation
+from .judge import Execute
+from .machine_code import Code
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Compiled
 from .placed import Placed, place
 from .run_asm import AsmMachine
 from .unwind import Table
 from .verify import DEFAULT_RUNS, NOT_UNWOUND, Session, Subject, Verdict, baseline_violations, code_of
+from .violation import Violation
 from .world import Bytes, World, anonymous_callees, make_world
 
 

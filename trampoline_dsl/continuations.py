@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import ir
+from .activations import Activation, Arrival
+from .bench import Bench
 from .emulate import Stop
-from .judge import Activation, Arrival, Bench, Execute
+from .judge import Execute
 from .oracle import Trace
 from .target import Register, of_thread
 from .world import OUTSIDE, Region, World

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from .disassemble import data_text, disassemble_one, instruction_unit
 from .image import Image, ImageError, Symbol
-from .judge import Code
 from .link import LinkError, link
+from .machine_code import Code
 from .pdata import Entries
 from .target import Control, Insn, Target
 from .unwind import Table, UnwindError

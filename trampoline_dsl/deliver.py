@@ -16,11 +16,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from . import ir
+from .activations import Activation
 from .emulate import Stop
 from .interpret import Trouble
-from .judge import Activation, Execute, Interruptions, Violation
+from .judge import Execute
 from .oracle import AsmRunner, Oracle, Trace
 from .target import TOC_SYMBOL, ContextRecord, InRegister, Register, SignalFrame
+from .violation import Violation
+from .watchers import Interruptions
 from .world import Bytes, Region, World
 
 AT_ONE = 1  # deliveries before one instruction in one run, however often it is executed

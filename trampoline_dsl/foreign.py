@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from .bench import Bench
 from .disassemble import disassemble_one
 from .image import Section
-from .judge import Bench, Code
 from .landing import promised
+from .machine_code import Code
 from .placed import Placed
 from .target import Control, Insn
 from .world import STUB_SPACING

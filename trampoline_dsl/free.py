@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import ir
+from .activations import Activation
 from .extended import single_of_double
-from .judge import Activation, Execute, Watcher, Witness
+from .judge import Execute
 from .oracle import Event
+from .run_state import RunState
 from .target import Convention, InRegister, Location, OnStack, Register
+from .watchers import Watcher, Witness
 from .world import Build, Bytes, World
 
 
@@ -70,11 +73,11 @@ class Free(Witness):
     def permits(self, address: int, size: int) -> bool:
         return any(start <= address and address + size <= start + bytes_ for start, bytes_ in self.owned)
 
-    def answered(self, run: Execute) -> None:
+    def answered(self, run: RunState) -> None:
         if run.thread_register is not None and not self.contract.switches:
             self.thread = run.machine.get(run.thread_register)
 
-    def event(self, run: Execute, kinds: tuple[str, ...], signature: ir.Signature | None) -> Event | None:
+    def event(self, run: RunState, kinds: tuple[str, ...], signature: ir.Signature | None) -> Event | None:
         if not run.activations or not {"call", "return"} & set(kinds):
             return None
         made: Event | None
@@ -103,7 +106,7 @@ class Free(Witness):
 
     # -- what there is
 
-    def _calls(self, run: Execute, signature: ir.Signature) -> Event:
+    def _calls(self, run: RunState, signature: ir.Signature) -> Event:
         convention, activation = signature.convention, run.activations[-1]
         sp = run.machine.sp
         cfa = sp + (run.word if convention.return_address is None else 0)
@@ -143,7 +146,7 @@ class Free(Witness):
             top=top,
         )
 
-    def _calls_kernel(self, run: Execute) -> Event | None:
+    def _calls_kernel(self, run: RunState) -> Event | None:
         """The number, and as many arguments as the check's handler takes, or as travel in registers."""
         kernel, activation = run.architecture.system_calls, run.activations[-1]
         if kernel is None:
@@ -165,7 +168,7 @@ class Free(Witness):
         name = activation.function.name
         return Event("call", name, ir.SYSTEM_CALL, arguments, node, sp, {}, None, None, None, top=top)
 
-    def _returns(self, run: Execute, activation: Activation) -> Event:
+    def _returns(self, run: RunState, activation: Activation) -> Event:
         function = activation.function
         types = [p.type.value_type for p in function.parameters]
         result = None
@@ -178,7 +181,7 @@ class Free(Witness):
     def _expected_thread(self, convention: Convention) -> int | None:
         return self.thread if isinstance(convention.thread, Register) else None
 
-    def _top(self, run: Execute, activation: Activation, cfa: int) -> tuple[int, bool]:
+    def _top(self, run: RunState, activation: Activation, cfa: int) -> tuple[int, bool]:
         """Where the stack of a call ends, and whether it is the one that the trampoline was entered on."""
         for region in run.stack_of:
             if cfa in region:
@@ -266,7 +269,7 @@ def _called_in_blocks(function: ir.Function) -> set[str]:
     return {node.callee for node in calls if isinstance(node.callee, str)}
 
 
-def value_in(run: Execute, location: Location, type_: ir.Type, cfa: int) -> int:
+def value_in(run: RunState, location: Location, type_: ir.Type, cfa: int) -> int:
     """The value of a type that is in a location now, as the interpreter has values."""
     value = 0
     for part in location:
@@ -276,7 +279,7 @@ def value_in(run: Execute, location: Location, type_: ir.Type, cfa: int) -> int:
     return value
 
 
-def _piece(run: Execute, place: InRegister | OnStack, bits: int, extend_to: int, as_double: bool, cfa: int) -> int:
+def _piece(run: RunState, place: InRegister | OnStack, bits: int, extend_to: int, as_double: bool, cfa: int) -> int:
     width = extend_to or (64 if as_double else bits)
     match place:
         case InRegister(register, left):
@@ -288,11 +291,11 @@ def _piece(run: Execute, place: InRegister | OnStack, bits: int, extend_to: int,
     return found & ((1 << bits) - 1)
 
 
-def _word(run: Execute) -> ir.Type:
+def _word(run: RunState) -> ir.Type:
     return ir.Type("uptr", "int", 8 * run.word)
 
 
-def _word_at(run: Execute, address: int) -> int:
+def _word_at(run: RunState, address: int) -> int:
     """What is there; 0 outside of all memory."""
     if not any(address in region for region in run.build.plan.regions):
         return 0

@@ -19,16 +19,20 @@ from pathlib import PurePath
 from typing import Any
 
 from . import ir
+from .activations import Activation, Arrival
 from .assemble import AssemblyError, assemble
 from .continuations import kind_of_run
 from .emulate import MachineError
 from .interpret import Trouble
-from .judge import Activation, Arrival, Code, Execute, Violation, Watcher
+from .judge import Execute
+from .machine_code import Code
 from .mutants import Footprint, Mutant, mutants
 from .oracle import Trace
 from .pipeline import Artifact, Compiled, TableArtifact
 from .target import Convention, InRegister, Register
 from .verify import Session
+from .violation import Violation
+from .watchers import Watcher
 from .world import SEED_STEP, World
 
 DEFAULT_WORLDS = 6  # of each check; in each, one run as it is and one with signals at every instruction

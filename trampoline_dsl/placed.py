@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from . import ir
 from .image import Image, Section, Symbol, definitions
-from .judge import Code
+from .machine_code import Code
 from .relocate import Linker, through_table
 from .target import TOC_SYMBOL, Architecture, Relocation
 from .world import Build, Room, prepare

@@ -138,7 +138,7 @@ class TargetCollector(pytest.Collector):
         self.artifact = artifact
 
     def collect(self) -> Iterable[pytest.Item]:
-        from .judge import OBLIGATIONS
+        from .violation import OBLIGATIONS
 
         for name in OBLIGATIONS:
             yield ObligationItem.from_parent(self, name=name, judged=self)

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .judge import OBLIGATIONS, Violation
 from .mutate import Mutation, MutationReport
 from .verify import Finding, Report, Verdict
+from .violation import OBLIGATIONS, Violation
 
 _MARKS = {
     "held": ("✓", "green"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .judge import Activation, Execute
+from .activations import Activation
+from .judge import Execute
 from .oracle import Stay
 
 

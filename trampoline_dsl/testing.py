@@ -12,11 +12,11 @@ from pathlib import Path
 
 from .api import compile_file, compile_text, verify_file, verify_text
 from .emulate import Machine
-from .judge import Violation
 from .pipeline import Compiled
 from .render import finding_line, summary, violation_lines
 from .targets import find_target
 from .verify import DEFAULT_RUNS, Finding, Report, Verdict, verify
+from .violation import Violation
 
 Text = str | os.PathLike[str]
 

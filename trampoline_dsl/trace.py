@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from . import ir
+from .activations import Activation, Arrival
 from .continuations import kind_of_run
 from .diagnostics import Diagnostic, InputError, Source, Span, suggestion
 from .interpret import Trouble
-from .judge import Activation, Arrival, Code, Execute, Violation, Watcher
+from .judge import Execute
+from .machine_code import Code
 from .pipeline import Artifact, Compiled
 from .render import violation_lines
 from .target import InRegister, OnStack, Part, Register, Slot, ValueType
 from .verify import DEFAULT_RUNS, Session, Verdict
+from .violation import Violation
+from .watchers import Watcher
 from .world import Region, World, name_of_variable
 
 _PLAIN = 0x10000  # what is smaller is a number, whatever else has the same value

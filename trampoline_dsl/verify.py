@@ -10,19 +10,23 @@ from typing import Any, Literal
 
 from . import ir
 from .baseline import beyond_baseline
+from .bench import Bench
 from .body import ends
 from .continuations import kind_of_run
 from .deliver import Deliveries, Players, interrupted_at
 from .diagnostics import Span
 from .interpret import Trouble
-from .judge import OBLIGATIONS, Bench, Code, Execute, Interruptions, Violation
+from .judge import Execute
 from .landing import marks_pairs, unpaired
+from .machine_code import Code
 from .oracle import Oracle, Trace, return_place
 from .pipeline import Artifact, Compiled, TableArtifact
 from .run_asm import AsmMachine
 from .target import Architecture, Insn, Register, Target
 from .unwind import Table
+from .violation import OBLIGATIONS, Violation
 from .walk import Walker
+from .watchers import Interruptions
 from .world import SEED_STEP, Build, Bytes, World, anonymous_callees, make_world, prepare
 
 DEFAULT_RUNS = 16

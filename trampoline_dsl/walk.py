@@ -8,10 +8,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from . import exidx, pdata, unwind
+from .activations import Activation
 from .emulate import MachineError
-from .judge import Activation, Code, Execute, Violation, Watcher
+from .judge import Execute
+from .machine_code import Code
 from .stays import Stays
 from .target import Architecture, ByteOrder, Convention, Register, Unwinding, WindowsUnwinding
+from .violation import Violation
+from .watchers import Watcher
 
 MOST_FOUND = 4  # in one run; more of them say nothing new
 _MOST_AT_ONCE = 0x1000  # bytes of a stack that are read at once
