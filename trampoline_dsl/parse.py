@@ -119,6 +119,8 @@ _HABITS = [
         (r":\s*\w+\s*\*", "a pointer is `ptr`, or `ptr<STRUCT>`"),
         (r"\d\.\d+", "numbers are whole: floating point values are passed on, and not made"),
         (r"[/%]", "there is no division"),
+        (r"\basm\s*[{\"]", "`asm` says for which machines it is: `asm amd64 { ... }`"),
+        (r"(=|\breturn|\()\s*\"", "values are numbers and addresses, and no texts"),
     )
 ]
 _COMMENT = re.compile(r"//|/\*|--|;")
@@ -648,16 +650,28 @@ def _without(text: str, offset: int) -> str | None:
         line_end = text.find("\n", end)
         end = len(text) if line_end < 0 else line_end + 1
         lines = text[start:end]
-        depth = lowest = 0
+        opened: list[str] = []
         for match in _BRACKETS.finditer(lines):
-            depth += (match.group() in "({") - (match.group() in ")}")
-            lowest = min(lowest, depth)
-        if lowest < 0:
-            return None  # the bracket that it closes is of another statement
-        if depth == 0:
+            character = match.group()
+            if character in "({":
+                opened.append(character)
+            elif character == "}" or (character == ")" and start + match.start() != offset):
+                if not opened:
+                    return None  # the bracket that it closes is of another statement
+                if character == "}" and opened[-1] == "(":
+                    return _without_unclosed(text, start, offset)
+                opened.pop()
+        if not opened:
             return text[:start] + re.sub(r"[^\n]", " ", lines) + text[end:]
         if end == len(text):
             return None
+
+
+def _without_unclosed(text: str, start: int, offset: int) -> str | None:
+    """The text with the lines from `start` on to the mistake blanked, in which a `(` is never closed."""
+    line = text.rfind("\n", 0, offset) + 1
+    end = line if not text[line:offset].strip() else text.find("\n", offset) + 1
+    return text[:start] + re.sub(r"[^\n]", " ", text[start:end]) + text[end:] if end > start else None
 
 
 def _blanked_before(whole: str, text: str, offset: int) -> bool:
@@ -757,7 +771,7 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
         notes.append("`==` compares, `=` sets")
     if re.search(r"\bas\s+ptr\s*<\s*[^<>{}]*$", source.text[max(0, offset - 200) : offset]):
         notes.append("`ptr<...>` is one type; to compare a pointer, convert it in parentheses: `(... as ptr) < ...`")
-    if span.text.startswith('"'):
+    if span.text == '"' and '"' not in source.text[span.end :].split("\n", 1)[0]:
         notes.append('a text stands between two `"` on one line')
     if span.text.isalpha() and not span.text.isascii():
         notes.append("names are of the letters A to Z and a to z, digits, `_`, `·` and `$`")
