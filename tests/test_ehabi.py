@@ -16,13 +16,14 @@ from tools import need
 from trampoline_dsl import compile_text
 from trampoline_dsl.audit import audit
 from trampoline_dsl.binary import find_symbol, read_image
-from trampoline_dsl.cfi import Row, followed
+from trampoline_dsl.cfi import Row
 from trampoline_dsl.diagnostics import Source, read_source
 from trampoline_dsl.elf import Several
 from trampoline_dsl.exidx import IndexTable, read_directives, unwound
 from trampoline_dsl.image import Image
 from trampoline_dsl.pipeline import Artifact, Compiled, compile_source
 from trampoline_dsl.targets import find_target
+from trampoline_dsl.transitions import followed
 from trampoline_dsl.unwind import Frame, Place, Table, UnwindError
 from trampoline_dsl.verify import Session, code_of
 

@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 
 import gnu
+import programs as random_programs
 import pytest
 from test_examples import EXAMPLES
 from tools import need
 
-from trampoline_dsl import cfi, ir, unwind
+from trampoline_dsl import cfi, ir, transitions, unwind
 from trampoline_dsl.api import compile_text
 from trampoline_dsl.binary import find_symbol, read_image
 from trampoline_dsl.continuations import kind_of_run
@@ -55,6 +56,26 @@ def programs(target: str, names: Collection[str] = ()) -> Iterator[Compiled]:
             continue  # of others' code
         if (path.stem in names or not names) and (program := compiled(path, target)).own:
             yield program
+
+
+@pytest.mark.parametrize("most_kept", [transitions._MOST_KEPT, 3])
+@pytest.mark.parametrize("target", [target.name for target in default_targets()])
+def test_kept_steps_lead_to_the_rows_that_following_finds(
+    target: str, most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transitions, "_MOST_KEPT", most_kept)
+    architecture, compared = find_target(target).architecture, 0
+    described = cfi.made_of(architecture)
+    modules = [*programs(target), *(compile_text(random_programs.program(seed), target) for seed in range(7000, 7008))]
+    for artifact in (artifact for module in modules for artifact in module.own):
+        function = artifact._described
+        effects = cfi.effects_of(described).of(function.code)
+        table = transitions._table(architecture, function.convention)
+        rows = table.rows_of(function, effects)
+        if rows is not None:
+            compared += 1
+            assert rows == cfi.Follower(function, architecture, described, effects).rows(), artifact.name
+    assert compared > 5
 
 
 def directives(artifact: Artifact) -> tuple[tuple[int, str], ...]:

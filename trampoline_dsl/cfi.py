@@ -180,6 +180,22 @@ class Row(NamedTuple):
     rules: Mapping[int, Rule]
 
 
+class KeptRow(Row):
+    """A row that many functions have, and the same one each time; so what leads from it to others is kept with it."""
+
+    differences: dict[KeptRow, tuple[str, ...]]  # the directives that make others of it
+
+    # Two that are equal are one, as far as those go that are kept at the same time.
+    __hash__ = object.__hash__
+
+
+def kept_row(row: Row) -> KeptRow:
+    """A row to be kept."""
+    kept = KeptRow(*row)
+    kept.differences = {}
+    return kept
+
+
 @dataclass(frozen=True)
 class Described:
     """A function as far as its directives need it. `frame`: bytes; `entered_by_call`: a table's entry has called it."""
@@ -196,11 +212,6 @@ def made_of(architecture: Architecture) -> Unwinding:
     return architecture.unwinding()
 
 
-def followed(function: Described, architecture: Architecture) -> list[Row | None]:
-    """The row before each of a function's instructions; None where control does not come by, and for labels."""
-    return Follower(function, architecture, made_of(architecture)).rows()
-
-
 def directives(
     function: Described, architecture: Architecture, rows: Sequence[Row | None]
 ) -> tuple[tuple[str, ...], ...]:
@@ -208,7 +219,7 @@ def directives(
     code = function.code
     notes = _notes(architecture)
     made: list[tuple[str, ...]] = [()] * len(code)
-    before: Row | None = _at_start(architecture, function.convention)
+    before: Row | None = _at_start(architecture, function.convention.return_address is None)
     remembered: list[int] = []
     for index, row in enumerate(rows):
         if row is None or row is before:
@@ -220,18 +231,18 @@ def directives(
                 remembered.append(start)
                 made[index] = (".cfi_restore_state",)
             else:
-                made[index] = (*_difference(before, row, notes, architecture.comment),)
+                made[index] = _difference(before, row, notes, architecture.comment)
         before = row
     for start in remembered:
         made[start] = (".cfi_remember_state", *made[start])
     return tuple(made)
 
 
-def _at_start(architecture: Architecture, convention: Convention) -> Row:
-    """What assemblers take for granted where a function begins."""
+@lru_cache(maxsize=128)
+def _at_start(architecture: Architecture, pushed: bool) -> KeptRow:
+    """What assemblers take for granted where a function begins. `pushed`: the return address is on the stack."""
     described = made_of(architecture)
-    pushed = architecture.word if convention.return_address is None else 0
-    return Row(described.sp, pushed + described.bias, NO_EXPRESSION, {})
+    return kept_row(Row(described.sp, (architecture.word if pushed else 0) + described.bias, NO_EXPRESSION, NO_RULES))
 
 
 def _epilogue_before(code: Sequence[Insn], rows: Sequence[Row | None], index: int) -> int | None:
@@ -263,7 +274,22 @@ def _previous(code: Sequence[Insn], index: int) -> int:
     return index
 
 
-def _difference(before: Row, after: Row, notes: Mapping[int, str], mark: str) -> Iterator[str]:
+_MOST_DIFFERENCES = 200  # from one row
+
+
+def _difference(before: Row, after: Row, notes: Mapping[int, str], mark: str) -> tuple[str, ...]:
+    """The directives that make one row of another."""
+    if not isinstance(before, KeptRow) or not isinstance(after, KeptRow):
+        return tuple(_changes(before, after, notes, mark))
+    made = before.differences.get(after)
+    if made is None:
+        if len(before.differences) >= _MOST_DIFFERENCES:
+            before.differences.clear()
+        made = before.differences[after] = tuple(_changes(before, after, notes, mark))
+    return made
+
+
+def _changes(before: Row, after: Row, notes: Mapping[int, str], mark: str) -> Iterator[str]:
     if after.expression.code:
         if after.expression != before.expression:
             code = after.expression.code
@@ -410,37 +436,55 @@ def _notes(architecture: Architecture) -> Mapping[int, str]:
     return {n: f" {architecture.comment} {r.name}" for r, n in numbers.items() if r.name != str(n)}
 
 
-class Effect(NamedTuple):
-    """What an instruction does with the words that are followed."""
-
-    # The fields of Motions, in their order.
-    motions: tuple[tuple[str, Register, Register | None, int, int, Register | None, bool], ...]
-    in_order: bool  # each motion reads what no earlier one has written
-    unknown: frozenset[Register]  # get values that are not known
+# Those of a Motion, in their order.
+Fields = tuple[str, Register, Register | None, int, int, Register | None, bool]
 
 
-_UNREAD = Effect((), True, frozenset())  # of what has not been looked at
+class Effect:
+    """What an instruction does with the words that are followed. Two of a machine that are equal are one."""
+
+    __slots__ = ("in_order", "motions", "unknown")
+
+    def __init__(self, motions: tuple[Fields, ...], in_order: bool, unknown: frozenset[Register]) -> None:
+        self.motions = motions
+        self.in_order = in_order  # each motion reads what no earlier one has written
+        self.unknown = unknown  # get values that are not known
+
+
 _MOST_KEPT = 20_000
 
 
 class _Effects:
-    """The effects of a machine's instructions, kept by text; None where there is none."""
+    """The effects of a machine's instructions, kept by text and by what they write; None where there is none."""
 
     def __init__(self, described: Unwinding) -> None:
         self.described = described
         self.kept: dict[tuple[str, frozenset[Register], bool], Effect | None] = {}
+        self.last: dict[str, tuple[frozenset[Register], bool, Effect | None]] = {}  # most texts write the same always
+        self.different: dict[tuple[tuple[Fields, ...], frozenset[Register]], Effect] = {}
 
     def of(self, code: Sequence[Insn]) -> list[Effect | None]:
         """Those of some instructions."""
-        kept = self.kept
-        found = [kept.get((insn.text, insn.writes, insn.user_text), _UNREAD) for insn in code]
-        if _UNREAD in found:
-            if len(kept) >= _MOST_KEPT:
-                kept.clear()
-            for index, insn in enumerate(code):
-                if found[index] is _UNREAD:
-                    found[index] = kept[insn.text, insn.writes, insn.user_text] = self._made(insn)
+        last, found = self.last, list[Effect | None]()
+        for insn in code:
+            one, writes = last.get(insn.text), insn.writes
+            if one is not None and (one[0] is writes or one[0] == writes) and one[1] is insn.user_text:
+                found.append(one[2])
+            else:
+                found.append(self._found(insn))
         return found
+
+    def _found(self, insn: Insn) -> Effect | None:
+        key = insn.text, insn.writes, insn.user_text
+        if key not in self.kept:
+            if len(self.kept) >= _MOST_KEPT:
+                self.kept.clear()
+                self.last.clear()
+                self.different.clear()
+            self.kept[key] = self._made(insn)
+        effect = self.kept[key]
+        self.last[insn.text] = insn.writes, insn.user_text, effect
+        return effect
 
     def _made(self, insn: Insn) -> Effect | None:
         motions = self.described.motions(insn) if insn.label is None else ()
@@ -456,11 +500,13 @@ class _Effects:
             else:
                 written.add(motion.register)
         fields = tuple((m.kind, m.register, m.base, m.offset, m.size, m.index, m.minus) for m in motions)
-        return Effect(fields, in_order, insn.writes - written)
+        unknown = insn.writes - written
+        return self.different.setdefault((fields, unknown), Effect(fields, in_order, unknown))
 
 
 @lru_cache(maxsize=64)
-def _effects(described: Unwinding) -> _Effects:
+def effects_of(described: Unwinding) -> _Effects:
+    """The effects of a machine's instructions; kept."""
     return _Effects(described)
 
 
@@ -484,10 +530,27 @@ def _beginnings(architecture: Architecture, convention: Convention) -> dict[tupl
     return {}
 
 
-class Follower:
-    """Follows one function."""
+def loaded_by(effects: Sequence[Effect | None]) -> set[Register]:
+    """What instructions load from memory."""
+    motions = (motion for effect in effects if effect is not None for motion in effect.motions)
+    return {register for kind, register, *_ in motions if kind == "load"}
 
-    def __init__(self, function: Described, architecture: Architecture, described: Unwinding) -> None:
+
+def label_places(code: Sequence[Insn]) -> Mapping[str | None, int]:
+    """Where labels are, by index."""
+    return {insn.label: index for index, insn in enumerate(code) if insn.label is not None}
+
+
+class Follower:
+    """Follows one function. `effects`: what each of its instructions does."""
+
+    def __init__(
+        self,
+        function: Described,
+        architecture: Architecture,
+        described: Unwinding,
+        effects: Sequence[Effect | None],
+    ) -> None:
         self.function = function
         self.described = described
         self.code = function.code
@@ -499,7 +562,7 @@ class Follower:
         # How far below the top of a block's stack its pushed program counter is.
         self.above_pc = function.frame if function.convention.return_slot == "bottom" else self.word
         self.watched = _watched(architecture, function.convention)
-        self.effects = _effects(described).of(self.code)
+        self.effects = effects
         self.beginnings = _beginnings(architecture, function.convention)
         # What is worth knowing where it is. Whose callers are found on which stack adds to it.
         self.wanted: set[Hashable] = set(self.watched.symbols)
@@ -515,7 +578,7 @@ class Follower:
         if self.code and self.code[0].label is None:
             self._follow(*self._begun())
         elif self.code:
-            self._reach(0, self._entry())
+            self._reach(0, self.entry())
         while self.waiting:
             # In the order of the code, so that most ways to a label have been gone before it is followed.
             label = min(self.waiting)
@@ -526,14 +589,9 @@ class Follower:
     @cached_property
     def labels(self) -> Mapping[str | None, int]:
         """Where the function's labels are, by index."""
-        return {insn.label: index for index, insn in enumerate(self.code) if insn.label is not None}
+        return label_places(self.code)
 
-    def loaded(self) -> set[Register]:
-        """What the function's instructions load from memory."""
-        motions = [motion for effect in self.effects if effect is not None for motion in effect.motions]
-        return {register for kind, register, *_ in motions if kind == "load"}
-
-    def _entry(self) -> State:
+    def entry(self) -> State:
         watched = self.watched
         pushed = self.word if self.link is None else 0
         memory: dict[Hashable, Cells] = {}
@@ -562,7 +620,7 @@ class Follower:
         key = self.function.entered_by_call, tuple(map(id, effects))
         begun = self.beginnings.get(key)
         if begun is None:
-            state = self._entry()
+            state = self.entry()
             self._follow(0, state, end)
             begun = _Followed(effects, self.found[:end], bytes(self.stepped[:end]), frozenset(self.read), state)
             if len(self.beginnings) >= _MOST_BEGINNINGS:
@@ -584,39 +642,41 @@ class Follower:
                 self._reach(index, state)
                 return
             if row is None or state.changed:
-                row = self._row(state)
+                row = self.row(state)
             found[index] = row
             following = index + 1
             if insn.delay_slot and following < len(code):
                 found[following] = row  # it is executed before control has gone anywhere
                 effect = effects[following]
                 if effect is not None:
-                    self._step(following, state, effect)
+                    self.step(following, state, effect)
                 if insn.transfer == "call" and state.changed:
                     # Walks from the callee look there: where it returns to is behind it.
-                    row = found[following] = self._row(state)
+                    row = found[following] = self.row(state)
                 following += 1
+            transfer = insn.transfer
+            if transfer in ("return", "trap"):
+                return
             effect = effects[index]
             if effect is not None:
-                self._step(index, state, effect)
-            transfer = insn.transfer
+                self.step(index, state, effect)
             if transfer != "none":
                 if transfer == "call":
-                    self._called(index, state)
-                ends = transfer in ("jump", "return", "trap")
-                if insn.target in self.labels and transfer in ("branch", "jump"):
-                    self._reach(self.labels[insn.target], state, ends)
-                if ends:
-                    return
+                    self.called(index, state)
+                elif transfer in ("branch", "jump"):
+                    if insn.target in self.labels:
+                        self._reach(self.labels[insn.target], state, transfer == "jump")
+                    if transfer == "jump":
+                        return
             index = following
 
-    def _step(self, index: int, state: State, effect: Effect) -> None:
+    def step(self, index: int, state: State, effect: Effect) -> None:
         """What is known behind an instruction."""
-        motions, in_order, lost = effect
-        before = state if in_order else state.copy()
+        lost = effect.unknown
+        before = state if effect.in_order else state.copy()
         registers, holding, changed, wanted = before.registers, state.holding, state.changed, self.wanted
         again, sp = self.stepped[index], registers[self.sp]
-        for kind, register, base, offset, size, other, minus in motions:
+        for kind, register, base, offset, size, other, minus in effect.motions:
             # The sum, or the place; None: it is not known, and so nothing is known to be there.
             symbol: Hashable
             plus: Hashable
@@ -758,7 +818,7 @@ class Follower:
             self._forget(state, pc[0])
         return pc
 
-    def _called(self, index: int, state: State) -> None:
+    def called(self, index: int, state: State) -> None:
         """A callee may overwrite what is in registers, but for what its caller's caller wants back there. What is not
         wanted may be so later."""
         sp, registers, holding = self.sp, state.registers, state.holding
@@ -951,7 +1011,7 @@ class Follower:
 
     # ----------------------------------------------------------------------------------------------- what it amounts to
 
-    def _row(self, state: State) -> Row:
+    def row(self, state: State) -> Row:
         """The row for what is known."""
         last, changed = state.row, state.changed
         if last is None:
@@ -1177,4 +1237,4 @@ _NO_CELLS = Cells()
 _NOWHERE: Value = (None, 0, None)
 
 
-__all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "followed", "made_of"]
+__all__ = ["BRACKETS", "Described", "Follower", "Row", "directives", "made_of"]

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from . import cfi, ehabi, ir, plan9, seh
+from . import cfi, ehabi, ir, plan9, seh, transitions
 from .allocate import allocate
 from .assemble import Assembled, AssemblyError, assemble
 from .diagnostics import Diagnostic, InputError, Source, Span, merged
@@ -180,7 +180,7 @@ class Artifact:
 
     @cached_property
     def _rows(self) -> Sequence[cfi.Row | None]:
-        return cfi.followed(self._described, self.target.architecture)
+        return transitions.followed(self._described, self.target.architecture)
 
     @cached_property
     def _unwinding(self) -> tuple[tuple[str, ...], ...] | str:
@@ -191,7 +191,7 @@ class Artifact:
                 return seh.directives(self._described, architecture, tables, self.name, lambda: self.offsets)
             # Rows are many objects, which are kept only where another table is made of them too.
             again = isinstance(tables, IndexedUnwinding)
-            rows = self._rows if again else cfi.followed(self._described, architecture)
+            rows = self._rows if again else transitions.followed(self._described, architecture)
             return cfi.directives(self._described, architecture, rows)
         except seh.NotDescribed as error:
             return str(error)

@@ -17,8 +17,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .cfi import Described, Follower
+from .cfi import Described, effects_of, label_places, loaded_by
 from .target import Architecture, Register, WindowsUnwinding, spelled
+from .transitions import followed
 
 _LONGEST_PROLOGUE = 255  # bytes on amd64: "Size of prolog" is a byte
 _LONGEST_INSTRUCTION = 15  # bytes on amd64: SDM volume 2, 2.3.11
@@ -80,9 +81,8 @@ class _Function:
         self.described, self.name, self.offsets = described, name, offsets
         self.code = function.code
         self.made: list[list[str]] = [[] for _ in function.code]
-        follower = Follower(function, architecture, described)
-        self.rows = follower.rows()
-        self.labels = follower.labels
+        self.rows = followed(function, architecture)
+        self.labels = label_places(self.code)
         convention = function.convention
         self.start = _Claim(architecture.word if convention.return_address is None else 0)
         self.places = [i for i, insn in enumerate(self.code) if insn.label is None]
@@ -91,7 +91,7 @@ class _Function:
         self.saved: dict[int, dict[Register, int] | None] = {}  # by the identities of rules
         # What a callee changes is not known; what is in memory when there is a call is taken for kept there.
         written = frozenset[Register]().union(*(insn.writes for insn in self.code))
-        loaded = follower.loaded()
+        loaded = loaded_by(effects_of(described).of(self.code))
         calls = [row.rules for insn, row in zip(self.code, self.rows, strict=True) if row and insn.transfer == "call"]
         self.changed: list[Register] = []
         for register, number in sorted(described.numbers.items(), key=lambda item: item[1]):

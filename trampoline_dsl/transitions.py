@@ -1,0 +1,237 @@
+"""The rows of functions that stay on the stack that they were entered on, found without following each of them.
+
+Of such a function little matters to its rows: which registers and places on the stack have what the caller wants back,
+and how far the stack pointer is from the CFA. A `Known` is that much, and which one an instruction makes of it follows
+from what the instruction does with words alone (its `Effect`): where, in which function and behind what it stands says
+nothing. So each of these steps is taken once, by the follower of all functions, and kept; where a function does more
+(it switches stacks, or puts what is to be kept elsewhere in memory), that follower is asked for all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from .cfi import (
+    CFA,
+    NO_EXPRESSION,
+    Cells,
+    Described,
+    Effect,
+    Follower,
+    KeptRow,
+    Row,
+    State,
+    Value,
+    effects_of,
+    kept_row,
+    label_places,
+    made_of,
+)
+from .target import Architecture, Convention, Insn, Register, Unwinding
+
+_MOST_KEPT = 20_000  # steps of functions of one convention
+_LEAVES = frozenset(("jump", "return", "trap"))
+_ANOTHER_STACK = frozenset(("push", "switch", "resume"))  # the parts of functions that lead to one
+_BEFORE = -1  # where was made what is in registers that nobody asks for
+_NOTHING = Insn("")  # an instruction to stand for those of all functions
+
+# What may come next: what an instruction does, or a callee that takes so many bytes of arguments off the stack.
+Step = Effect | int
+Held = frozenset[tuple[Register, Value]]
+Stored = tuple[tuple[int, Value, int], ...]
+
+
+class Known(dict[Step, "Known | None"]):
+    """What is known before an instruction, and by each step what is known behind it; None where that is more than can
+    be said here."""
+
+    __slots__ = ("elsewhere", "held", "row", "stored", "table")
+
+    def __init__(self, table: Table, held: Held, stored: Stored, elsewhere: bool, row: KeptRow) -> None:
+        self.table = table
+        self.held = held  # registers that have what is wanted, or that and a distance
+        self.stored = stored  # the same in memory: bytes from the CFA, what, and its size in bytes; by their ages
+        self.elsewhere = elsewhere  # whether it has been stored where the stack pointer does not lead to
+        self.row = row
+
+    def __missing__(self, step: Step) -> Known | None:
+        made = self[step] = self.table.behind(self, step)
+        return made
+
+
+class Table:
+    """What may be known in functions of one convention."""
+
+    def __init__(self, architecture: Architecture, convention: Convention, described: Unwinding) -> None:
+        self.architecture, self.convention, self.described = architecture, convention, described
+        self.known: dict[tuple[Held, Stored, bool], Known] = {}
+        self.rows: dict[tuple[int, int, frozenset[object]], KeptRow] = {}
+        self.entries: dict[bool, Known] = {}
+        self.steps = 0
+
+    def at_entry(self, called: bool) -> Known:
+        """`called`: by a table's entry."""
+        if self.steps >= _MOST_KEPT:
+            self.known.clear()
+            self.rows.clear()
+            self.entries.clear()
+            self.steps = 0
+        if called not in self.entries:
+            follower = self._follower(_NOTHING, called)
+            self.entries[called] = self._of(follower, follower.entry(), False)
+        return self.entries[called]
+
+    def behind(self, known: Known, step: Step) -> Known | None:
+        """What a step makes of what is known."""
+        self.steps += 1
+        if isinstance(step, int):
+            follower = self._follower(Insn("", popped=step))
+            state = self._state(follower, known)
+            follower.called(0, state)
+        else:
+            follower = self._follower(_NOTHING)
+            state = self._state(follower, known)
+            on_stack = {register for register, symbol in state.holding.items() if symbol == CFA}
+            for kind, register, base, _, _, index, _ in step.motions:
+                # What a sum comes to is a question of what else has been put into registers; so is what is loaded.
+                if index is not None and (len(step.motions) > 1 or {register, base, index} & state.holding.keys()):
+                    return None
+                if kind == "load" and known.elsewhere and base not in on_stack:
+                    return None
+            follower.step(0, state, step)
+        value, memory = state.registers[follower.sp], state.memory
+        if not isinstance(value, tuple) or value[0] != CFA or value[2] is not None:
+            return None
+        elsewhere = known.elsewhere or any(cells for symbol, cells in memory.items() if symbol != CFA)
+        return self._of(follower, state, elsewhere)
+
+    def joined(self, one: Known, other: Known) -> Known | None:
+        """What holds on two ways to a place. `one`: on the first of them."""
+        if one is other:
+            return one
+        sp = self.architecture.sp
+        held, stored = one.held & other.held, set(other.stored)
+        if all(register is not sp for register, _ in held):
+            return None
+        return self._made(held, tuple(cell for cell in one.stored if cell in stored), one.elsewhere or other.elsewhere)
+
+    def _follower(self, insn: Insn, called: bool = False) -> Follower:
+        described = Described((insn,), self.convention, 0, called)
+        return Follower(described, self.architecture, self.described, (None,))
+
+    def _state(self, follower: Follower, known: Known) -> State:
+        """The same as the follower of all functions has it."""
+        state = follower.entry()
+        state.registers = {**dict.fromkeys(follower.watched.registers, _BEFORE), **dict(known.held)}
+        state.holding = {register: value[0] for register, value in known.held}
+        state.called = _BEFORE
+        cells = Cells()
+        state.stored.clear()
+        for offset, value, size in known.stored:
+            cells.put(offset, value, size)
+            state.stored[value[0]] = (*state.stored.get(value[0], ()), (CFA, offset))
+        state.memory = {CFA: cells}
+        state.row = None
+        return state
+
+    def _of(self, follower: Follower, state: State, elsewhere: bool) -> Known:
+        registers = ((register, state.get(register)) for register in state.holding)
+        held = frozenset((register, value) for register, value in registers if value[2] is None)
+        cells = state.memory.get(CFA, Cells())
+        return self._made(held, tuple((offset, value, size) for offset, (value, size) in cells.items()), elsewhere)
+
+    def _made(self, held: Held, stored: Stored, elsewhere: bool) -> Known:
+        known = self.known.get((held, stored, elsewhere))
+        if known is None:
+            known = self.known[held, stored, elsewhere] = Known(self, held, stored, elsewhere, _NO_ROW)
+            follower = self._follower(_NOTHING)
+            row = follower.row(self._state(follower, known))
+            key = row.register, row.offset, frozenset(row.rules.items())
+            known.row = self.rows.get(key) or self.rows.setdefault(key, kept_row(row))
+        return known
+
+    def rows_of(self, function: Described, effects: Sequence[Effect | None]) -> list[Row | None] | None:
+        """The row before each instruction; None if the function does more than can be said here."""
+        code, known, index = function.code, self.at_entry(function.entered_by_call), 0
+        end = len(code)
+        found: list[Row | None] = [None] * end
+        at_labels: dict[int, Known] = {}  # by index
+        waiting: set[int] = set()  # labels behind which it is to be found anew what holds
+        labels: Mapping[str | None, int] | None = None
+        while True:
+            while index < end:
+                insn = code[index]
+                reached = -1
+                if insn.label is not None:
+                    reached, goes_on = index, False
+                else:
+                    found[index] = known.row
+                    following, transfer = index + 1, insn.transfer
+                    goes_on = transfer not in _LEAVES
+                    if insn.delay_slot and following < end:
+                        found[following] = known.row  # it is executed before control has gone anywhere
+                        effect = effects[following]
+                        if effect is not None:
+                            behind = known[effect]
+                            if behind is not known:
+                                if behind is None or code[following].part in _ANOTHER_STACK:
+                                    return None
+                                known = behind
+                                if transfer == "call":
+                                    # Walks from the callee look there: where it returns to is behind it.
+                                    found[following] = known.row
+                        following += 1
+                    effect = effects[index]
+                    if effect is not None and (goes_on or transfer == "jump"):
+                        behind = known[effect]
+                        if behind is not known:
+                            if behind is None or insn.part in _ANOTHER_STACK:
+                                return None
+                            known = behind
+                    if transfer == "call":
+                        behind = known[insn.popped]
+                        if behind is None:
+                            return None
+                        known = behind
+                    elif transfer != "none" and insn.target is not None and transfer in ("branch", "jump"):
+                        if labels is None:
+                            labels = label_places(code)
+                        reached = labels.get(insn.target, -1)
+                if reached >= 0:
+                    last = at_labels.get(reached)
+                    joined = known if last is None else self.joined(last, known)
+                    if joined is None:
+                        return None
+                    if joined is not last:
+                        at_labels[reached] = joined
+                        waiting.add(reached)
+                if not goes_on:
+                    break
+                index = following
+            if not waiting:
+                return found
+            # In the order of the code, so that most ways to a label have been gone before it is followed.
+            index = min(waiting)
+            waiting.remove(index)
+            known = at_labels[index]
+            index += 1
+
+
+@lru_cache(maxsize=256)
+def _table(architecture: Architecture, convention: Convention) -> Table:
+    return Table(architecture, convention, made_of(architecture))
+
+
+def followed(function: Described, architecture: Architecture) -> list[Row | None]:
+    """The row before each of a function's instructions; None where control does not come by, and for labels."""
+    table = _table(architecture, function.convention)
+    effects = effects_of(table.described).of(function.code)
+    rows = table.rows_of(function, effects)
+    return Follower(function, architecture, table.described, effects).rows() if rows is None else rows
+
+
+_NO_ROW = kept_row(Row(0, 0, NO_EXPRESSION, {}))
+
+
+__all__ = ["followed"]
