@@ -7,7 +7,6 @@ coloured greedily in program order, with each value drawn to the register that i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
@@ -63,12 +62,13 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
     incoming = _incoming(operations, crossing) if "home_load" in kinds else None
     if incoming:
         operations, live = _remove_dead(_spill(body, operations, incoming, architecture))
+    costly = _register_file(architecture, body.convention).costly(body.lost)  # unless it is paid for already
     while True:
-        colouring = _Colouring(body, operations, architecture, live, crossing)
+        colouring = _Colouring(body, operations, architecture, live, crossing, costly)
         victims = colouring.run()
         if not victims:
             colours = colouring.colours()
-            kept = [o for o in operations if not (o.kind == "move" and _same(o, colours))]
+            kept = [o for o in operations if o.kind != "move" or not _same(o, colours)]
             return Allocation(tuple(kept), colours)
         if bits is None:
             bits = _bits_that_matter(everything, 8 * architecture.word)
@@ -196,8 +196,8 @@ def _store_zeros(operations: Sequence[Operation], zero: Register) -> Sequence[Op
     zeros = {o.defs[0] for o in operations if o.kind == "constant" and o.value == 0}
     if not zeros:
         return operations
-    definitions = Counter(value for operation in operations for value in operation.defs)
-    zeros = {value for value in zeros if definitions[value] == 1}
+    definitions = [value for operation in operations for value in operation.defs if value in zeros]
+    zeros = {value for value in zeros if definitions.count(value) == 1}
     stored = VirtualRegister(0, "zero", fixed=zero)
     return [
         o.with_registers(o.defs, (stored, *o.uses[1:])) if o.kind in STORES and o.uses[0] in zeros else o
@@ -269,8 +269,11 @@ def _hoist_outgoing(operations: Sequence[Operation]) -> list[Operation]:
     """An argument that travels in memory is stored before the calls that would change its register, where they leave
     the place alone: then it need not be kept anywhere else meanwhile."""
     result: list[Operation] = []
+    called = False
     for operation in operations:
-        if operation.kind != "outgoing":
+        if operation.kind == "call":
+            called = True
+        if operation.kind != "outgoing" or not called:
             result.append(operation)
             continue
         source, place = operation.uses[0], operation.value
@@ -344,23 +347,26 @@ def _sweep(
     kept: list[Operation] = []
     live: list[int] = []
     dropped: set[str] = set()
-    loaded = {o.home for o in operations if o.kind == "home_load"}
+    loaded: set[Home | None] | None = None
     now = _FIXED
     for operation in reversed(operations):
         kind = operation.kind
-        if kind == "label":
-            at_label[operation.label] = now
-        elif kind in ENDS_BLOCK:
-            then = at_label.get(operation.label, _FIXED)
-            now = now | then if kind == "branch" else then
         defined = 0
         for value in operation.defs:
             defined |= 1 << value.number
         dead = False
         if kind in REMOVABLE:
             dead = not defined & now
+        elif kind == "label":
+            at_label[operation.label] = now
+        elif kind in ENDS_BLOCK:
+            then = at_label.get(operation.label, _FIXED)
+            now = now | then if kind == "branch" else then
         elif kind == "home_store":
-            dead = operation.home not in loaded and _private(operation.home)
+            if _private(operation.home):
+                if loaded is None:
+                    loaded = {o.home for o in operations if o.kind == "home_load"}
+                dead = operation.home not in loaded
         elif kind == "enter" and defined & ~now and remove != "none":
             operation = _without_unread(operation, now)
             dropped.add(kind)
@@ -371,7 +377,8 @@ def _sweep(
         else:
             kept.append(operation)
             live.append(now)
-        now = now & ~defined | _FIXED
+        if defined:
+            now = now & ~defined | _FIXED
         for value in operation.uses:
             now |= 1 << value.number
     kept.reverse()
@@ -387,6 +394,9 @@ def _without_unread(enter: Operation, live: int) -> Operation:
     return made
 
 
+_CONTROL = ENDS_BLOCK | {"label"}
+
+
 def _private(home: Home | None) -> bool:
     """A spill's home is nobody's business; a slot that the source declares may be read by others, by its place."""
     return home is not None and home.pin is None and home.reason != DECLARED
@@ -395,25 +405,33 @@ def _private(home: Home | None) -> bool:
 def _reachable(operations: Sequence[Operation]) -> tuple[list[Operation], set[str]]:
     """What control reaches from the beginning, without labels and jumps that say nothing; and the labels that are
     jumped to from behind. Those are reached from above first: there are no other loops than structured ones."""
+    loops: set[str] = set()
+    if [o for o in operations if o.kind in _CONTROL] == [operations[-1]]:
+        return list(operations), loops
     reached: list[Operation] = []
     labels: set[str] = set()
     targets: set[str] = set()
-    loops: set[str] = set()
-    falls = True
+    falls, needless, before = True, False, ""
     for operation in operations:
         kind = operation.kind
         if kind == "label":
             labels.add(operation.label)
             falls = falls or operation.label in targets
+            needless = needless or operation.label == before
+            if falls:
+                reached.append(operation)
+            continue
+        before = ""
         if falls:
             reached.append(operation)
             if kind in ENDS_BLOCK:
                 if kind == "branch" or kind == "jump":
-                    targets.add(operation.label)
-                    if operation.label in labels:
-                        loops.add(operation.label)
+                    before = operation.label
+                    targets.add(before)
+                    if before in labels:
+                        loops.add(before)
                 falls = kind == "branch"
-    if not labels:
+    if not needless and labels <= targets:
         return reached, loops
     result: list[Operation] = []
     following: set[str] = set()  # labels that come next
@@ -452,7 +470,7 @@ class _RegisterFile:
             (register, mask, self.bits[register]) for register, mask in convention.kept.items() if register in self.bits
         ]
         self.all_kept = self.set(convention.kept)
-        self.clobbered = lru_cache(maxsize=64)(self.set)  # `set`, where the same ones are asked for again
+        self.together = lru_cache(maxsize=256)(self.set)  # `set`, where the same ones are asked for again
 
     def set(self, registers: Iterable[Register | None]) -> int:
         total = 0
@@ -462,11 +480,7 @@ class _RegisterFile:
 
     def costly(self, lost: Mapping[Register, int]) -> int:
         """Those that the caller wants back, and that have to be saved for that alone."""
-        total = 0
-        for register, mask, bit in self.kept:
-            if mask & ~lost.get(register, 0):
-                total |= bit
-        return total
+        return sum([bit for register, mask, bit in self.kept if register not in lost or mask & ~lost[register]])
 
 
 @lru_cache(maxsize=1024)
@@ -509,12 +523,6 @@ def _spill(
             elif arriving is not None:
                 cache = _agree(cache, arriving) if falls else dict(arriving)
             falls = True
-        defined = not spilled.isdisjoint(operation.defs)
-        if defined and kind == "home_load":
-            home = operation.home
-            if home is homes[operation.defs[0]] and home is not None and home.incoming is not None:
-                # The value stays where it is until somebody wants it.
-                continue
         uses, defs = operation.uses, operation.defs
         if not spilled.isdisjoint(uses):
             for value in uses:
@@ -523,23 +531,28 @@ def _spill(
                     base = _reach(body, homes[value], operation, result)
                     result.append(_home_load(fresh, homes[value], base, operation, architecture))
             uses = tuple([cache[value] if value in homes else value for value in uses])
-        stores: list[Operation] = []
+            operation = operation.with_registers(defs, uses)
         made: dict[VirtualRegister, VirtualRegister] = {}
-        for value in defs if defined else ():
-            if value in homes:
-                fresh = made[value] = _renewed(body, value, share)
-                base = _reach(body, homes[value], operation, stores)
-                stores.append(_home_store(fresh, homes[value], base, operation, architecture))
-        if made:
-            defs = tuple([made.get(value, value) for value in defs])
-        changed = uses is not operation.uses or made
-        result.append(operation.with_registers(defs, uses) if changed else operation)
+        stores: list[Operation] = []
+        if not spilled.isdisjoint(defs):
+            home = operation.home
+            if kind == "home_load" and home is homes[defs[0]] and home is not None and home.incoming is not None:
+                # The value stays where it is until somebody wants it.
+                continue
+            for value in defs:
+                if value in homes:
+                    fresh = made[value] = _renewed(body, value, share)
+                    base = _reach(body, homes[value], operation, stores)
+                    stores.append(_home_store(fresh, homes[value], base, operation, architecture))
+            operation = operation.with_registers(tuple([made.get(value, value) for value in defs]), uses)
+        result.append(operation)
         if kind == "call" or kind == "asm":
             # To save a register that the caller wants back, and restore it, is more than to load the value again.
-            left = cheap & ~file.clobbered(operation.clobbers)
+            left = cheap & ~file.together(operation.clobbers)
             cache = {v: r for v, r in cache.items() if left & (file.floating if r.floating else file.integer)}
-        cache |= made
-        result += stores
+        if made:
+            cache |= made
+            result += stores
         if not share:
             cache = {}
         if kind in ENDS_BLOCK:
@@ -615,14 +628,16 @@ def _home_store(
 
 # Operations that tie values to registers.
 _TIES = frozenset({"call", "asm", "enter", "tail_call", "return", "switch_stack"})
+_ALIKE = frozenset({"move", "binary", "extend"})  # whose result had better be where the first operand is
+_READING_LATE = frozenset({"enter_stack", "frame_out", "frame_in"})  # which have results before all operands are read
 
 
 class _Colouring:
     """One attempt to give every value a register. `run` returns the values to spill if that fails.
 
     Values are known by their numbers, and registers by their bits. What is live behind an operation interferes with
-    what it sets. Values are coloured in the order in which they appear, and need to know only those neighbours that
-    come before them."""
+    what it sets: that is noted for what is set alone, and so two values have to be asked for each other. Values are
+    coloured in the order in which they appear."""
 
     def __init__(
         self,
@@ -631,6 +646,7 @@ class _Colouring:
         architecture: Architecture,
         live: Sequence[int],
         crossing: int,
+        costly: int,
     ) -> None:
         self.body = body
         self.operations = operations
@@ -640,11 +656,14 @@ class _Colouring:
         self.file = _register_file(architecture, body.convention)
         self.values: list[VirtualRegister] = []  # in the order of their appearance
         self.given: dict[int, int] = {}
+        self.costly = costly  # the registers that have to be saved for what is put into them
         self.holders: dict[int, int] = {}  # by register: the values that it was given to
-        self.neighbours = [0] * (body.count + 1)
-        self.forbidden = [0] * (body.count + 1)
-        self.preferred: dict[int, list[int]] = {}
-        self.partners: dict[int, list[int]] = {}
+        self.barred: dict[int, int] = {}  # by register: the values that those interfere with
+        numbers = body.count + 1
+        self.neighbours = [0] * numbers  # what is live where a value is set, itself too
+        self.forbidden = [0] * numbers
+        self.preferred: list[tuple[int, ...]] = [()] * numbers
+        self.partners: list[tuple[int, ...]] = [()] * numbers
         self.tied = 0  # registers with a meaning of their own in this body
         self.lost: dict[int, int] = {}  # by registers that are lost at once: the values that are live meanwhile
         self.order: dict[int, int] = {}  # by number, the place in `values`; this and the next only where one is spilled
@@ -657,124 +676,122 @@ class _Colouring:
     def run(self) -> list[VirtualRegister]:
         self._constraints()
         victims: list[VirtualRegister] = []
-        file, given, holders = self.file, self.given, self.holders
+        file, given = self.file, self.given
+        holders, barred, neighbours = self.holders, self.barred, self.neighbours
         integer = file.integer & ~self.tied
-        costly = file.costly(self.body.lost)  # unless it is paid for already
         for value in self.values:
             number = value.number
             allowed = (file.floating if value.floating else integer) & ~self.forbidden[number]
             if value.byte:
                 allowed &= file.bytes
-            best = self._best(number, allowed, costly)
+            best = self._best(number, allowed)
             if not best:
                 victim = self._victim(value, allowed, victims)
                 victims.append(victim)
                 if victim.number in given:
-                    holders[given.pop(victim.number)] ^= 1 << victim.number
+                    self._take_back(victim.number)
                 if victim is not value:
-                    best = self._best(number, allowed, costly)
+                    best = self._best(number, allowed)
                 if not best:
                     continue
             given[number] = best
-            holders[best] = holders.get(best, 0) | 1 << number
-            costly &= ~best
+            if best in holders:
+                holders[best] |= 1 << number
+                barred[best] |= neighbours[number]
+            else:
+                holders[best] = 1 << number
+                barred[best] = neighbours[number]
+                self.costly &= ~best
         return victims
 
-    def _best(self, number: int, allowed: int, costly: int) -> int:
+    def _take_back(self, number: int) -> None:
+        """A value is to have no register after all."""
+        bit = self.given.pop(number)
+        self.holders[bit] ^= 1 << number
+        self.barred[bit] = 0
+        for other, given in self.given.items():
+            if given == bit:
+                self.barred[bit] |= self.neighbours[other]
+
+    def _best(self, number: int, allowed: int) -> int:
         """The register that a value is drawn to most, or the first one, of those that none of its neighbours has: one
         that costs nothing, if there is any. 0 if there is none."""
-        near, holders = self.neighbours[number], self.holders
-        wanted = self._wanted(number)
-        for some in (allowed & ~costly, allowed & costly):
-            best = most = 0
-            for bit, count in wanted.items():
-                if bit & some and (count > most or (count == most and bit < best)) and not near & holders.get(bit, 0):
-                    best, most = bit, count
-            if best:
-                return best
-            while some:
-                bit = some & -some
-                if not near & holders.get(bit, 0):
-                    return bit
-                some ^= bit
-        return 0
+        near, barred = self.neighbours[number], self.barred
+        for bit, held in self.holders.items():
+            if bit & allowed and (near & held or barred[bit] >> number & 1):
+                allowed ^= bit
+        some = allowed & ~self.costly or allowed
+        best = most = 0
+        for bit, count in self._wanted(number).items():
+            if bit & some and (count > most or (count == most and bit < best)):
+                best, most = bit, count
+        return best or some & -some
 
     def _constraints(self) -> None:
         """What every operation demands of the values that it sets, reads, and leaves alone."""
-        values, neighbours, two_address = self.values, self.neighbours, self.two_address
-        bits = self.file.bits
-        seen = _FIXED
+        neighbours, partners, two_address = self.neighbours, self.partners, self.two_address
+        appearing: list[VirtualRegister] = []
         for operation, after in zip(self.operations, self.live, strict=True):
             kind, defs, uses = operation.kind, operation.defs, operation.uses
-            before = seen
-            defined = 0
-            for value in defs:
-                defined |= 1 << value.number
-            with_results = seen | defined
-            for value in (*defs, *uses):
-                number = value.number
-                if not seen >> number & 1:
-                    seen |= 1 << number
-                    values.append(value)
-                elif value.fixed is not None:
-                    self.tied |= bits.get(value.fixed, 0)
-            if defined:
-                busy = after | defined
-                if kind == "move":
-                    busy &= ~(1 << uses[0].number)  # which may be in the same register
-                    self._be_partners(defs[0].number, uses[0].number)
-                elif kind == "binary":
-                    self._be_partners(defs[0].number, uses[0].number)
+            appearing += defs
+            appearing += uses
+            if defs:
+                busy = after
+                for value in defs:
+                    busy |= 1 << value.number
+                if kind in _ALIKE:
+                    one, two = defs[0].number, uses[0].number
+                    if one and two:
+                        partners[one] += (two,)
+                        partners[two] += (one,)
+                    if kind == "move":
+                        busy &= ~(1 << two)  # which may be in the same register
                     # The result is first a copy of the left operand; the right one has to survive that.
-                    if two_address and len(uses) == 2 and uses[1] is not uses[0]:
+                    elif two_address and len(uses) == 2 and uses[1] is not uses[0]:
                         busy |= 1 << uses[1].number
-                elif kind == "extend":
-                    self._be_partners(defs[0].number, uses[0].number)
-                elif kind in ("enter_stack", "frame_out", "frame_in"):  # results before all operands are read
+                elif kind in _READING_LATE:
                     for value in uses:
                         busy |= 1 << value.number
                 for value in defs:
-                    number = value.number
-                    others = busy & ~(_FIXED | 1 << number)
-                    # Those that come later and cannot know of it yet: a value that is set again may have them.
-                    later = others & ~(neighbours[number] if before >> number & 1 else with_results)
-                    neighbours[number] |= others
-                    while later:
-                        low = later & -later
-                        neighbours[low.bit_length() - 1] |= 1 << number
-                        later ^= low
+                    neighbours[value.number] |= busy
             if kind in _TIES:
-                self._tie_values(operation, after & ~(defined | _FIXED))
+                self._tie_values(operation, after)
+        for value in dict.fromkeys(appearing):
+            if value.fixed is None:
+                self.values.append(value)
+            else:
+                self.tied |= self.file.bits.get(value.fixed, 0)
         for lost, through in self.lost.items():
             while through:
                 low = through & -through
                 self.forbidden[low.bit_length() - 1] |= lost
                 through ^= low
 
-    def _be_partners(self, one: int, two: int) -> None:
-        if one and two:
-            self.partners.setdefault(one, []).append(two)
-            self.partners.setdefault(two, []).append(one)
-
-    def _tie_values(self, operation: Operation, through: int) -> None:
+    def _tie_values(self, operation: Operation, after: int) -> None:
         """What an operation demands that has its operands or results in certain registers."""
-        kind, bits, forbidden = operation.kind, self.file.bits, self.forbidden
-        lost = address = 0
-        for value, place in zip(operation.uses, operation.places, strict=False):
-            if place is None:
-                address = value.number
-            else:
-                lost |= self._prefer(value, place)
+        kind, bits, forbidden, preferred = operation.kind, self.file.bits, self.forbidden, self.preferred
+        places = operation.places
+        lost = self.file.together(places)
+        if lost:
+            for value, place in zip(operation.uses, places, strict=False):
+                if place in bits:
+                    preferred[value.number] += (bits[place],)
         if kind == "return":
             return
+        address = operation.uses[places.index(None)].number if None in places else 0
         if address:
             # The callee's address is still needed when the arguments are in place.
             forbidden[address] |= lost
             if kind == "tail_call":
                 # The frame is given up before control leaves: what is needed then is in no register being restored.
                 forbidden[address] |= self.file.all_kept
-        for value, register in zip(operation.defs, operation.results, strict=False):
-            lost |= self._prefer(value, register)
+        through = after & ~_FIXED
+        if operation.defs:
+            lost |= self.file.together(operation.results)
+            for value, register in zip(operation.defs, operation.results, strict=False):
+                through &= ~(1 << value.number)
+                if register in bits:
+                    preferred[value.number] += (bits[register],)
         if kind == "enter":
             # Parameters that change places would need a register to step aside into; floats may leave none free.
             for value, register in zip(operation.defs, operation.results, strict=True):
@@ -784,27 +801,21 @@ class _Colouring:
         if operation.convention is not None and isinstance(operation.convention.thread, Register):
             self.tied |= bits.get(operation.convention.thread, 0)
         if kind != "tail_call":
-            lost |= self.file.clobbered(operation.clobbers)
+            lost |= self.file.together(operation.clobbers)
             self.lost[lost] = self.lost.get(lost, 0) | through
-
-    def _prefer(self, value: VirtualRegister, register: Register) -> int:
-        """Draw a value to a register; its bit."""
-        bit = self.file.bits.get(register, 0)
-        if bit and value.number:
-            self.preferred.setdefault(value.number, []).append(bit)
-        return bit
 
     def _wanted(self, number: int) -> dict[int, int]:
         """The registers that a value is drawn to, and how much."""
-        wanted: dict[int, int] = {}
-        for bit in self.preferred.get(number, ()):
-            wanted[bit] = wanted.get(bit, 0) + 2
-        for partner in self.partners.get(number, ()):
+        preferred = self.preferred[number]
+        wanted = dict.fromkeys(preferred, 2)
+        if len(wanted) < len(preferred):
+            wanted = {bit: 2 * preferred.count(bit) for bit in wanted}
+        for partner in self.partners[number]:
             given = self.given.get(partner)
             if given is not None:
                 wanted[given] = wanted.get(given, 0) + 2
             else:
-                for bit in self.preferred.get(partner, ()):
+                for bit in self.preferred[partner]:
                     wanted[bit] = wanted.get(bit, 0) + 1
         return wanted
 
@@ -815,15 +826,12 @@ class _Colouring:
         if not self.order:
             self.order = {one.number: place for place, one in enumerate(self.values)}
             self.lengths = self._lengths()
-        remaining = 1 << value.number
-        for bit, held in self.holders.items():
-            if bit & allowed:
-                remaining |= held & self.neighbours[value.number]
-        near = []
-        while remaining:
-            low = remaining & -remaining
-            near.append(self.values[self.order[low.bit_length() - 1]])
-            remaining ^= low
+        around = {value.number}
+        for number, bit in self.given.items():
+            met = self.neighbours[value.number] >> number | self.neighbours[number] >> value.number
+            if bit & allowed and met & 1:
+                around.add(number)
+        near = [self.values[self.order[number]] for number in sorted(around)]
         choices = [v for v in near if not v.temporary] or [v for v in near if not v.short]
         if not choices and victims:
             return victims[-1]  # they go first; what is left then is seen in the next round
