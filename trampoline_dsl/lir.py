@@ -126,6 +126,8 @@ class Operation:
     kind: Kind
     defs: tuple[VirtualRegister, ...] = ()
     uses: tuple[VirtualRegister, ...] = ()
+    context: int = 0
+    span: Span | None = None
     value: int = 0
     immediate: bool = False
     bits: int = 0
@@ -135,13 +137,11 @@ class Operation:
     label: str = ""
     symbol: str = ""
     home: Home | None = None
-    context: int = 0
     places: tuple[Register | None, ...] = ()
     results: tuple[Register, ...] = ()
     clobbers: frozenset[Register] = frozenset()
     convention: Convention | None = None
     text: tuple[str, ...] = ()
-    span: Span | None = None
     narrow: Mapping[Register, int] | None = None
     pops: bool = False  # a return: the last operand is how many bytes
 
@@ -150,6 +150,8 @@ class Operation:
             self.kind,
             defs,
             uses,
+            self.context,
+            self.span,
             self.value,
             self.immediate,
             self.bits,
@@ -159,13 +161,11 @@ class Operation:
             self.label,
             self.symbol,
             self.home,
-            self.context,
             self.places,
             self.results,
             self.clobbers,
             self.convention,
             self.text,
-            self.span,
             self.narrow,
             self.pops,
         )

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import assert_never
+from typing import Literal, assert_never
 
 from . import ir
 from .diagnostics import Diagnostic, InputError, Span
 from .lir import DECLARED, THREAD, Body, Context, Home, Kind, Operation, VirtualRegister
+from .records import dataclass
 from .target import (
     BASE_SYMBOL,
     TOC_SYMBOL,
     Architecture,
-    Assignment,
     Bank,
     BinaryOp,
     Condition,
@@ -26,6 +26,7 @@ from .target import (
     Part,
     Register,
     ThreadSlot,
+    ValueType,
     float_allocatable,
     of_thread,
 )
@@ -119,6 +120,87 @@ def _lost_by_call(
     return MappingProxyType(lost), clobbers_of(lost)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Passing:
+    """What follows from the types of a call's arguments and result, its convention and that of the caller.
+
+    `delivered` and `received`: the register in which an argument travels just as it is held, as its caller and as its
+    callee sees it; None where there is more to do. `back` and `taken`: the same of a result, as the callee and as the
+    caller sees it. `narrow`: the bits that matter in the registers of integers above which nothing is promised;
+    `narrow_result` is that for the result, which has `results` in registers."""
+
+    arguments: tuple[Location, ...]
+    result: Location
+    stack_bytes: int
+    delivered: tuple[Register | None, ...]
+    received: tuple[Register | None, ...]
+    back: Register | None
+    taken: Register | None
+    results: tuple[Register, ...]
+    has_to_be_taken: bool  # it arrives where no value can stay: it is moved away even if nobody wants it (x87)
+    narrow: Mapping[Register, int]
+    narrow_result: Mapping[Register, int]
+
+
+_Kind = Literal["int", "pointer", "float"]
+
+
+@lru_cache(maxsize=4096)
+def _passing(
+    architecture: Architecture,
+    caller: Convention,
+    convention: Convention,
+    arguments: tuple[tuple[_Kind, int, bool], ...],
+    result: tuple[_Kind, int, bool] | None,
+) -> _Passing:
+    word, floats = 8 * architecture.word, float_allocatable(architecture, caller)
+    types = [ValueType("float" if kind == "float" else "int", bits, signed) for kind, bits, signed in arguments]
+    back = ValueType("float" if result[0] == "float" else "int", *result[1:]) if result is not None else None
+    assignment = convention.place(types, back)
+
+    def as_it_is(type_: ValueType, location: Location, received: bool) -> Register | None:
+        part = location[0]
+        if len(location) > 1 or not isinstance(part.place, InRegister):
+            return None
+        if type_.kind == "float" and floats:
+            odd = part.place.left and not architecture.singles_left
+            return None if part.place.register.bank is Bank.INTEGER or odd else part.place.register
+        if type_.bits > word:
+            return None
+        widened = part.extend_to >= word and part.extend_signed == type_.signed
+        if received:
+            known = type_.bits >= word or type_.kind == "float" or widened
+        else:
+            known = part.extend_to <= type_.bits or (part.extend_signed == type_.signed and type_.kind != "float")
+        return part.place.register if known else None
+
+    def narrow(locations: Iterable[Location]) -> Mapping[Register, int]:
+        return MappingProxyType(
+            {
+                part.place.register: max(part.bits, part.extend_to)
+                for location in locations
+                for part in location
+                if isinstance(part.place, InRegister) and max(part.bits, part.extend_to) < word
+            }
+        )
+
+    pairs = list(zip(types, assignment.arguments, strict=True))
+    results = tuple([part.place.register for part in assignment.result if isinstance(part.place, InRegister)])
+    return _Passing(
+        assignment.arguments,
+        assignment.result,
+        assignment.stack_bytes,
+        tuple([as_it_is(type_, location, False) for type_, location in pairs]),
+        tuple([as_it_is(type_, location, True) for type_, location in pairs]),
+        as_it_is(back, assignment.result, False) if back is not None else None,
+        as_it_is(back, assignment.result, True) if back is not None else None,
+        results,
+        any(register.bank is Bank.FLOAT and register not in floats for register in results),
+        narrow(assignment.arguments),
+        narrow((assignment.result,)),
+    )
+
+
 class _Lowering:
     def __init__(self, function: ir.Function, architecture: Architecture) -> None:
         self.function = function
@@ -129,6 +211,7 @@ class _Lowering:
         self.operations: list[Operation] = []
         self.count = 0
         self.labels = 0
+        self.targets: set[str] = set()  # the labels that are jumped to
         self.variables: dict[ir.Variable, Values] = {}
         self.homes: dict[ir.Variable, Home] = {}
         self.all_homes: list[Home] = []
@@ -169,7 +252,6 @@ class _Lowering:
         kind: Kind,
         defs: Values = (),
         uses: Values = (),
-        *,
         value: int = 0,
         immediate: bool = False,
         bits: int = 0,
@@ -179,19 +261,14 @@ class _Lowering:
         label: str = "",
         symbol: str = "",
         home: Home | None = None,
-        places: tuple[Register | None, ...] = (),
-        results: tuple[Register, ...] = (),
-        clobbers: frozenset[Register] = frozenset(),
-        convention: Convention | None = None,
-        text: tuple[str, ...] = (),
-        narrow: Mapping[Register, int] | None = None,
-        pops: bool = False,
     ) -> Operation:
         """An operation of the statement at hand, on the stack at hand."""
         operation = Operation(
             kind,
             defs,
             uses,
+            self.context,
+            self.span,
             value,
             immediate,
             bits,
@@ -201,25 +278,48 @@ class _Lowering:
             label,
             symbol,
             home,
-            self.context,
-            places,
-            results,
-            clobbers,
-            convention,
-            text,
-            self.span,
-            narrow,
-            pops,
         )
         self.operations.append(operation)
         return operation
+
+    def add_tied(
+        self,
+        kind: Kind,
+        uses: Iterable[VirtualRegister],
+        places: Iterable[Register | None],
+        convention: Convention | None = None,
+        narrow: Mapping[Register, int] | None = None,
+        clobbers: frozenset[Register] = frozenset(),
+    ) -> Operation:
+        """One that has its operands in certain registers."""
+        operation = Operation(kind, (), tuple(uses), self.context, self.span)
+        operation.places, operation.convention = tuple(places), convention
+        operation.narrow, operation.clobbers = narrow, clobbers
+        self.operations.append(operation)
+        return operation
+
+    def move(self, target: VirtualRegister, source: VirtualRegister) -> None:
+        self.operations.append(Operation("move", (target,), (source,), self.context, self.span))
 
     def label(self, hint: str) -> str:
         self.labels += 1
         return f"{hint}{self.labels}"
 
+    def jump(self, label: str) -> None:
+        self.targets.add(label)
+        self.add("jump", label=label)
+
+    def branch(self, condition: Condition, a: VirtualRegister, b: VirtualRegister | int, label: str) -> None:
+        self.targets.add(label)
+        if isinstance(b, int):
+            self.add("branch", (), (a,), b, True, condition=condition, label=label)
+        else:
+            self.add("branch", (), (a, b), condition=condition, label=label)
+
     def place_label(self, label: str) -> None:
-        self.add("label", label=label)
+        """Behind all that goes there."""
+        if label in self.targets:
+            self.add("label", label=label)
 
     def home(self, name: str, size: int, reason: str, **rest: object) -> Home:
         home = Home(name, size, self.context, reason, **rest)  # type: ignore[arg-type]
@@ -323,7 +423,7 @@ class _Lowering:
         operations: list[Operation] = []
         there = found  # as long as nothing that may have changed it can have run
         for operation in self.operations:
-            if operation.kind in ("call", "asm", "label"):
+            if operation.kind in ("call", "asm", "label", "branch"):
                 there = False
             if id(operation) in wanting and not there:
                 there = found
@@ -359,19 +459,24 @@ class _Lowering:
         if all(fixed.register is not register for fixed in self.convention.fixed):
             self._lose({register: (1 << register.bits) - 1})
 
-    def _assignment(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> Assignment:
-        return convention.place(tuple([t.value_type for t in types]), result.value_type if result else None)
+    def _passing(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> _Passing:
+        arguments = tuple([(type_.kind, type_.bits, type_.signed) for type_ in types])
+        back = None if result is None else (result.kind, result.bits, result.signed)
+        return _passing(self.architecture, self.convention, convention, arguments, back)
 
     def _enter(self) -> None:
         parameters = self.function.parameters
-        assignment = self._assignment(self.convention, [p.type for p in parameters], self.function.result)
+        self.passing = self._passing(self.convention, [p.type for p in parameters], self.function.result)
         defs: list[VirtualRegister] = []
         registers: list[Register] = []
         enter = self.add("enter")
-        for variable, location in zip(parameters, assignment.arguments, strict=True):
-            values = self.fresh(variable.name, variable.type)
-            self.variables[variable] = values
-            self._receive(values, variable.type, location, defs, registers, variable.name, incoming=True)
+        for variable, location, register in zip(parameters, self.passing.arguments, self.passing.received, strict=True):
+            values = self.variables[variable] = self.fresh(variable.name, variable.type)
+            if register is not None:
+                defs.append(values[0])
+                registers.append(register)
+            else:
+                self._receive(values, variable.type, location, defs, registers, variable.name, incoming=True)
         if self.function.table is not None:
             self.table_index = self.new("table index")
             self._table_index(self.function.table, defs, registers)
@@ -576,9 +681,9 @@ class _Lowering:
             case ir.While():
                 self._while(node)
             case ir.Break():
-                self.add("jump", label=self.loops[-1][1])
+                self.jump(self.loops[-1][1])
             case ir.Continue():
-                self.add("jump", label=self.loops[-1][0])
+                self.jump(self.loops[-1][0])
             case ir.OnStack():
                 self._on_stack(node)
             case ir.SwitchStack(stack=stack):
@@ -634,8 +739,9 @@ class _Lowering:
         self.add("store", (), (value, base), value=offset, bits=type_.bits)
 
     def _copy(self, value: VirtualRegister) -> VirtualRegister:
-        copy = self.new(value.name, value.floating, value.bits)
-        self.add("move", (copy,), (value,))
+        self.count += 1
+        copy = VirtualRegister(self.count, value.name, value.floating, None, False, False, False, value.bits)
+        self.operations.append(Operation("move", (copy,), (value,), self.context, self.span))
         return copy
 
     def _set_thread(self, value: ir.Expression) -> None:
@@ -674,20 +780,21 @@ class _Lowering:
         self.block(node.then)
         if node.otherwise:
             self.span = node.span
-            self.add("jump", label=end)
+            self.jump(end)
             self.place_label(otherwise)
             self.block(node.otherwise)
         self.place_label(end)
 
     def _while(self, node: ir.While) -> None:
         top, body, end = self.label("while"), self.label("do"), self.label("done")
+        self.targets.add(top)
         self.place_label(top)
         self._branch(node.condition, body, end, body)
         self.place_label(body)
         self.loops.append((top, end))
         self.block(node.body)
         self.loops.pop()
-        self.add("jump", label=top)
+        self.jump(top)
         self.place_label(end)
 
     # ---------------------------------------------------------------------------------------------------- conditions
@@ -743,12 +850,9 @@ class _Lowering:
             condition, target = _NEGATED[condition], no
         if a.fixed is self.architecture.sp:
             a = self._copy(a)
-        if isinstance(b, int):
-            self.add("branch", (), (a,), condition=condition, label=target, value=b, immediate=True)
-        else:
-            self.add("branch", (), (a, b), condition=condition, label=target)
+        self.branch(condition, a, b, target)
         if following not in (yes, no):
-            self.add("jump", label=no)
+            self.jump(no)
 
     def _compare_wide(
         self, left: ir.Expression, right: ir.Expression, condition: Condition, yes: str, no: str, following: str
@@ -795,7 +899,7 @@ class _Lowering:
             if into is None:
                 return there
             for d, source in zip(into, there, strict=True):
-                self.add("move", (d,), (source,))
+                self.move(d, source)
             return into
         into = into if into is not None else self.fresh(_hint(node), node.type)
         match node:
@@ -819,7 +923,7 @@ class _Lowering:
                 place, end = self.new("place of g"), self.label("none")
                 self.add("thread_load", (place,), symbol=THREAD)
                 self.add("constant", into, (), value=0)
-                self.add("branch", (), (place,), condition="eq", label=end, value=0, immediate=True)
+                self.branch("eq", place, 0, end)
                 self.add("load", into, (place,), bits=self.word_bits, symbol=THREAD)
                 self.place_label(end)
             case ir.Thread():
@@ -869,7 +973,7 @@ class _Lowering:
         first = self.new("low")  # the base may be the very register that the first half is wanted in
         self.add("load", (first,), (base,), value=low, bits=self.word_bits)
         self.add("load", (into[1],), (base,), value=high, bits=self.word_bits)
-        self.add("move", (into[0],), (first,))
+        self.move(into[0], first)
 
     def _operation(self, node: ir.Operation, into: Values) -> None:
         left, right, operator = node.left, node.right, node.operator
@@ -898,7 +1002,7 @@ class _Lowering:
         if widen:
             self.add("extend", into, (result,), bits=node.type.bits, signed=node.type.signed)
         elif result is not into[0]:
-            self.add("move", into, (result,))
+            self.move(into[0], result)
 
     def _wide_operation(self, operator: BinaryOp, left: ir.Expression, right: ir.Expression, into: Values) -> None:
         a, b = self.evaluate(left), self.evaluate(right)
@@ -906,7 +1010,7 @@ class _Lowering:
             low = self.new("low")
             self.add("binary", (low,), (a[0], b[0]), operator=operator)
             self.add("binary", (into[1],), (a[1], b[1]), operator=operator)
-            self.add("move", (into[0],), (low,))
+            self.move(into[0], low)
             return
         assert operator in ("add", "sub")
         # The carry is a comparison of the low words: there is no carry flag on every machine.
@@ -914,20 +1018,20 @@ class _Lowering:
         self.add("binary", (low,), (a[0], b[0]), operator=operator)
         self.add("binary", (high,), (a[1], b[1]), operator=operator)
         if operator == "add":
-            self.add("branch", (), (low, a[0]), condition="uge", label=done)
+            self.branch("uge", low, a[0], done)
         else:
-            self.add("branch", (), (a[0], b[0]), condition="uge", label=done)
+            self.branch("uge", a[0], b[0], done)
         self.add("binary", (high,), (high,), operator=operator, value=1, immediate=True)
         self.place_label(done)
-        self.add("move", (into[0],), (low,))
-        self.add("move", (into[1],), (high,))
+        self.move(into[0], low)
+        self.move(into[1], high)
 
     def _convert(self, node: ir.Convert, into: Values) -> None:
         source_type, type_ = node.operand.type, node.type
         values = self.evaluate(node.operand)
         if len(into) == 2 and len(values) == 2:
             for d, value in zip(into, values, strict=True):
-                self.add("move", (d,), (value,))
+                self.move(d, value)
         elif len(into) == 2:
             low = self._copy(values[0])
             if source_type.signed:
@@ -935,12 +1039,12 @@ class _Lowering:
                 self.add("binary", (into[1],), (low,), operator="sar", value=shift, immediate=True)
             else:
                 self.add("constant", (into[1],), (), value=0)
-            self.add("move", (into[0],), (low,))
+            self.move(into[0], low)
         elif type_.bits < self.word_bits and (type_.bits < source_type.bits or type_.signed != source_type.signed):
             self.add("extend", into, (values[0],), bits=type_.bits, signed=type_.signed)
         else:
             # Widening costs nothing: values are held widened by their own type, and so is the result by C's rules.
-            self.add("move", into, (values[0],))
+            self.move(into[0], values[0])
             if (
                 type_.bits < self.word_bits
                 and type_.bits > source_type.bits
@@ -1014,23 +1118,40 @@ class _Lowering:
         uses.append(pair)
         places.append(register)
 
+    def _deliver_all(
+        self,
+        arguments: Sequence[Values],
+        nodes: Sequence[ir.Expression],
+        passing: _Passing,
+        uses: list[VirtualRegister],
+        places: list[Register | None],
+        kind: Kind,
+    ) -> None:
+        for values, register, node, location in zip(
+            arguments, passing.delivered, nodes, passing.arguments, strict=True
+        ):
+            if register is not None:
+                uses.append(values[0])
+                places.append(register)
+            else:
+                self._deliver(values, node.type, location, uses, places, kind)
+
     def _call(self, node: ir.Call) -> None:
         convention = node.convention
-        assignment = self._assignment(convention, [a.type for a in node.arguments], node.result)
+        passing = self._passing(convention, [a.type for a in node.arguments], node.result)
         arguments = [self.evaluate(argument) for argument in node.arguments]
         symbol, callee = self._callee(node.callee)
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
-        for given, argument, location in zip(arguments, node.arguments, assignment.arguments, strict=True):
-            self._deliver(given, argument.type, location, uses, places, "outgoing")
+        self._deliver_all(arguments, node.arguments, passing, uses, places, "outgoing")
         if callee is not None:
             uses.append(callee)
             places.append(None)
         self._copy_thread(convention, uses, places)
         context = self.contexts[self.context]
         if self.convention.return_slot == "bottom" and (self.context == 0 or context.pushes):
-            self._leave_bottom_alone(convention, assignment, node.span)
-        needed = max(assignment.stack_bytes, convention.area or convention.first_stack_argument)
+            self._leave_bottom_alone(convention, passing.stack_bytes, node.span)
+        needed = max(passing.stack_bytes, convention.area or convention.first_stack_argument)
         context.outgoing = max(context.outgoing, needed)
         start = 0 if convention.area else convention.first_stack_argument
         context.outgoing_start = min(context.outgoing_start, start)
@@ -1040,33 +1161,30 @@ class _Lowering:
         if self.context == 0:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
         # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
-        results_in = tuple([part.place.register for part in assignment.result if isinstance(part.place, InRegister)])
-        lost, clobbers = _lost_by_call(convention, self.architecture, node.clobbers, results_in, self.convention)
-        if lost not in self.lost_by_calls:
-            if self.lost:
-                self._lose(lost)
-            else:
-                self.lost = lost.copy()
-            self.lost_by_calls.append(lost)
-        call = self.add(
-            "call",
-            (),
-            tuple(uses),
-            symbol=symbol,
-            places=tuple(places),
-            clobbers=clobbers,
-            convention=convention,
-            value=assignment.stack_bytes,
-            narrow=self._narrow(assignment.arguments),
-        )
-        if node.result is not None and (node.variable is not None or self._has_to_be_taken(assignment.result)):
-            defs: list[VirtualRegister] = []
-            results: list[Register] = []
+        lost, clobbers = _lost_by_call(convention, self.architecture, node.clobbers, passing.results, self.convention)
+        self._lose_by_call(lost)
+        call = self.add_tied("call", uses, places, convention, passing.narrow, clobbers)
+        call.symbol, call.value = symbol, passing.stack_bytes
+        if node.result is not None and (node.variable is not None or passing.has_to_be_taken):
             name = node.variable.name if node.variable is not None else "result"
             values = self.fresh(name, node.result)
-            self._receive(values, node.result, assignment.result, defs, results, name, incoming=False)
-            call.defs, call.results = tuple(defs), tuple(results)
+            if passing.taken is not None:
+                call.defs, call.results = values, (passing.taken,)
+            else:
+                defs: list[VirtualRegister] = []
+                results: list[Register] = []
+                self._receive(values, node.result, passing.result, defs, results, name, incoming=False)
+                call.defs, call.results = tuple(defs), tuple(results)
             self._take_result(node, values)
+
+    def _lose_by_call(self, lost: Mapping[Register, int]) -> None:
+        if lost in self.lost_by_calls:
+            return
+        if self.lost:
+            self._lose(lost)
+        else:
+            self.lost = dict(lost)
+        self.lost_by_calls.append(lost)
 
     def _callee(self, callee: str | ir.Expression) -> tuple[str, VirtualRegister | None]:
         """The symbol to call, or its address."""
@@ -1089,14 +1207,14 @@ class _Lowering:
                 self._home_store(values, self.homes[node.variable], node.variable.type)
             else:
                 for d, value in zip(self._variable(node.variable), values, strict=True):
-                    self.add("move", (d,), (value,))
+                    self.move(d, value)
 
     def _system_call(self, node: ir.Call) -> None:
         """The kernel takes nothing of the frame but arguments in memory, and is given no return address."""
         convention, kernel = node.convention, self.architecture.system_calls
         assert kernel is not None
         assert node.result is not None
-        assignment = self._assignment(convention, [a.type for a in node.arguments], node.result)
+        assignment = self._passing(convention, [a.type for a in node.arguments], node.result)
         known = isinstance(node.arguments[0], ir.Constant)  # then it is put into its register at the last moment
         passed = list(zip(node.arguments, assignment.arguments, strict=True))[known:]
         values = [self.evaluate(argument) for argument, _ in passed]
@@ -1109,24 +1227,15 @@ class _Lowering:
             context.outgoing = max(context.outgoing, assignment.stack_bytes)
             context.outgoing_start = min(context.outgoing_start, convention.first_stack_argument)
         number, result = convention.integer_arguments[0], convention.integer_results[0]
-        lost = dict(lost_bits(convention, self.architecture, None))
-        lost |= {r: (1 << r.bits) - 1 for r in (number, result)}
-        self._lose(lost)
+        lost, clobbers = _lost_by_call(convention, self.architecture, None, (number, result), convention)
+        self._lose_by_call(lost)
         wanted = node.variable is not None
         back = self.fresh(node.variable.name if node.variable is not None else "result", node.result)
         first = node.arguments[0]
-        self.add(
-            "call",
-            back if wanted else (),
-            tuple(uses),
-            places=tuple(places),
-            results=(result,) if wanted else (),
-            clobbers=clobbers_of(lost),
-            convention=convention,
-            value=first.value if isinstance(first, ir.Constant) else 0,
-            immediate=known,
-            label=self.label("answered") if wanted else "",
-        )
+        call = self.add_tied("call", uses, places, convention, None, clobbers)
+        call.value, call.immediate = first.value if isinstance(first, ir.Constant) else 0, known
+        if wanted:
+            call.defs, call.results, call.label = back, (result,), self.label("answered")
         self._take_result(node, back)
 
     def _copy_thread(self, convention: Convention, uses: list[VirtualRegister], places: list[Register | None]) -> None:
@@ -1136,10 +1245,10 @@ class _Lowering:
             uses += self.evaluate(ir.Thread(type_, self.span or self.function.span))
             places.append(convention.thread_copy)
 
-    def _leave_bottom_alone(self, callee: Convention, assignment: Assignment, span: Span) -> None:
+    def _leave_bottom_alone(self, callee: Convention, stack_bytes: int, span: Span) -> None:
         """The word at sp is the return address here: nobody's argument, nor in an area that a callee is given."""
         given = callee.area
-        if assignment.stack_bytes > callee.first_stack_argument:
+        if stack_bytes > callee.first_stack_argument:
             given = max(given, self.word - callee.first_stack_argument)
         if given > 0:
             message = (
@@ -1148,17 +1257,9 @@ class _Lowering:
             )
             raise self.fail("L005", message, span, "make room below: `on stack sp & -16 { ... }`")
 
-    def _has_to_be_taken(self, location: Location) -> bool:
-        """Whether a result arrives where no value can stay: it is moved away even if nobody wants it (x87)."""
-        usable = float_allocatable(self.architecture, self.convention)
-        return any(
-            isinstance(p.place, InRegister) and p.place.register.bank is Bank.FLOAT and p.place.register not in usable
-            for p in location
-        )
-
     def _tail_call(self, node: ir.TailCall) -> None:
         convention = node.convention
-        assignment = self._assignment(convention, [a.type for a in node.arguments], None)
+        assignment = self._passing(convention, [a.type for a in node.arguments], None)
         there = self._where_they_are_wanted(node, assignment)
         arguments = []
         for argument in node.arguments:
@@ -1177,25 +1278,17 @@ class _Lowering:
             uses.append(callee)
             places.append(None)
         self._copy_thread(convention, uses, places)
-        self.add(
-            "tail_call",
-            (),
-            tuple(uses),
-            symbol=symbol,
-            places=tuple(places),
-            convention=convention,
-            narrow=self._narrow(assignment.arguments),
-        )
+        self.add_tied("tail_call", uses, places, convention, assignment.narrow).symbol = symbol
 
-    def _where_they_are_wanted(self, node: ir.TailCall, assignment: Assignment) -> set[int]:
+    def _where_they_are_wanted(self, node: ir.TailCall, passing: _Passing) -> set[int]:
         """The arguments (by identity) that are parameters which are never set, and arrived in the memory where the
         callee wants them."""
-        parameters = self.function.parameters
-        own = self._assignment(self.convention, [p.type for p in parameters], self.function.result)
-        came = dict(zip(parameters, own.arguments, strict=True))
+        if not passing.stack_bytes:
+            return set()
+        came = dict(zip(self.function.parameters, self.passing.arguments, strict=True))
         there = [
             argument
-            for argument, location in zip(node.arguments, assignment.arguments, strict=True)
+            for argument, location in zip(node.arguments, passing.arguments, strict=True)
             if isinstance(argument, ir.Read)
             and all(isinstance(part.place, OnStack) for part in location)
             and came.get(argument.variable) == location
@@ -1203,32 +1296,33 @@ class _Lowering:
         assigned = _variables(self.function.body)[1] if there else set()
         return {id(argument) for argument in there if argument.variable not in assigned}
 
-    def _narrow(self, locations: Iterable[Location]) -> dict[Register, int]:
-        """The bits that matter in the registers of integers above which nothing is promised."""
-        return {
-            part.place.register: max(part.bits, part.extend_to)
-            for location in locations
-            for part in location
-            if isinstance(part.place, InRegister) and max(part.bits, part.extend_to) < self.word_bits
-        }
-
     def _return(self, node: ir.Return) -> None:
         uses: list[VirtualRegister] = []
         places: list[Register | None] = []
-        narrow: dict[Register, int] = {}
-        returning = self.function.returning
-        if node.value is not None and returning.result is not None:
-            types = [type_ for _, type_ in returning.parameters]
-            assignment = self._assignment(self.convention, types, returning.result)
+        narrow: Mapping[Register, int] = {}
+        passing, result = self._returning()
+        if node.value is not None and result is not None:
             values = self.evaluate(node.value)
-            self._deliver(values, returning.result, assignment.result, uses, places, "incoming_store")
-            narrow = self._narrow((assignment.result,))
+            if passing.back is not None:
+                uses.append(values[0])
+                places.append(passing.back)
+            else:
+                self._deliver(values, result, passing.result, uses, places, "incoming_store")
+            narrow = passing.narrow_result
         self._copy_thread(self.convention, uses, places)
         if node.popping is not None:
             uses.append(self.evaluate(node.popping)[0])
             places.append(self.architecture.pop_register)
-        pops = node.popping is not None
-        self.add("return", (), tuple(uses), places=tuple(places), narrow=narrow, pops=pops)
+        self.add_tied("return", uses, places, None, narrow).pops = node.popping is not None
+
+    def _returning(self) -> tuple[_Passing, ir.Type | None]:
+        """Of the calls that this function's `return` returns from."""
+        suspension = self.function.suspension
+        if suspension is None or suspension.resumed is None:
+            return self.passing, self.function.result
+        returning = suspension.resumed
+        types = [type_ for _, type_ in returning.parameters]
+        return self._passing(self.convention, types, returning.result), returning.result
 
     # ------------------------------------------------------------------------------------------------- stacks and asm
 
@@ -1266,12 +1360,12 @@ class _Lowering:
         self.variables = {**self.variables, **outer}
         for variable, values in results.items():
             for d, value in zip(outer[variable], values, strict=True):
-                self.add("move", (d,), (value,))
+                self.move(d, value)
 
     def _switch_stack(self, stack: ir.Expression) -> None:
         """Another caller wants its registers back, all that the convention keeps: this frame has those of its own."""
         value = self.evaluate(stack)[0]
-        self.add("switch_stack", (), (value,), clobbers=clobbers_of(self._keep_all()))
+        self.add("switch_stack", (), (value,)).clobbers = clobbers_of(self._keep_all())
 
     def _keep_all(self) -> Mapping[Register, int]:
         """The frame saves all that the convention keeps, and the return address, whatever the body changes."""
@@ -1311,15 +1405,9 @@ class _Lowering:
             clobbers.add(self.architecture.flags)
         touched = clobbers | {r for r, _ in node.outputs} | {r for r, _ in node.inputs}
         self._lose({r: (1 << r.bits) - 1 for r in touched})
-        self.add(
-            "asm",
-            tuple(defs),
-            tuple(uses),
-            places=tuple(r for r, _ in node.inputs),
-            results=tuple(r for r, _ in node.outputs),
-            clobbers=frozenset(clobbers),
-            text=tuple(text for text, _ in node.lines),
-        )
+        asm = self.add_tied("asm", uses, [r for r, _ in node.inputs], clobbers=frozenset(clobbers))
+        asm.defs, asm.results = tuple(defs), tuple([r for r, _ in node.outputs])
+        asm.text = tuple([text for text, _ in node.lines])
         for value, raw, type_ in narrow:
             self.add("extend", (value,), (raw,), bits=type_.bits, signed=type_.signed)
 
@@ -1336,41 +1424,16 @@ def _hint(node: ir.Expression) -> str:
     return text if len(text) <= 24 and "\n" not in text else "value"
 
 
-_NO_PARTS = ("span", "convention", "type", "result")
-
-
-_PARTS: dict[object, tuple[str, ...]] = dict.fromkeys((Span, ir.Variable, Convention, Register), ())
-
-
-def _parts_of(node: object) -> tuple[str, ...]:
-    """The fields of a node in which other nodes may be."""
-    kind = type(node)
-    parts = _PARTS.get(kind)
-    if parts is None:
-        fields = getattr(kind, "__dataclass_fields__", ())
-        parts = _PARTS[kind] = tuple(name for name in fields if name not in _NO_PARTS)
-    return parts
-
-
-def _variables(body: Sequence[ir.Statement]) -> tuple[set[ir.Variable], set[ir.Variable]]:
+def _variables(body: tuple[ir.Statement, ...]) -> tuple[set[ir.Variable], set[ir.Variable]]:
     """The variables that a list of statements reads, and those that it sets."""
     used: set[ir.Variable] = set()
     assigned: set[ir.Variable] = set()
-
-    def walk(node: object) -> None:
-        if isinstance(node, tuple):
-            for child in node:
-                walk(child)
-            return
+    for node in ir.walk(body):
         if isinstance(node, ir.Read):
             used.add(node.variable)
-            return
-        if isinstance(node, (ir.Assign, ir.Call)) and node.variable is not None:
-            assigned.add(node.variable)
+        elif isinstance(node, (ir.Assign, ir.Call)):
+            if node.variable is not None:
+                assigned.add(node.variable)
         elif isinstance(node, ir.Asm):
             assigned.update(variable for _, variable in node.outputs)
-        for name in _parts_of(node):
-            walk(getattr(node, name))
-
-    walk(tuple(body))
     return used, assigned
