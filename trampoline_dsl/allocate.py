@@ -21,6 +21,7 @@ from .lir import (
     THREAD,
     Body,
     Home,
+    Lost,
     Operation,
     VirtualRegister,
 )
@@ -471,6 +472,7 @@ class _RegisterFile:
         ]
         self.all_kept = self.set(convention.kept)
         self.together = lru_cache(maxsize=256)(self.set)  # `set`, where the same ones are asked for again
+        self.costly = lru_cache(maxsize=256)(self._costly)
 
     def set(self, registers: Iterable[Register | None]) -> int:
         total = 0
@@ -478,7 +480,7 @@ class _RegisterFile:
             total |= self.bits.get(register, 0)  # type: ignore[arg-type]
         return total
 
-    def costly(self, lost: Mapping[Register, int]) -> int:
+    def _costly(self, lost: Lost) -> int:
         """Those that the caller wants back, and that have to be saved for that alone."""
         return sum([bit for register, mask, bit in self.kept if register not in lost or mask & ~lost[register]])
 

@@ -186,6 +186,14 @@ class Context:
     exchange: Home | None = None  # for a float, where floats change places and all registers are taken
 
 
+class Lost(dict[Register, int]):
+    """The bits of registers that are lost. Never changed once made, and compared by identity: those that follow from
+    the same are the same, and so what follows from them can be kept."""
+
+    __slots__ = ()
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__  # type: ignore[assignment]
+
+
 @dataclass(slots=True)
 class Body:
     """A trampoline before registers are chosen."""
@@ -194,7 +202,7 @@ class Body:
     operations: list[Operation]
     contexts: list[Context]
     homes: list[Home]
-    lost: dict[Register, int]  # the bits of registers that calls and asm change, anywhere
+    lost: Lost  # the bits of registers that calls and asm change, anywhere
     alignment: int  # what every call in it needs of sp, in bytes
     convention: Convention
     calls: bool

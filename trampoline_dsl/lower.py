@@ -10,7 +10,7 @@ from typing import Literal, assert_never
 
 from . import ir
 from .diagnostics import Diagnostic, InputError, Span
-from .lir import DECLARED, THREAD, Body, Context, Home, Kind, Operation, VirtualRegister
+from .lir import DECLARED, THREAD, Body, Context, Home, Kind, Lost, Operation, VirtualRegister
 from .records import dataclass
 from .target import (
     BASE_SYMBOL,
@@ -67,9 +67,7 @@ def lower(function: ir.Function, architecture: Architecture) -> Body:
 
 
 @lru_cache(maxsize=1024)
-def lost_bits(
-    convention: Convention, architecture: Architecture, only: frozenset[Register] | None
-) -> Mapping[Register, int]:
+def lost_bits(convention: Convention, architecture: Architecture, only: frozenset[Register] | None) -> Lost:
     """The bits of each register that may be changed after a call by `convention`; `only` restricts the registers to
     those that an extern names, and what every call may change."""
     always = set(convention.linker_may_write)
@@ -80,19 +78,19 @@ def lost_bits(
     if isinstance(convention.thread, Register):
         always.add(convention.thread)  # the callee may be the one that changes the thread's g
     if only is not None:
-        return MappingProxyType({r: (1 << r.bits) - 1 for r in (only | always)})
+        return Lost({r: (1 << r.bits) - 1 for r in (only | always)})
     fixed = {f.register: f.mask for f in convention.fixed}
     # What one convention reserves its functions may change, unless all of them leave it to somebody else.
     nobodys = set.intersection(*(set(c.reserved) for c in architecture.conventions.values()))
     nobodys -= {architecture.got}
-    lost = {}
+    lost = Lost()
     for register in dict.fromkeys(architecture.registers.values()):
         if register is architecture.sp or register in nobodys:
             continue
         mask = ((1 << register.bits) - 1) & ~convention.keeps(register) & ~fixed.get(register, 0)
         if mask or register in always:
             lost[register] = mask or (1 << register.bits) - 1
-    return MappingProxyType(lost)  # which is the same for all who ask
+    return lost
 
 
 def clobbers_of(lost: Mapping[Register, int]) -> frozenset[Register]:
@@ -107,17 +105,47 @@ def _lost_by_call(
     only: frozenset[Register] | None,
     results: tuple[Register, ...],
     caller: Convention,
-) -> tuple[MappingProxyType[Register, int], frozenset[Register]]:
+) -> tuple[Lost, frozenset[Register]]:
     """`lost_bits`, all of the registers with the result, and what the callee wants to hold a known value, which holds
     none of the caller's, unless its callers want the same of it; and `clobbers_of` that."""
-    lost = dict(lost_bits(convention, architecture, only))
+    lost = Lost(lost_bits(convention, architecture, only))
     lost.update((register, (1 << register.bits) - 1) for register in results)
     if convention is not caller:
         own = {f.register: f for f in caller.fixed}
         for fixed in convention.fixed:
             if own.get(fixed.register) != fixed:
                 lost[fixed.register] = lost.get(fixed.register, 0) | fixed.mask
-    return MappingProxyType(lost), clobbers_of(lost)
+    return lost, clobbers_of(lost)
+
+
+@lru_cache(maxsize=1024)
+def _wholly_lost(registers: frozenset[Register]) -> Lost:
+    return Lost({register: (1 << register.bits) - 1 for register in registers})
+
+
+@lru_cache(maxsize=256)
+def _kept_by_frame(convention: Convention, architecture: Architecture) -> tuple[Lost, frozenset[Register]]:
+    """All that the convention keeps, and the return address, as lost; and `clobbers_of` that."""
+    spared = set(of_thread(architecture))
+    if convention.descriptors and architecture.toc is not None:
+        spared.add(architecture.toc)  # whoever calls brings the callee's own: it is the same for all
+    kept = Lost({r: mask for r, mask in convention.kept.items() if r not in spared})
+    if convention.return_address is not None:
+        kept[convention.return_address] = (1 << convention.return_address.bits) - 1
+    return kept, clobbers_of(kept)
+
+
+@lru_cache(maxsize=4096)
+def _lost_together(one: Lost, two: Lost) -> Lost:
+    if all(mask & ~one.get(register, 0) == 0 for register, mask in two.items()):
+        return one
+    lost = Lost(one)
+    for register, mask in two.items():
+        lost[register] = lost.get(register, 0) | mask
+    return lost
+
+
+_NOTHING = Lost()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,8 +252,7 @@ class _Lowering:
         )
         self.words = self.convention.words(architecture.homes_below) if function.variadic else None
         self.span: Span | None = function.span
-        self.lost: dict[Register, int] = {}
-        self.lost_by_calls: list[Mapping[Register, int]] = []  # of those that `lost` has
+        self.lost = _NOTHING
         self.alignment = 1
         self.calls = False
         self.bottom_free = True
@@ -347,9 +374,8 @@ class _Lowering:
     def fail(self, code: str, message: str, span: Span | None, *notes: str) -> InputError:
         return InputError([Diagnostic(code, message, span, notes=notes)])
 
-    def _lose(self, lost: Mapping[Register, int]) -> None:
-        for register, mask in lost.items():
-            self.lost[register] = self.lost.get(register, 0) | mask
+    def _lose(self, *registers: Register) -> None:
+        self.lost = _lost_together(self.lost, _wholly_lost(frozenset(registers)))
 
     # ---------------------------------------------------------------------------------------------------- the whole
 
@@ -415,7 +441,7 @@ class _Lowering:
         }
         lost = register in self.lost
         if wanting and found:
-            self._lose({register: (1 << register.bits) - 1})
+            self._lose(register)
         if not wanting or (given and not lost):
             return bool(wanting) and given
         place = VirtualRegister(0, register.name, fixed=register)
@@ -433,7 +459,7 @@ class _Lowering:
                 made.context, made.span = operation.context, operation.span
                 operations.append(made)
                 if not given:
-                    self._lose({register: (1 << register.bits) - 1})
+                    self._lose(register)
             operations.append(operation)
         if given and len(operations) > len(self.operations):
             enter = operations[0]
@@ -457,7 +483,7 @@ class _Lowering:
             operations.append(operation)
         self.operations = operations
         if all(fixed.register is not register for fixed in self.convention.fixed):
-            self._lose({register: (1 << register.bits) - 1})
+            self._lose(register)
 
     def _passing(self, convention: Convention, types: Iterable[ir.Type], result: ir.Type | None) -> _Passing:
         arguments = tuple([(type_.kind, type_.bits, type_.signed) for type_ in types])
@@ -747,7 +773,7 @@ class _Lowering:
     def _set_thread(self, value: ir.Expression) -> None:
         if self.thread is not None:
             if self.thread.fixed is not None:
-                self._lose({self.thread.fixed: (1 << self.thread.fixed.bits) - 1})
+                self._lose(self.thread.fixed)
             self.evaluate(value, (self.thread,))
             return
         source = self.evaluate(value)
@@ -1162,7 +1188,7 @@ class _Lowering:
             self.bottom_free &= convention.area == 0 and convention.first_stack_argument >= self.word
         # A result is there whether it is wanted or not, and whether it is said to be clobbered or not.
         lost, clobbers = _lost_by_call(convention, self.architecture, node.clobbers, passing.results, self.convention)
-        self._lose_by_call(lost)
+        self.lost = _lost_together(self.lost, lost)
         call = self.add_tied("call", uses, places, convention, passing.narrow, clobbers)
         call.symbol, call.value = symbol, passing.stack_bytes
         if node.result is not None and (node.variable is not None or passing.has_to_be_taken):
@@ -1176,15 +1202,6 @@ class _Lowering:
                 self._receive(values, node.result, passing.result, defs, results, name, incoming=False)
                 call.defs, call.results = tuple(defs), tuple(results)
             self._take_result(node, values)
-
-    def _lose_by_call(self, lost: Mapping[Register, int]) -> None:
-        if lost in self.lost_by_calls:
-            return
-        if self.lost:
-            self._lose(lost)
-        else:
-            self.lost = dict(lost)
-        self.lost_by_calls.append(lost)
 
     def _callee(self, callee: str | ir.Expression) -> tuple[str, VirtualRegister | None]:
         """The symbol to call, or its address."""
@@ -1228,7 +1245,7 @@ class _Lowering:
             context.outgoing_start = min(context.outgoing_start, convention.first_stack_argument)
         number, result = convention.integer_arguments[0], convention.integer_results[0]
         lost, clobbers = _lost_by_call(convention, self.architecture, None, (number, result), convention)
-        self._lose_by_call(lost)
+        self.lost = _lost_together(self.lost, lost)
         wanted = node.variable is not None
         back = self.fresh(node.variable.name if node.variable is not None else "result", node.result)
         first = node.arguments[0]
@@ -1365,18 +1382,13 @@ class _Lowering:
     def _switch_stack(self, stack: ir.Expression) -> None:
         """Another caller wants its registers back, all that the convention keeps: this frame has those of its own."""
         value = self.evaluate(stack)[0]
-        self.add("switch_stack", (), (value,)).clobbers = clobbers_of(self._keep_all())
+        self.add("switch_stack", (), (value,)).clobbers = self._keep_all()
 
-    def _keep_all(self) -> Mapping[Register, int]:
+    def _keep_all(self) -> frozenset[Register]:
         """The frame saves all that the convention keeps, and the return address, whatever the body changes."""
-        spared = set(of_thread(self.architecture))
-        if self.convention.descriptors and self.architecture.toc is not None:
-            spared.add(self.architecture.toc)  # whoever calls brings the callee's own: it is the same for all
-        kept = {r: mask for r, mask in self.convention.kept.items() if r not in spared}
-        if self.convention.return_address is not None:
-            kept[self.convention.return_address] = (1 << self.convention.return_address.bits) - 1
-        self._lose(kept)
-        return kept
+        kept, clobbers = _kept_by_frame(self.convention, self.architecture)
+        self.lost = _lost_together(self.lost, kept)
+        return clobbers
 
     def _save_frame(self, node: ir.SaveFrame) -> None:
         self._keep_all()
@@ -1404,7 +1416,7 @@ class _Lowering:
         if self.architecture.flags is not None:
             clobbers.add(self.architecture.flags)
         touched = clobbers | {r for r, _ in node.outputs} | {r for r, _ in node.inputs}
-        self._lose({r: (1 << r.bits) - 1 for r in touched})
+        self._lose(*touched)
         asm = self.add_tied("asm", uses, [r for r, _ in node.inputs], clobbers=frozenset(clobbers))
         asm.defs, asm.results = tuple(defs), tuple([r for r, _ in node.outputs])
         asm.text = tuple([text for text, _ in node.lines])
