@@ -575,7 +575,7 @@ def _agree(
 
 def _renewed(body: Body, value: VirtualRegister, share: bool) -> VirtualRegister:
     """What stands for a spilled value between a load or a definition of it and the next call."""
-    fresh = body.new_register(value.name, value.floating, value.bits)
+    fresh = body.new_register(value.given_name, value.floating, value.bits)
     fresh.temporary = True
     fresh.short = not share
     fresh.byte = value.byte

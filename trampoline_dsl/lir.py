@@ -14,16 +14,28 @@ from .target import BinaryOp, Condition, Convention, Register
 class VirtualRegister:
     """A value in some register: an integer of a word, or a float of `bits` bits. `fixed` is a physical register that
     is never allocated (the stack pointer, the thread register): all of those have the number 0, and each other value of
-    a body has one of its own. Compared by identity."""
+    a body has one of its own. `given_name` tells people what it is, or where that is written. Compared by identity."""
 
     number: int
-    name: str
+    given_name: str | Span
     floating: bool = False
     fixed: Register | None = None
     byte: bool = False  # its low byte is stored
     temporary: bool = False  # made by spilling; spilled again only if nothing else is left
     short: bool = False  # made for one operation; spilling it would not help
     bits: int = 64  # of a float
+
+    @property
+    def name(self) -> str:
+        return name_of(self.given_name)
+
+
+def name_of(given: str | Span) -> str:
+    """The name that a person is told of a value: its text, where that is short."""
+    if isinstance(given, str):
+        return given
+    text = given.text
+    return text if len(text) <= 24 and "\n" not in text else "value"
 
 
 @dataclass(eq=False, slots=True)
@@ -215,6 +227,6 @@ class Body:
     count: int  # the highest number of a virtual register
     span: Span = field(repr=False)
 
-    def new_register(self, name: str, floating: bool, bits: int) -> VirtualRegister:
+    def new_register(self, name: str | Span, floating: bool, bits: int) -> VirtualRegister:
         self.count += 1
         return VirtualRegister(self.count, name, floating, bits=bits)

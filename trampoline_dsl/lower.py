@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 from . import ir
 from .diagnostics import Diagnostic, InputError, Span
-from .lir import DECLARED, THREAD, Body, Context, Home, Kind, Lost, Operation, VirtualRegister
+from .lir import DECLARED, THREAD, Body, Context, Home, Kind, Lost, Operation, VirtualRegister, name_of
 from .records import dataclass
 from .target import (
     BASE_SYMBOL,
@@ -270,7 +270,7 @@ class _Lowering:
 
     # ------------------------------------------------------------------------------------------------------- helpers
 
-    def new(self, name: str, floating: bool = False, bits: int = 64) -> VirtualRegister:
+    def new(self, name: str | Span, floating: bool = False, bits: int = 64) -> VirtualRegister:
         self.count += 1
         return VirtualRegister(self.count, name, floating, None, False, False, False, bits)
 
@@ -359,11 +359,13 @@ class _Lowering:
     def is_wide(self, type_: ir.Type) -> bool:
         return type_.bits > self.word_bits and not self.is_float(type_)
 
-    def fresh(self, name: str, type_: ir.Type) -> Values:
-        floating = self.is_float(type_)
+    def fresh(self, name: str | Span, type_: ir.Type) -> Values:
+        floating = self.floats and type_.kind == "float"
         if type_.bits > self.word_bits and not floating:
-            return (self.new(f"{name}.low"), self.new(f"{name}.high"))
-        return (self.new(name, floating, type_.bits),)
+            text = name_of(name)
+            return (self.new(f"{text}.low"), self.new(f"{text}.high"))
+        self.count += 1
+        return (VirtualRegister(self.count, name, floating, None, False, False, False, type_.bits),)
 
     def low_first(self, offset: int) -> tuple[int, int]:
         """Where the low and the high word of a two-word value at `offset` are."""
@@ -652,7 +654,7 @@ class _Lowering:
         self.add("home_store", (), (value,), home=home, bits=type_.bits)
         pieces = []
         for part in sorted(location, key=lambda p: p.low):
-            piece = self.new(value.name)
+            piece = self.new(value.given_name)
             self.add("home_load", (piece,), (), home=home, bits=part.bits, value=self._byte_of(part, type_))
             pieces.append(piece)
         return tuple(pieces)
@@ -666,75 +668,49 @@ class _Lowering:
     # ---------------------------------------------------------------------------------------------------- statements
 
     def block(self, body: Sequence[ir.Statement]) -> None:
-        for statement in body:
-            self.statement(statement)
+        for node in body:
+            self.span = node.span
+            _STATEMENTS[node.__class__](self, node)
 
-    def statement(self, node: ir.Statement) -> None:
-        self.span = node.span
-        match node:
-            case ir.Assign(variable=variable, value=value):
-                self._assign(variable, value)
-            case ir.Call(callee=callee):
-                if callee == ir.SYSTEM_CALL:
-                    self._system_call(node)
-                else:
-                    self._call(node)
-            case ir.Return():
-                self._return(node)
-            case ir.Store(address=ir.SlotAddress(variable=variable), offset=offset, value=value, type=type_):
-                self._home_store(self.evaluate(value), self.homes[variable], type_, offset)
-            case ir.Store(address=address, offset=offset, value=value, type=type_):
-                values = self.evaluate(value)
-                base, offset = self._base(address, offset)
-                through = isinstance(address, ir.ThreadPlace) and not offset
-                if through:
-                    self.operations[-1].symbol = THREAD
-                self._store(values, base, offset, type_)
-                if through:
-                    self.operations[-1].symbol = THREAD
-            case ir.SetThread(value=value):
-                self._set_thread(value)
-            case ir.SetThreadPlace(value=value):
-                self._set_thread_place(value)
-            case ir.TailCall():
-                self._tail_call(node)
-            case ir.Resume(sp=sp, pc=pc):
-                self.add("resume", (), (self.evaluate(sp)[0], self.evaluate(pc)[0]))
-            case ir.Trap():
-                self.add("trap")
-            case ir.If():
-                self._if(node)
-            case ir.While():
-                self._while(node)
-            case ir.Break():
-                self.jump(self.loops[-1][1])
-            case ir.Continue():
-                self.jump(self.loops[-1][0])
-            case ir.OnStack():
-                self._on_stack(node)
-            case ir.SwitchStack(stack=stack):
-                self._switch_stack(stack)
-            case ir.SaveFrame():
-                self._save_frame(node)
-            case ir.Asm():
-                self._asm(node)
-            case ir.Expect():
-                raise AssertionError("an expectation is part of a check")
-            case _:
-                assert_never(node)
-
-    def _assign(self, variable: ir.Variable, value: ir.Expression) -> None:
-        if variable in self.homes:
-            values = self.evaluate(value)
-            self._home_store(values, self.homes[variable], variable.type)
+    def _set_memory(self, node: ir.Store) -> None:
+        address, offset, type_ = node.address, node.offset, node.type
+        values = self.evaluate(node.value)
+        if isinstance(address, ir.SlotAddress):
+            self._home_store(values, self.homes[address.variable], type_, offset)
             return
-        target = self._variable(variable)
-        self.evaluate(value, target)
+        base = self.evaluate(address)[0]
+        through = isinstance(address, ir.ThreadPlace) and not offset
+        if through:
+            self.operations[-1].symbol = THREAD
+        self._store(values, base, offset, type_)
+        if through:
+            self.operations[-1].symbol = THREAD
+
+    def _resume(self, node: ir.Resume) -> None:
+        self.add("resume", (), (self.evaluate(node.sp)[0], self.evaluate(node.pc)[0]))
+
+    def _trap(self, _: ir.Trap) -> None:
+        self.add("trap")
+
+    def _break(self, _: ir.Break) -> None:
+        self.jump(self.loops[-1][1])
+
+    def _continue(self, _: ir.Continue) -> None:
+        self.jump(self.loops[-1][0])
+
+    def _assign(self, node: ir.Assign) -> None:
+        variable = node.variable
+        if variable in self.homes:
+            values = self.evaluate(node.value)
+            self._home_store(values, self.homes[variable], variable.type)
+        else:
+            self.evaluate(node.value, self._variable(variable))
 
     def _variable(self, variable: ir.Variable) -> Values:
-        if variable not in self.variables:
-            self.variables[variable] = self.fresh(variable.name, variable.type)
-        return self.variables[variable]
+        values = self.variables.get(variable)
+        if values is None:
+            values = self.variables[variable] = self.fresh(variable.name, variable.type)
+        return values
 
     def _home_store(self, values: Values, home: Home, type_: ir.Type, offset: int = 0) -> None:
         if len(values) == 2:
@@ -766,11 +742,12 @@ class _Lowering:
 
     def _copy(self, value: VirtualRegister) -> VirtualRegister:
         self.count += 1
-        copy = VirtualRegister(self.count, value.name, value.floating, None, False, False, False, value.bits)
+        copy = VirtualRegister(self.count, value.given_name, value.floating, None, False, False, False, value.bits)
         self.operations.append(Operation("move", (copy,), (value,), self.context, self.span))
         return copy
 
-    def _set_thread(self, value: ir.Expression) -> None:
+    def _set_thread(self, node: ir.SetThread) -> None:
+        value = node.value
         if self.thread is not None:
             if self.thread.fixed is not None:
                 self._lose(self.thread.fixed)
@@ -784,9 +761,9 @@ class _Lowering:
             source = (*source, base)
         self.add("thread_store", (), source)
 
-    def _set_thread_place(self, value: ir.Expression) -> None:
+    def _set_thread_place(self, node: ir.SetThreadPlace) -> None:
         assert isinstance(self.thread_place, ThreadSlot)
-        [source] = self.evaluate(value)
+        [source] = self.evaluate(node.value)
         if not self.thread_place.symbol:
             self.add("thread_store", (), (source,))
             return
@@ -909,65 +886,66 @@ class _Lowering:
     def evaluate(self, node: ir.Expression, into: Values | None = None) -> Values:
         """The registers that hold a value; `into` asks for those."""
         there: Values | None = None  # where the value is already
-        match node:
-            case ir.Constant():
-                pass
-            case ir.Read(variable=variable):
-                if variable not in self.homes:
-                    there = self._variable(variable)
-            case ir.Special(what="sp"):
+        if isinstance(node, ir.Read):
+            if node.variable not in self.homes:
+                there = self._variable(node.variable)
+        elif isinstance(node, ir.Special):
+            if node.what == "sp":
                 there = (self.sp,)
-            case ir.Special(what="table index"):
+            elif node.what == "table index":
                 there = (self.table_index,)
-            case ir.Thread() if self.thread is not None:
-                there = (self.thread,)
+        elif isinstance(node, ir.Thread) and self.thread is not None:
+            there = (self.thread,)
         if there is not None:
             if into is None:
                 return there
             for d, source in zip(into, there, strict=True):
                 self.move(d, source)
             return into
-        into = into if into is not None else self.fresh(_hint(node), node.type)
-        match node:
-            case ir.Constant(value=value):
-                for index, d in enumerate(into):
-                    word = (value >> (index * self.word_bits)) & ((1 << self.word_bits) - 1)
-                    self.add("constant", (d,), (), value=word)
-            case ir.Read(variable=variable):
-                self._home_load(into, self.homes[variable], node.type, 0)
-            case ir.Load():
-                self._load(node, into)
-            case ir.SlotAddress(variable=variable):
-                self.add("home_address", into, (), home=self.homes[variable])
-            case ir.Operation():
-                self._operation(node, into)
-            case ir.Convert():
-                self._convert(node, into)
-            case ir.ThreadPlace():
-                self.add("thread_load", into)
-            case ir.Thread() if self.indirect:
-                place, end = self.new("place of g"), self.label("none")
-                self.add("thread_load", (place,), symbol=THREAD)
-                self.add("constant", into, (), value=0)
-                self.branch("eq", place, 0, end)
-                self.add("load", into, (place,), bits=self.word_bits, symbol=THREAD)
-                self.place_label(end)
-            case ir.Thread():
-                self.add("thread_load", into)
-            case ir.SymbolAddress(symbol=symbol):
-                self.add("symbol", into, (), symbol=symbol)
-            case ir.Special(what="argument words"):
+        if into is None:
+            into = self.fresh(node.span, node.type)
+        _EXPRESSIONS[node.__class__](self, node, into)
+        return into
+
+    def _constant(self, node: ir.Constant, into: Values) -> None:
+        for index, d in enumerate(into):
+            word = (node.value >> (index * self.word_bits)) & ((1 << self.word_bits) - 1)
+            self.add("constant", (d,), (), word)
+
+    def _read_home(self, node: ir.Read, into: Values) -> None:
+        self._home_load(into, self.homes[node.variable], node.type, 0)
+
+    def _slot_address(self, node: ir.SlotAddress, into: Values) -> None:
+        self.add("home_address", into, (), home=self.homes[node.variable])
+
+    def _thread_word(self, _: ir.ThreadPlace, into: Values) -> None:
+        self.add("thread_load", into)
+
+    def _thread_in_memory(self, _: ir.Thread, into: Values) -> None:
+        if not self.indirect:
+            self.add("thread_load", into)
+            return
+        place, end = self.new("place of g"), self.label("none")
+        self.add("thread_load", (place,), symbol=THREAD)
+        self.add("constant", into, (), value=0)
+        self.branch("eq", place, 0, end)
+        self.add("load", into, (place,), bits=self.word_bits, symbol=THREAD)
+        self.place_label(end)
+
+    def _symbol_address(self, node: ir.SymbolAddress, into: Values) -> None:
+        self.add("symbol", into, (), symbol=node.symbol)
+
+    def _special(self, node: ir.Special, into: Values) -> None:
+        match node.what:
+            case "argument words":
                 assert self.words is not None
                 self.add("words", into, value=self.words[0])
-            case ir.Special(what="entry sp"):
+            case "entry sp":
                 self.add("entry_sp", into)
-            case ir.Special(what="pushed pc"):
+            case "pushed pc":
                 self.add("pushed_pc", into)
-            case ir.Special() | ir.StackPlace():
-                raise AssertionError(f"{node} is part of a check")
             case _:
-                assert_never(node)
-        return into
+                raise AssertionError(f"{node} is part of a check")
 
     def _load(self, node: ir.Load, into: Values) -> None:
         address, offset, type_ = node.address, node.offset, node.type
@@ -1013,7 +991,7 @@ class _Lowering:
             a = self._copy(a)
         narrow = node.type.bits < self.word_bits and node.type.kind == "int"
         widen = narrow and operator in ("add", "sub", "shl", "mul")
-        result = self.new(_hint(node)) if widen else into[0]
+        result = self.new(node.span) if widen else into[0]
         if isinstance(right, ir.Constant):
             value = right.value & ((1 << self.word_bits) - 1)
             if operator == "mul" and value and value & (value - 1) == 0:
@@ -1023,7 +1001,7 @@ class _Lowering:
             b = self.evaluate(right)[0]
             if b is result and a is not b and self.architecture.two_address:
                 # The left operand goes where the result will be before the right one is read.
-                result = self.new(_hint(node))
+                result = self.new(node.span)
             self.add("binary", (result,), (a, b), operator=operator)
         if widen:
             self.add("extend", into, (result,), bits=node.type.bits, signed=node.type.signed)
@@ -1114,7 +1092,7 @@ class _Lowering:
         for part, value in self._parts(values, location):
             # A float in core registers is held as it came: nothing is known of the bits above it.
             if part.extend_to > type_.bits and (part.extend_signed != type_.signed or type_.kind == "float"):
-                widened = self.new(value.name)
+                widened = self.new(value.given_name)
                 self.add("extend", (widened,), (value,), bits=type_.bits, signed=part.extend_signed)
                 value = widened
             match part.place:
@@ -1139,7 +1117,7 @@ class _Lowering:
             del uses[index], places[index]
         upper = 4 if self.architecture.order == "little" else 0
         self.add("home_store", (), (value,), home=home, bits=32, value=upper)
-        pair = self.new(value.name, True)
+        pair = self.new(value.given_name, True)
         self.add("home_load", (pair,), (), home=home, bits=64)
         uses.append(pair)
         places.append(register)
@@ -1163,6 +1141,9 @@ class _Lowering:
                 self._deliver(values, node.type, location, uses, places, kind)
 
     def _call(self, node: ir.Call) -> None:
+        if node.callee == ir.SYSTEM_CALL:
+            self._system_call(node)
+            return
         convention = node.convention
         passing = self._passing(convention, [a.type for a in node.arguments], node.result)
         arguments = [self.evaluate(argument) for argument in node.arguments]
@@ -1379,9 +1360,9 @@ class _Lowering:
             for d, value in zip(outer[variable], values, strict=True):
                 self.move(d, value)
 
-    def _switch_stack(self, stack: ir.Expression) -> None:
+    def _switch_stack(self, node: ir.SwitchStack) -> None:
         """Another caller wants its registers back, all that the convention keeps: this frame has those of its own."""
-        value = self.evaluate(stack)[0]
+        value = self.evaluate(node.stack)[0]
         self.add("switch_stack", (), (value,)).clobbers = self._keep_all()
 
     def _keep_all(self) -> frozenset[Register]:
@@ -1430,10 +1411,38 @@ class _Lowering:
         return {r for r in usable if r.number in odd}
 
 
-def _hint(node: ir.Expression) -> str:
-    """A name that tells people what a value is."""
-    text = node.span.text
-    return text if len(text) <= 24 and "\n" not in text else "value"
+_STATEMENTS: Mapping[type[ir.Statement], Callable[[_Lowering, Any], None]] = {  # expectations are parts of checks
+    ir.Assign: _Lowering._assign,
+    ir.Store: _Lowering._set_memory,
+    ir.SetThread: _Lowering._set_thread,
+    ir.SetThreadPlace: _Lowering._set_thread_place,
+    ir.Call: _Lowering._call,
+    ir.TailCall: _Lowering._tail_call,
+    ir.Return: _Lowering._return,
+    ir.Resume: _Lowering._resume,
+    ir.Trap: _Lowering._trap,
+    ir.If: _Lowering._if,
+    ir.While: _Lowering._while,
+    ir.Break: _Lowering._break,
+    ir.Continue: _Lowering._continue,
+    ir.OnStack: _Lowering._on_stack,
+    ir.SwitchStack: _Lowering._switch_stack,
+    ir.SaveFrame: _Lowering._save_frame,
+    ir.Asm: _Lowering._asm,
+}
+
+_EXPRESSIONS: Mapping[type[ir.Expression], Callable[[_Lowering, Any, Values], None]] = {  # so are places on stacks
+    ir.Constant: _Lowering._constant,
+    ir.Read: _Lowering._read_home,
+    ir.Load: _Lowering._load,
+    ir.Operation: _Lowering._operation,
+    ir.Convert: _Lowering._convert,
+    ir.Thread: _Lowering._thread_in_memory,
+    ir.ThreadPlace: _Lowering._thread_word,
+    ir.SymbolAddress: _Lowering._symbol_address,
+    ir.SlotAddress: _Lowering._slot_address,
+    ir.Special: _Lowering._special,
+}
 
 
 def _variables(body: tuple[ir.Statement, ...]) -> tuple[set[ir.Variable], set[ir.Variable]]:
