@@ -1263,7 +1263,7 @@ class _Lowering:
         for argument in node.arguments:
             values = self.evaluate(argument) if id(argument) not in there else ()
             # Copies: an argument in memory may lie where another one is about to be written.
-            arguments.append(tuple(self._copy(v) for v in values))
+            arguments.append(tuple([self._copy(v) for v in values]))
         symbol, callee = self._callee(node.callee)
         if callee is not None:
             callee = self._copy(callee)
@@ -1337,7 +1337,7 @@ class _Lowering:
         order = sorted(outside, key=lambda v: (v.span.start, v.name))
         # Loaded here, used there: a value is kept on the stack that it is used on, if it is kept in memory at all.
         for variable in order:
-            self.variables[variable] = tuple(self._copy(v) for v in self.variables[variable])
+            self.variables[variable] = tuple([self._copy(v) for v in self.variables[variable]])
         number = len(self.contexts)
         parent = self.context
         context = Context(number, parent, pushes=pc is not None)
@@ -1349,7 +1349,7 @@ class _Lowering:
         entry = self.add("enter_stack", (old,), (stack,) if pc is None else (stack, pc), value=number)
         entry.context = parent  # that is where its operands are
         for variable in order:
-            self.variables[variable] = tuple(self._copy(v) for v in self.variables[variable])
+            self.variables[variable] = tuple([self._copy(v) for v in self.variables[variable]])
         self.block(node.body)
         self.span = node.span
         results = {v: tuple(self._copy(value) for value in self.variables[v]) for v in order if v in assigned}
