@@ -693,6 +693,64 @@ def test_stores_and_loads_are_reported(architecture: Architecture) -> None:
 
 
 @each_architecture
+def test_stores_that_are_ignored_are_not_reported(architecture: Architecture) -> None:
+    machine = machine_for(architecture)
+    texts = guest(architecture)
+    end = load(machine, f"{texts.nop}; {texts.store_word}")
+    heard: list[int] = []
+    machine.on_write(lambda address, *_: heard.append(address))
+    place = DATA + 0x20
+
+    def reported() -> bool:
+        heard.clear()
+        assert machine.run(CODE, BUDGET, end).reason == "reached"
+        assert machine.read(place, architecture.word) == DATA.to_bytes(architecture.word, architecture.order)
+        return heard == [place]
+
+    assert reported()
+    for begin, stop, told in (
+        (place, place + 1, False),
+        (place - 8, place, True),
+        (place + 1, place + 8, True),
+        (0, place, True),
+        (0, place + 1, False),
+        (0, 0, True),
+    ):
+        machine.ignore_stores(begin, stop)
+        assert reported() is told, (begin, stop)
+    # From a callback, in code that has been translated.
+    machine.ignore_stores(DATA, DATA + SIZE)
+    hook = machine.on_instruction(lambda _address, _size: machine.ignore_stores(0, 0), CODE, CODE)
+    assert reported()
+    hook.remove()
+    # Whoever comes to listen hears all.
+    machine.ignore_stores(DATA, DATA + SIZE)
+    assert not reported()
+    machine.on_write(lambda *_: None).remove()
+    assert reported()
+
+
+@each_architecture
+def test_registers_read_again_are_as_they_are(architecture: Architecture) -> None:
+    """What has not changed is not decoded again."""
+    machine = machine_for(architecture)
+    registers = [r for r in architecture.registers.values() if r in machine.observable and machine.writable_mask(r)]
+    values = numbers(architecture, registers)
+    machine.set_many(values)
+    first = machine.read_registers(registers)
+    assert list(first) == list(machine.read_registers(registers)) == [machine.get(r) for r in registers]
+    for index, register in enumerate(registers):
+        mask = machine.writable_mask(register)
+        if register.bank is Bank.CONTROL or register is architecture.flags:
+            continue
+        machine.set(register, ~values[register] & mask)
+        again = machine.read_registers(registers)
+        assert again[index] == machine.get(register) != first[index], register.name
+        machine.set(register, values[register])
+        assert machine.read_registers(registers)[index] == first[index]
+
+
+@each_architecture
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3), AssertionError("no")])
 def test_what_a_callback_raises_comes_out_of_run(architecture: Architecture, error: BaseException) -> None:
     def fail(*_event: int) -> None:

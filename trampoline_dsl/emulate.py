@@ -12,6 +12,7 @@ This is the only module that knows Unicorn, and this is what it knows (version 2
   ran last, which Unicorn forgets on mips when an exception is raised.
 * On mips, Unicorn's own TLB makes loads and stores in delay slots run twice or spoil the next branch; there the CPU's
   is used (see cpus). Its hooks for loads and stores do the same; there the code is decoded instead.
+* A hook for stores has a range, which is looked at when code stores: it may be replaced while code runs, by a callback.
 * Write hooks miss some stores: `dcbz` and `stmw` on ppc64; `mvc`, `xc` and their like on s390x. Sixteen bytes arrive
   as two events of eight. Who must know all that was written compares memory before and after as well.
 * Alignment of data is enforced on mips only, and that of sp nowhere.
