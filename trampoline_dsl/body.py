@@ -151,7 +151,7 @@ class BodyResolver:
             if value is None:
                 message = f"the constant {name} has no value on {self.environment.target.name}"
                 notes = ["give it one, there or for the others: `else { ... }`"]
-                declared = self.environment.constant_nodes[name].name.span
+                declared = self.environment.where(name, s.Constant)
                 self.report.error("R071", message, span, notes=notes, related=[(declared, "declared here")])
                 return None
             active.append(name)
@@ -1231,7 +1231,7 @@ class BodyResolver:
                 count = len(signature.parameters)
                 plural = "s" * (count != 1)
                 message = f"`{signature.name}` takes {count} argument{plural}, and here are {len(call.arguments)}"
-                related = [(signature.span, "declared here")]
+                related = [(self.environment.where(signature.name, s.Extern, s.Trampoline), "declared here")]
                 self.report.error("R059", message, call.span, related=related)
                 for argument in call.arguments:
                     self.expression(argument)
@@ -1266,7 +1266,7 @@ class BodyResolver:
                 notes = [f"`call {call.callee}(...) using {convention.name} -> uptr`"]
                 self.report.error("R057", "this call's result has no type", call.span, notes=notes)
             elif signature is not None:
-                related = [(signature.span, "declared here")]
+                related = [(self.environment.where(signature.name, s.Extern, s.Trampoline), "declared here")]
                 self.report.error("R057", f"`{signature.name}` returns nothing", call.span, related=related)
             return None
         if wanted and expected is not None and result is not None:
@@ -1774,7 +1774,8 @@ class BodyResolver:
         if len(node.parameters) != len(signature.parameters):
             count = len(signature.parameters)
             message = f"`{name}` takes {count} argument{'s' * (count != 1)}, and here are {len(node.parameters)}"
-            self.report.error("R059", message, node.callee.span, related=[(signature.span, "declared here")])
+            related = [(self.environment.where(name, s.Extern, s.Trampoline), "declared here")]
+            self.report.error("R059", message, node.callee.span, related=related)
             return None
         types = [type_ for _, type_ in signature.parameters]
         return self._handler_of(name, node, types, signature.result)

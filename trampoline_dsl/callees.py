@@ -96,7 +96,7 @@ class Callees(AtCalls):
             self.variables[variable] = value
         pushes = signature.convention.return_address is None and name != ir.SYSTEM_CALL
         execution = self._script(arrival.cfa - (self.word if pushes else 0))
-        request = Request("", (), arrival.event.node or ir.TailCall("", (), signature.convention, signature.span))
+        request = Request("", (), arrival.event.node or ir.TailCall("", (), signature.convention, handler.span))
         waiting = Waiting(execution.run(handler.body), execution, handler, before, arrival, registers, request, None)
         self._go_on(waiting, None, first=True)
 

@@ -108,6 +108,7 @@ class Free(Witness):
 
     def _calls(self, run: RunState, signature: ir.Signature) -> Event:
         convention, activation = signature.convention, run.activations[-1]
+        span = activation.function.span
         sp = run.machine.sp
         cfa = sp + (run.word if convention.return_address is None else 0)
         assignment = convention.place(
@@ -120,16 +121,16 @@ class Free(Witness):
         )
         callee: str | ir.Expression = signature.name
         if run.bench.enters_through_pointer(run.executed):
-            callee = ir.Constant(run.build.pointers[signature.name], _word(run), signature.span)
+            callee = ir.Constant(run.build.pointers[signature.name], _word(run), span)
         found = run._return_address(convention, sp)
         left = run._leads_home(found, activation)
         # What a callee that the judge plays is entered by makes no difference: it returns, and then the trampoline has.
         jumped = left and signature.name in self.build.program.functions
         node: ir.Call | ir.TailCall
         if jumped:
-            node = ir.TailCall(callee, (), convention, signature.span)
+            node = ir.TailCall(callee, (), convention, span)
         else:
-            node = ir.Call(callee, (), convention, None, None, None, signature.span)
+            node = ir.Call(callee, (), convention, None, None, None, span)
         top, here = self._top(run, activation, cfa)
         return Event(
             "jump" if jumped else "call",

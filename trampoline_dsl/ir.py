@@ -61,7 +61,6 @@ class StructLayout:
     fields: Mapping[str, StructField]
     size: int
     alignment: int
-    span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -458,7 +457,6 @@ class Signature:
     result: Type | None
     convention: Convention
     clobbers: frozenset[Register] | None
-    span: Span = field(compare=False)
 
 
 def kernel_signature(call: Call | TailCall) -> Signature:
@@ -466,7 +464,7 @@ def kernel_signature(call: Call | TailCall) -> Signature:
     names = ("number", *(f"argument {index}" for index in range(1, len(call.arguments))))
     parameters = tuple(zip(names, (argument.type for argument in call.arguments), strict=True))
     result = call.result if isinstance(call, Call) else None
-    return Signature(SYSTEM_CALL, parameters, result, call.convention, None, call.span)
+    return Signature(SYSTEM_CALL, parameters, result, call.convention, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,7 +477,6 @@ class ExternVariable:
     count: int | None
     size: int
     alignment: int
-    span: Span = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,7 +546,7 @@ class Function:
     @property
     def signature(self) -> Signature:
         parameters = tuple((v.name, v.type) for v in self.parameters)
-        return Signature(self.name, parameters, self.result, self.convention, None, self.span)
+        return Signature(self.name, parameters, self.result, self.convention, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -79,14 +79,30 @@ def alignment_of(size: int, kind: str, target: Target) -> int:
     return size
 
 
-def read_header(path: Path, report: Report, span: Span) -> str | None:
-    """The text of a header; None, and a diagnostic, where it cannot be read."""
-    try:
-        return read_source(path).text
-    except InputError as error:
-        reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
-        report.error("H001", f"cannot read the header {path}: {reason}", span)
-        return None
+class Headers:
+    """The headers that one build reads, each of them once. One in a folder of `include` comes before that of the same
+    name where a source says: such a folder stands for another version of what the headers describe."""
+
+    def __init__(self, include: Sequence[Path] = ()) -> None:
+        self._include = include
+        self._texts: dict[Path, str | None] = {}  # by where a source says they are
+        self._reasons: dict[Path, str] = {}
+
+    def text(self, path: Path) -> str | None:
+        """The text of a header; None where it cannot be read."""
+        if path not in self._texts:
+            found = next((other / path.name for other in self._include if (other / path.name).is_file()), path)
+            try:
+                self._texts[path] = read_source(found).text
+            except InputError as error:
+                self._texts[path] = None
+                reason = error.diagnostics[0].message.removeprefix("cannot read this file: ")
+                self._reasons[path] = f"cannot read the header {found}: {reason}"
+        return self._texts[path]
+
+    def why_not(self, path: Path) -> str:
+        """Why one cannot be read."""
+        return self._reasons[path]
 
 
 @lru_cache(maxsize=64)
@@ -104,11 +120,6 @@ _DEFINE = re.compile(
 )
 
 
-@lru_cache(maxsize=1024)
-def _header_path(folder: Path, text: str) -> Path:
-    return folder / text
-
-
 class Layouts:
     """Lays structs out on demand, so that they may be declared in any order."""
 
@@ -117,16 +128,16 @@ class Layouts:
         target: Target,
         report: Report,
         constant: Callable[[s.Expression], int | None],
-        include: Sequence[Path] = (),
+        headers: Headers,
     ) -> None:
-        self.include = include
+        self.headers = headers
         self.target = target
         self.report = report
         self.constant = constant
         self.declarations: dict[str, tuple[s.Struct, Path]] = {}
         self.done: dict[str, ir.StructLayout | None] = {}
         self.active: list[str] = []
-        self.headers: dict[Path, str | None] = {}  # their texts
+        self.read: dict[Path, str | None] = {}  # the texts of the headers that have been read
 
     def declare(self, struct: s.Struct, folder: Path) -> None:
         name = str(struct.name)
@@ -206,30 +217,16 @@ class Layouts:
         self.active.pop()
         return self.done.setdefault(name, layout)
 
-    def headers_now(self) -> dict[Path, str | None]:
-        """As `headers`, if they were read now."""
-        again = Layouts(self.target, Report(), self.constant, self.include)
-        for declaration, folder in self.declarations.values():
-            again._header_text(declaration, folder)
-        return again.headers
-
     def _header(self, declaration: s.Struct, folder: Path) -> Mapping[str, int] | None:
-        header = self._header_text(declaration, folder)
-        return None if header is None else defines(header)
-
-    def _header_text(self, declaration: s.Struct, folder: Path) -> str | None:
         if declaration.header is None or declaration.header_span is None:
             return None
         text = declaration.header.replace("{arch}", self.target.architecture.name).replace("{os}", self.target.os)
-        path = _header_path(folder, text)
-        for other in self.include:
-            # A folder of the command line stands for another version of what the headers describe.
-            if (other / path.name).is_file():
-                path = other / path.name
-                break
-        if path not in self.headers:
-            self.headers[path] = read_header(path, self.report, declaration.header_span)
-        return self.headers[path]
+        path = folder / text
+        header = self.headers.text(path)
+        if header is None and path not in self.read:
+            self.report.error("H001", self.headers.why_not(path), declaration.header_span)
+        self.read[path] = header
+        return None if header is None else defines(header)
 
     def _lay_out(self, declaration: s.Struct, folder: Path) -> ir.StructLayout | None:
         name = str(declaration.name)
@@ -302,7 +299,7 @@ class Layouts:
         size = (end + alignment - 1) // alignment * alignment
         if header is not None:
             size = header.get(f"{name}__size", size)
-        return ir.StructLayout(name, fields, size, alignment, declaration.name.span)
+        return ir.StructLayout(name, fields, size, alignment)
 
     def extern_variable(self, node: s.ExternVariable) -> ir.ExternVariable | None:
         """A variable that somebody else defines; None after a diagnostic."""
@@ -321,7 +318,7 @@ class Layouts:
             notes = ["declare a part of it: what is used by name, or whose address is taken"]
             self.report.error("R070", message, node.type.span, notes=notes)
             return None
-        return ir.ExternVariable(str(node.name), type_, count, size, alignment, node.name.span)
+        return ir.ExternVariable(str(node.name), type_, count, size, alignment)
 
     def _element(self, node: s.Field) -> tuple[ir.Type | str, int, int] | None:
         """The type of one element of a field, its size and its alignment."""

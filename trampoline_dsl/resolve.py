@@ -14,7 +14,7 @@ from . import ir
 from . import syntax as s
 from .body import BodyResolver, Scope, define
 from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
-from .layout import Layouts, word_type
+from .layout import Headers, Layouts, word_type
 from .parse import EMPTY, parse
 from .suspensions import resumed_by, suspension
 from .target import Bank, Convention, InRegister, Register, Target
@@ -26,13 +26,16 @@ MOST_ENTRIES = 1 << 15  # of a table: the index of each is a constant of one ins
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A file and what it imports, parsed. `files` is in import order, the file itself last."""
+    """A file and what it imports, parsed. `files` is in import order, the file itself last. The headers that it needs
+    are read when they are first needed, and are those of the module from then on."""
 
     file: s.File
     files: tuple[s.File, ...]
     include: tuple[Path, ...] = ()  # folders where headers are looked for before those of the files
     declarations: tuple[str, ...] = ()  # the texts of all that a body or a check of it can depend on, bodies left out
     imports: Imports | None = None  # all files but the file itself
+    headers: Headers = field(default_factory=Headers, compare=False, repr=False)
+    before: dict[Target, Declared] = field(default_factory=dict, compare=False, repr=False)  # by these `declarations`
 
     @property
     def name(self) -> str:
@@ -154,7 +157,8 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     *imported, _ = (file.source for file in files.values())
     imports = _imports(tuple(imported), tuple(include))
     declarations = (*imports.texts, *_declarations([root]))
-    return Module(root, (*imports.files, root), tuple(include), declarations, imports)
+    before = _declared_before(imports, declarations)
+    return Module(root, (*imports.files, root), tuple(include), declarations, imports, Headers(include), before)
 
 
 def _load(
@@ -219,6 +223,7 @@ class Environment:
     variables: dict[str, ir.ExternVariable | None] = field(default_factory=dict)  # None where a mistake has been told
     misdeclared: set[str] = field(default_factory=set)  # functions whose signature has mistakes of its own
     files: tuple[s.File, ...] = ()  # whose declarations they are
+    items: tuple[Sequence[s.Plain], ...] = ()  # the declarations themselves, those of the target
     declared_conventions: dict[str, Span] = field(default_factory=dict)
     variadic: set[str] = field(default_factory=set)  # trampolines that take any number of words
     tables: dict[str, ir.Table] = field(default_factory=dict)
@@ -233,6 +238,21 @@ class Environment:
         self.words = target_words(self.target)
         self.word = self.target.architecture.word
         self.word_type = word_type(self.target)
+
+    def where(self, name: str, *kinds: type[s.Named]) -> Span:
+        """Where something of some kinds is declared: where it has a body, or else first."""
+        found = [i for items in self.items for i in items if isinstance(i, kinds) and str(i.name) == name]
+        bodies = (i for i in found if isinstance(i, s.Trampoline) and i.body is not None)
+        return next(bodies, found[0]).name.span
+
+    def take(self, known: Environment, *, copied: bool = False) -> None:
+        """Know all that is known there, of the same target and without a mistake: to be added to if it is copied."""
+        self.items, self.words = known.items, known.words
+        for names in (_KNOWN, _LAID_OUT):
+            ours, theirs = (self, known) if names is _KNOWN else (self.layouts, known.layouts)
+            for name in names:
+                found = getattr(theirs, name)
+                setattr(ours, name, found.copy() if copied else found)
 
     def register(self, name: s.Name) -> Register | None:
         registers = self.target.architecture.registers
@@ -270,25 +290,37 @@ class Environment:
             self.report.error("R026", message, span, notes=["return nothing, or name other registers as `results`"])
         return not kept
 
-    def meant(self, items: Iterable[s.Item]) -> Iterator[s.Plain]:
-        """The declarations that are there for this target."""
-        for item in items:
-            if isinstance(item, s.ItemsWhen):
-                yield from self.meant(item.then if self.holds(item.targets) else item.otherwise)
-            else:
-                yield item
-
     def holds(self, targets: s.TargetSet) -> bool:
         """Whether this target is meant. Names that no target has are reported when the file is checked."""
-        for name in targets.names:
-            if self._is(name.name):
-                return not targets.negated
-        return targets.negated
+        return _means(targets, self.words)
 
-    def _is(self, name: str) -> bool:
-        if name == "g in register":
-            return any(isinstance(c.thread, Register) for c in self.conventions.values())
-        return name in self.words
+
+# What is known by names, to those who may change it and to those who share it.
+_KNOWN = (
+    *("conventions", "declared_conventions", "constants", "constant_nodes", "signatures", "variables", "variadic"),
+    *("tables", "suspending", "entered"),
+)
+_LAID_OUT = ("declarations", "done", "read")
+_G_IN_REGISTER = "g in register"
+
+
+def _meant(items: Sequence[s.Item], words: frozenset[str]) -> Sequence[s.Plain]:
+    """The declarations that are there for a target, which has these words."""
+    found: list[s.Plain] = []
+    for item in items:
+        if isinstance(item, s.ItemsWhen):
+            found += _meant(item.then if _means(item.targets, words) else item.otherwise, words)
+        else:
+            found.append(item)
+    return found
+
+
+def _means(targets: s.TargetSet, words: frozenset[str]) -> bool:
+    """Whether targets are meant that have these words."""
+    for name in targets.names:
+        if name.name in words:
+            return not targets.negated
+    return targets.negated
 
 
 @cache
@@ -296,6 +328,8 @@ def target_words(target: Target) -> frozenset[str]:
     """The names by which `when` can mean a target."""
     architecture = target.architecture
     names = {target.name, target.os, architecture.name, f"{target.os}/{architecture.name}"}
+    if any(isinstance(convention.thread, Register) for convention in target.conventions.values()):
+        names.add(_G_IN_REGISTER)
     if architecture.family not in {t.architecture.name for t in all_targets().values()}:
         names.add(architecture.family)  # `mips` and `ppc64` are one machine each, and not also those like it
     if target.variant:
@@ -336,7 +370,7 @@ def _without_whens(items: Iterable[s.Item]) -> Iterator[s.Plain | s.TargetSet]:
 @cache
 def _target_names() -> frozenset[str]:
     """All names by which `when` can mean a target."""
-    return frozenset({"g in register", *(word for target in all_targets().values() for word in target_words(target))})
+    return frozenset({_G_IN_REGISTER, *(word for target in all_targets().values() for word in target_words(target))})
 
 
 @lru_cache(maxsize=512)
@@ -378,22 +412,22 @@ def check_module(module: Module) -> None:
 def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
     """What conventions there are for the functions of a module. Raises InputError."""
     report = Report()
-    environment = _environment(target, report, module.include)
+    environment = _environment(target, report, module.headers)
     for file in module.files:
-        for item in environment.meant(file.items):
+        for item in _meant(file.items, environment.words):
             if isinstance(item, s.ConventionDeclaration):
                 _declare_convention(item, environment)
     report.finish()
     return environment.conventions
 
 
-def _environment(target: Target, report: Report, include: Sequence[Path]) -> Environment:
+def _environment(target: Target, report: Report, headers: Headers) -> Environment:
     def constant(node: s.Expression) -> int | None:
         known = reference()
         assert known is not None
         return BodyResolver(known, Scope(), None).constant(node)
 
-    environment = Environment(target, report, Layouts(target, report, constant, include), dict(target.conventions))
+    environment = Environment(target, report, Layouts(target, report, constant, headers), dict(target.conventions))
     reference = ref(environment)  # or it would be in a cycle, and all that it knows would wait for the collector
     return environment
 
@@ -410,14 +444,14 @@ class Declared:
     bodiless: list[tuple[s.Trampoline, ir.Signature]] = field(default_factory=list)
     checks: list[s.Check] = field(default_factory=list)
     imported: Declared | None = None  # what it is a copy of, if it is one
-    items: Sequence[tuple[s.Plain, Path]] = ()  # that have been added
+    outline: Outline | None = None  # once it has been asked for
 
     def add(self, items: Sequence[tuple[s.Plain, Path]]) -> None:
         """Declare what some files have for the target, each item with the folder of its file: of one kind after the
         other, so that it does not matter where something is declared."""
         environment, names = self.environment, self.names
         layouts, report = environment.layouts, environment.report
-        self.items = items
+        environment.items = (*environment.items, [item for item, _ in items])
         known = set(environment.constant_nodes)
         for item, folder in items:
             match item:
@@ -461,31 +495,18 @@ class Declared:
         defines = isinstance(item, s.Trampoline) and item.body is not None
         if untyped:
             environment.misdeclared.add(signature.name)
-            define(self.defined if defines else {}, signature.name, signature.span, report)
+            define(self.defined if defines else {}, signature.name, item.name.span, report)
         else:
-            _declare_function(signature, defines, environment, self.defined, self.names)
+            _declare_function(signature, item.name.span, defines, environment, self.defined, self.names)
         if isinstance(item, s.Trampoline) and item.body is not None:
             self.bodies.append((item, signature, untyped))
         elif isinstance(item, s.Trampoline):
-            define(self.contracted, signature.name, signature.span, report)
+            define(self.contracted, signature.name, item.name.span, report)
             self.bodiless.append((item, signature))
 
     def copy(self, environment: Environment) -> Declared:
         """The same in a new environment, to be added to. There were no mistakes."""
-        known = self.environment
-        environment.conventions = dict(known.conventions)
-        environment.declared_conventions = dict(known.declared_conventions)
-        environment.constants = dict(known.constants)
-        environment.constant_nodes = dict(known.constant_nodes)
-        environment.signatures = dict(known.signatures)
-        environment.variables = dict(known.variables)
-        environment.variadic = set(known.variadic)
-        environment.tables = dict(known.tables)
-        environment.suspending = dict(known.suspending)
-        environment.entered = dict(known.entered)
-        environment.layouts.declarations = dict(known.layouts.declarations)
-        environment.layouts.done = dict(known.layouts.done)
-        environment.layouts.headers = dict(known.layouts.headers)
+        environment.take(self.environment, copied=True)
         return Declared(
             environment,
             dict(self.names),
@@ -497,57 +518,44 @@ class Declared:
             self,
         )
 
-    def moved(self, items: Sequence[tuple[s.Plain, Path]], environment: Environment) -> Declared | None:
-        """The same in a new environment, for items that differ from those that were added in bodies and checks alone,
-        and in where they are. There were no mistakes. None where a convention is somewhere else: it says where."""
-        known = self.environment
-        if known.declared_conventions:
-            own = [item for item, _ in items if isinstance(item, s.ConventionDeclaration)]
-            if any(known.conventions[str(item.name)].source != str(item.span) for item in own):
+    def moved(self, module: Module, report: Report) -> Declared | None:
+        """The same for a module that differs from the one that was declared in bodies and checks alone, and in where it
+        has its declarations. There were no mistakes. What says where nothing is, is shared, and not to be changed. None
+        where a convention is somewhere else: it says where."""
+        known, imported = self.environment, self.imported
+        environment = _environment(known.target, report, module.headers)
+        environment.take(known)
+        environment.files = module.files
+        own = _meant(module.file.items, target_words(known.target))
+        environment.items = (*known.items[:-1], own)
+        bodies = list(imported.bodies) if imported is not None else []
+        bodiless = list(imported.bodiless) if imported is not None else []
+        checks = list(imported.checks) if imported is not None else []
+        own_bodies, own_bodiless = iter(self.bodies[len(bodies) :]), iter(self.bodiless[len(bodiless) :])
+        for item in own:
+            if isinstance(item, s.Check):
+                checks.append(item)
+            elif isinstance(item, s.Trampoline):
+                if item.body is not None:
+                    _, signature, untyped = next(own_bodies)
+                    bodies.append((item, signature, untyped))
+                else:
+                    _, signature = next(own_bodiless)
+                    bodiless.append((item, signature))
+                if any(isinstance(clause, s.Suspends) for clause in item.clauses):
+                    environment.suspending = environment.suspending | {signature.name: item}
+            elif isinstance(item, s.Table):
+                table = replace(environment.tables[str(item.name)], span=item.name.span)
+                environment.tables = environment.tables | {table.name: table}
+                environment.entered = environment.entered | {table.trampoline: table}
+            elif isinstance(item, s.ConventionDeclaration) and known.conventions[str(item.name)].source != str(
+                item.span
+            ):
                 return None
-        moved = self.copy(environment)
-        imported = self.imported if self.imported is not None else Declared(self.environment)
-        moved.bodies, moved.bodiless = list(imported.bodies), list(imported.bodiless)
-        moved.checks = [*imported.checks, *(item for item, _ in items if isinstance(item, s.Check))]
-        bodies, bodiless = iter(self.bodies[len(imported.bodies) :]), iter(self.bodiless[len(imported.bodiless) :])
-        for (item, folder), (before, _) in zip(_without_checks(items), _without_checks(self.items), strict=True):
-            name, span, old = str(item.name), item.name.span, before.name.span
-            match item:
-                case s.Extern():
-                    signature = environment.signatures[name]
-                    if signature.span is old:  # else it announces a trampoline
-                        environment.signatures[name] = _signature_at(span, signature)
-                case s.Trampoline():
-                    if item.body is not None:
-                        _, signature, untyped = next(bodies)
-                        new = _signature_at(span, signature)
-                        moved.bodies.append((item, new, untyped))
-                    else:
-                        _, signature = next(bodiless)
-                        new = _signature_at(span, signature)
-                        moved.bodiless.append((item, new))
-                    if environment.signatures[name] is signature:
-                        environment.signatures[name] = new
-                    if name in environment.suspending:
-                        environment.suspending[name] = item
-                case s.ExternVariable():
-                    variable = environment.variables[name]
-                    if variable is not None and variable.span is old:  # else another one says the same of it
-                        environment.variables[name] = replace(variable, span=span)
-                case s.Constant():
-                    environment.constant_nodes[name] = item
-                case s.Struct():
-                    environment.layouts.declarations[name] = item, folder
-                    layout = environment.layouts.done[name]
-                    environment.layouts.done[name] = layout and replace(layout, span=span)
-                case s.Table():
-                    table = replace(environment.tables[name], span=span)
-                    environment.tables[name] = environment.entered[table.trampoline] = table
-                case s.ConventionDeclaration():
-                    environment.declared_conventions[name] = span
-                case _:
-                    assert_never(item)
-        return moved
+        outline = self.outlined(module)
+        return Declared(
+            environment, self.names, self.defined, self.contracted, bodies, bodiless, checks, imported, outline
+        )
 
     def collides(self, items: Iterable[tuple[s.Plain, Path]]) -> bool:
         """Whether some items have names that would not be declared behind these if all were declared at once."""
@@ -563,60 +571,83 @@ class Declared:
                     return True
         return False
 
-    def unchanged(self) -> bool:
+    def unchanged(self, headers: Headers) -> bool:
         """Whether the headers that were read still say the same."""
-        headers = self.environment.layouts.headers
-        return not headers or headers == self.environment.layouts.headers_now()
+        return all(headers.text(path) == text for path, text in self.environment.layouts.read.items())
+
+    def outlined(self, module: Module) -> Outline:
+        """What a program has of it."""
+        if self.outline is None:
+            self.outline = self._outline(module)
+        return self.outline
+
+    def _outline(self, module: Module) -> Outline:
+        environment = self.environment
+        layouts, target = environment.layouts, environment.target
+        own = _meant(module.file.items, target_words(target))
+        trampolines = [item for item in own if isinstance(item, s.Trampoline)]
+        defined = {signature.name for _, signature, _ in self.bodies}
+        return Outline(
+            {name: layout for name, layout in layouts.done.items() if layout is not None},
+            {name: signature for name, signature in environment.signatures.items() if name not in defined},
+            {name: variable for name, variable in environment.variables.items() if variable is not None},
+            tuple(str(item.name) for item in trampolines if item.body is not None),
+            tuple(str(item.name) for item in trampolines if item.body is None),
+            tuple(str(item.name) for item in own if isinstance(item, s.Table)),
+            found_right(target, module.declarations, tuple(layouts.read.values())),
+        )
 
 
-@lru_cache(maxsize=512)
-def _declared_before(target: Target, imports: Imports, declarations: tuple[str, ...]) -> list[Declared]:
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a program has of its declarations, wherever in the files they are; as in `ir.Program`."""
+
+    structs: Mapping[str, ir.StructLayout]
+    externs: Mapping[str, ir.Signature]
+    variables: Mapping[str, ir.ExternVariable]
+    own: tuple[str, ...]
+    own_contracts: tuple[str, ...]
+    own_tables: tuple[str, ...]
+    right: set[str]
+
+
+@lru_cache(maxsize=32)
+def _declared_before(imports: Imports, declarations: tuple[str, ...]) -> dict[Target, Declared]:
     """What a file with such declarations has declared for a target, if that was right, to be filled. It is not to be
     changed."""
-    return []
+    return {}
 
 
-def _without_checks(items: Iterable[tuple[s.Plain, Path]]) -> Iterator[tuple[s.Named, Path]]:
-    """Those that make something known."""
-    for item, folder in items:
-        if not isinstance(item, (s.Check, s.Import)):
-            yield item, folder
-
-
-def _signature_at(span: Span, known: ir.Signature) -> ir.Signature:
-    return ir.Signature(known.name, known.parameters, known.result, known.convention, known.clobbers, span)
-
-
-def _items(files: Iterable[s.File], environment: Environment) -> list[tuple[s.Plain, Path]]:
+def _items(files: Iterable[s.File], target: Target) -> list[tuple[s.Plain, Path]]:
     """What files declare for a target, each with the folder of its file."""
     found: list[tuple[s.Plain, Path]] = []
     for file in files:
         folder = _folder(file.source.name)
-        found += [(item, folder) for item in environment.meant(file.items)]
+        found += [(item, folder) for item in _meant(file.items, target_words(target))]
     return found
 
 
 def _declared(module: Module, target: Target, report: Report) -> Declared:
     """All declarations of a module. They are made once, as long as they have not changed; those of the imported files,
     if they can be made without the others, even where its own have changed."""
-    environment = _environment(target, report, module.include)
-    environment.files = module.files
-    own = _items([module.file], environment)
-    before = _declared_before(target, module.imports, module.declarations) if module.imports is not None else []
-    if before and before[0].unchanged():
-        moved = before[0].moved(own, environment)
+    before = module.before.get(target) if module.imports is not None else None
+    if before is not None and before.unchanged(module.headers):
+        moved = before.moved(module, report)
         if moved is not None:
             return moved
+    environment = _environment(target, report, module.headers)
+    environment.files = module.files
+    own = _items([module.file], target)
     imported = _declared_by_imports(module, target)
     others: list[tuple[s.Plain, Path]] = []
     if imported is None or imported.collides(own):
-        others = _items(module.files[:-1], environment)
+        others = _items(module.files[:-1], target)
         declared = Declared(environment)
     else:
         declared = imported.copy(environment)
     declared.add([*others, *own])
-    if not others and not report.diagnostics:
-        before[:] = [declared]
+    if not others and not report.diagnostics and module.imports is not None:
+        module.before[target] = declared
     return declared
 
 
@@ -626,12 +657,12 @@ def _declared_by_imports(module: Module, target: Target) -> Declared | None:
     if imports is None or not imports.files:
         return None
     declared = imports.declared.get(target)
-    if declared is not None and declared.unchanged():
+    if declared is not None and declared.unchanged(module.headers):
         return declared
     report = Report()
-    declared = Declared(_environment(target, report, module.include))
+    declared = Declared(_environment(target, report, module.headers))
     try:
-        declared.add(_items(imports.files, declared.environment))
+        declared.add(_items(imports.files, target))
         report.finish()
     except InputError:
         return None  # told of the module, if it is wrong there
@@ -644,14 +675,10 @@ def resolve(module: Module, target: Target) -> ir.Program:
     report = Report()
     declared = _declared(module, target, report)
     environment = declared.environment
-    layouts = environment.layouts
+    outline = declared.outlined(module)
+    own, right = outline.own, outline.right
 
     # Functions and checks with mistakes go no further than `report.finish`.
-    own_items = tuple(environment.meant(module.file.items))
-    trampolines = [item for item in own_items if isinstance(item, s.Trampoline)]
-    own = tuple(str(item.name) for item in trampolines if item.body is not None)
-    own_contracts = tuple(str(item.name) for item in trampolines if item.body is None)
-    right = found_right(target, module.declarations, tuple(layouts.headers.values()))
     functions = Functions()
     for trampoline, signature, untyped in declared.bodies:
         imported = signature.name not in own
@@ -670,31 +697,25 @@ def resolve(module: Module, target: Target) -> ir.Program:
         scenarios = _scenarios(checks, environment, functions, contracts)
         if not report.diagnostics:
             right.update(check.span.text for check in checks)
-    own_tables = tuple(str(item.name) for item in own_items if isinstance(item, s.Table))
-    if not trampolines and not report.diagnostics and not _trampolines(module.file.items):
+    missing = not own and not outline.own_contracts
+    if missing and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])
     report.finish()
-    structs = {name: layout for name, layout in layouts.done.items() if layout is not None}
-    defined = {signature.name for _, signature, _ in declared.bodies}
-    externs = {name: sig for name, sig in environment.signatures.items() if name not in defined}
-    variables = {name: variable for name, variable in environment.variables.items() if variable is not None}
-    unseen = frozenset(functions.later)
-    tables = environment.tables
     return ir.Program(
         target,
-        structs,
-        externs,
+        outline.structs,
+        outline.externs,
         functions,
         scenarios,
         own,
         module.name,
-        variables,
-        tables,
-        own_tables,
+        outline.variables,
+        environment.tables,
+        outline.own_tables,
         right,
-        unseen,
+        frozenset(functions.later),
         contracts,
-        own_contracts,
+        outline.own_contracts,
     )
 
 
@@ -710,7 +731,8 @@ def _declare_variable(item: s.ExternVariable, environment: Environment, names: d
         define(names, name, item.name.span, environment.report)
     elif before is not None and variable is not None and before != variable:
         message = f"`{name}` is declared twice, and not alike"
-        environment.report.error("R002", message, item.name.span, related=[(before.span, "first here")])
+        related = [(environment.where(name, s.ExternVariable), "first here")]
+        environment.report.error("R002", message, item.name.span, related=related)
     environment.variables.setdefault(name, variable)
 
 
@@ -778,6 +800,7 @@ def _declare_table(
 
 def _declare_function(
     signature: ir.Signature,
+    span: Span,
     defines: bool,
     environment: Environment,
     defined: dict[str, Span],
@@ -786,9 +809,9 @@ def _declare_function(
     """An extern may announce a trampoline that this or another file defines, if both say the same of it."""
     before = environment.signatures.get(signature.name)
     if before is None:
-        define(names, signature.name, signature.span, environment.report)
+        define(names, signature.name, span, environment.report)
     if defines and signature.name in defined:
-        define(defined, signature.name, signature.span, environment.report)
+        define(defined, signature.name, span, environment.report)
         return
     if before is not None:
         same = (
@@ -798,11 +821,11 @@ def _declare_function(
         )
         if not same:
             message = f"`{signature.name}` is declared twice, and not alike"
-            related = [(before.span, "first here")]
-            environment.report.error("R002", message, signature.span, related=related)
+            related = [(environment.where(signature.name, s.Extern, s.Trampoline), "first here")]
+            environment.report.error("R002", message, span, related=related)
             return
     if defines:
-        defined[signature.name] = signature.span
+        defined[signature.name] = span
     if defines or before is None:
         environment.signatures[signature.name] = signature
 
@@ -838,7 +861,6 @@ def _signature(item: s.Extern | s.Trampoline, environment: Environment) -> tuple
         result or (word if item.result is not None else None),
         convention,
         frozenset(clobbers) if clobbers is not None else None,
-        item.name.span,
     )
     return signature, frozenset(untyped)
 
@@ -849,7 +871,7 @@ def own_trampolines(module: Module, target: Target) -> tuple[str, ...]:
 
 
 def _own(module: Module, target: Target) -> Iterator[s.Trampoline]:
-    for item in _environment(target, Report(), ()).meant(module.file.items):
+    for item in _meant(module.file.items, target_words(target)):
         if isinstance(item, s.Trampoline):
             yield item
 
@@ -947,7 +969,9 @@ def _declare_convention(item: s.ConventionDeclaration, environment: Environment)
         environment.report.error("R023", message, item.name.span)
     if not conflicts:
         facts_of_it = tuple(changes.items()), tuple(kept.items()), tuple(reserved.items())
-        environment.conventions[name] = _derived(base, *facts_of_it)
+        environment.conventions[name] = made = _derived(base, *facts_of_it)
+        if isinstance(made.thread, Register):
+            environment.words |= {_G_IN_REGISTER}
 
 
 @lru_cache(maxsize=256)

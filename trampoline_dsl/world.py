@@ -680,5 +680,5 @@ def anonymous_callees(program: ir.Program) -> dict[str, ir.Signature]:
                 if name is not None:
                     parameters = tuple((f"argument {i}", a.type) for i, a in enumerate(node.arguments))
                     result = node.result if isinstance(node, ir.Call) else function.result
-                    found[name] = ir.Signature(name, parameters, result, node.convention, None, node.span)
+                    found[name] = ir.Signature(name, parameters, result, node.convention, None)
     return found
