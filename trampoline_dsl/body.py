@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from . import ir
 from . import syntax as s
@@ -477,6 +477,8 @@ class BodyResolver:
         value: ir.Expression | None
         variable = self.scope.variables.get(first)
         if variable is not None:
+            if len(parts) == 1 and variable.kind in ("parameter", "local") and variable not in self.untyped:
+                return ir.Read(variable, spans[0])
             if variable.kind == "stack":
                 if parts[1:] != ("top",):
                     message = f"{first} is a stack: write `{first}.top`, its highest address"
@@ -731,14 +733,12 @@ class BodyResolver:
     def value(self, node: s.Expression, type_: ir.Type, what: str) -> ir.Expression | None:
         """An expression that is assigned to something of a type."""
         value = self.expression(node, type_)
-        if value is None:
-            return None
-        return value if self._fits(value, type_, node.span, what) else None
+        if value is None or value.type is type_ or self._fits(value, type_, node.span, what):
+            return value
+        return None
 
     def _fits(self, value: ir.Expression, type_: ir.Type, span: Span, what: str) -> bool:
         found = value.type
-        if found is type_:
-            return True
         if (found.kind == "float") != (type_.kind == "float") or found.bits != type_.bits:
             notes = [] if "float" in (found.kind, type_.kind) else [f"convert it: `... as {type_}`"]
             self.report.error("R049", f"{what} is {type_}, and this is {found}", span, notes=notes)
@@ -797,68 +797,42 @@ class BodyResolver:
     def _statements(self, nodes: Sequence[s.Statement]) -> Sequence[ir.Statement]:
         made: list[ir.Statement] = []
         for node in nodes:
-            made += self.statement(node)
+            made += _STATEMENTS[node.__class__](self, node)
         return made
 
-    def statement(self, node: s.Statement) -> Sequence[ir.Statement]:
-        match node:
-            case s.Let():
-                return self._let(node)
-            case s.Assign():
-                return self._assign(node)
-            case s.Call(call=call):
-                made = self._call(call, None)
-                if made is not None:
-                    return [made]
-            case s.Save(place=None):
-                self._save(node)
-            case s.Save() | s.Restore():
-                return self._save_frame(node)
-            case s.FrameBlock():
-                self._frame(node)
-            case s.Jump():
-                return self._jump(node)
-            case s.Return():
-                return self._return(node)
-            case s.Resume(sp=sp, pc=pc, span=span):
-                stack = self.value(sp, self.word_type, "the stack pointer")
-                address = self.value(pc, self.word_type, "the program counter")
-                if self.scope.check:
-                    self.report.error("R050", "`resume` belongs in a trampoline", span)
-                if stack is not None and address is not None:
-                    return [ir.Resume(stack, address, span)]
-            case s.Trap(span=span):
-                if self.scope.check:
-                    self.report.error(
-                        "R050", "`trap` belongs in a trampoline", span, notes=["a check fails by `expect`"]
-                    )
-                return [ir.Trap(span)]
-            case s.If():
-                return self._if(node)
-            case s.While():
-                return self._while(node)
-            case s.Break(span=span) | s.Continue(span=span):
-                return self._leave_loop(node, span)
-            case s.OnStack():
-                return self._on_stack(node)
-            case s.SwitchStack():
-                return self._switch_stack(node)
-            case s.When(targets=targets, then=then, otherwise=otherwise):
-                # A `when` is no scope of its own: what it declares is there for the statements behind it.
-                chosen = then if self.environment.holds(targets) else otherwise
-                if chosen is not None:
-                    return self._statements(chosen.statements)
-            case s.Asm():
-                return self._asm(node)
-            case s.Expect(condition=condition, span=span):
-                if not self.scope.check:
-                    self.report.error("R050", "`expect` belongs in a check", span, notes=["`check NAME { ... }`"])
-                made_condition = self.condition(condition)
-                if made_condition is not None:
-                    return [ir.Expect(made_condition, span)]
-            case _:
-                assert_never(node)
+    def _call_statement(self, node: s.Call) -> Sequence[ir.Statement]:
+        made = self._call(node.call, None)
+        return [made] if made is not None else []
+
+    def _save_statement(self, node: s.Save) -> Sequence[ir.Statement]:
+        if node.place is not None:
+            return self._save_frame(node)
+        self._save(node)
         return []
+
+    def _resume(self, node: s.Resume) -> Sequence[ir.Statement]:
+        stack = self.value(node.sp, self.word_type, "the stack pointer")
+        address = self.value(node.pc, self.word_type, "the program counter")
+        if self.scope.check:
+            self.report.error("R050", "`resume` belongs in a trampoline", node.span)
+        return [ir.Resume(stack, address, node.span)] if stack is not None and address is not None else []
+
+    def _trap(self, node: s.Trap) -> Sequence[ir.Statement]:
+        if self.scope.check:
+            notes = ["a check fails by `expect`"]
+            self.report.error("R050", "`trap` belongs in a trampoline", node.span, notes=notes)
+        return [ir.Trap(node.span)]
+
+    def _when(self, node: s.When) -> Sequence[ir.Statement]:
+        """A `when` is no scope of its own: what it declares is there for the statements behind it."""
+        chosen = node.then if self.environment.holds(node.targets) else node.otherwise
+        return self._statements(chosen.statements) if chosen is not None else []
+
+    def _expect(self, node: s.Expect) -> Sequence[ir.Statement]:
+        if not self.scope.check:
+            self.report.error("R050", "`expect` belongs in a check", node.span, notes=["`check NAME { ... }`"])
+        condition = self.condition(node.condition)
+        return [ir.Expect(condition, node.span)] if condition is not None else []
 
     def _save(self, node: s.Save) -> None:
         what = str(node.what)
@@ -904,10 +878,10 @@ class BodyResolver:
                 return [ir.SaveFrame(address, offset, field_.size, restores, node.span)]
         return []
 
-    def _frame(self, node: s.FrameBlock) -> None:
+    def _frame(self, node: s.FrameBlock) -> Sequence[ir.Statement]:
         if self.scope.check or self.scope.stack:
             self.report.error("R050", "`frame` belongs at the top of a trampoline", node.span)
-            return
+            return []
         for slot in node.slots:
             layout = self._struct_named(slot.type)
             type_: ir.Type | None
@@ -929,6 +903,7 @@ class BodyResolver:
             if type_ is None:
                 self.untyped.add(variable)
             self.slots.append(variable)
+        return []
 
     def _struct_named(self, type_: s.TypeName) -> ir.StructLayout | None:
         """The struct that a slot's type is, with a size and no mistake; None where it is another type."""
@@ -1099,7 +1074,8 @@ class BodyResolver:
             return [ir.While(condition, body, node.span)]
         return []
 
-    def _leave_loop(self, node: s.Break | s.Continue, span: Span) -> Sequence[ir.Statement]:
+    def _leave_loop(self, node: s.Break | s.Continue) -> Sequence[ir.Statement]:
+        span = node.span
         word = "break" if isinstance(node, s.Break) else "continue"
         if not self.scope.in_loop:
             self.report.error("R054", f"`{word}` outside a loop", span)
@@ -1807,6 +1783,29 @@ class BodyResolver:
         self.scope = outer
         self.handler_result = None
         return ir.Handler(name, tuple(parameters), body, node.callee.span)
+
+
+_STATEMENTS: Mapping[type, Callable[[BodyResolver, Any], Sequence[ir.Statement]]] = {
+    s.Let: BodyResolver._let,
+    s.Assign: BodyResolver._assign,
+    s.Call: BodyResolver._call_statement,
+    s.Save: BodyResolver._save_statement,
+    s.Restore: BodyResolver._save_frame,
+    s.FrameBlock: BodyResolver._frame,
+    s.Jump: BodyResolver._jump,
+    s.Return: BodyResolver._return,
+    s.Resume: BodyResolver._resume,
+    s.Trap: BodyResolver._trap,
+    s.If: BodyResolver._if,
+    s.While: BodyResolver._while,
+    s.Break: BodyResolver._leave_loop,
+    s.Continue: BodyResolver._leave_loop,
+    s.OnStack: BodyResolver._on_stack,
+    s.SwitchStack: BodyResolver._switch_stack,
+    s.When: BodyResolver._when,
+    s.Asm: BodyResolver._asm,
+    s.Expect: BodyResolver._expect,
+}
 
 
 def _with_variable(call: ir.Call, variable: ir.Variable) -> ir.Call:

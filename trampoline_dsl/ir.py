@@ -545,7 +545,7 @@ class Function:
 
     @property
     def signature(self) -> Signature:
-        parameters = tuple((v.name, v.type) for v in self.parameters)
+        parameters = tuple([(v.name, v.type) for v in self.parameters])
         return Signature(self.name, parameters, self.result, self.convention, None)
 
 

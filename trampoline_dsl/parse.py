@@ -1030,7 +1030,8 @@ class _Builder:
         name, title, *items = tree.children
         text = self.text(title) if title else ""
         made = s.Later(lambda: self._check_items(items)) if self.later else self._check_items(items)
-        return s.Check(self.make(name), text, made, self.span(tree))
+        span = self.span(tree)
+        return s.Check(self.make(name), text, made, span.text, span)
 
     def _check_items(self, items: list[Any]) -> tuple[s.CheckItem, ...]:
         return tuple(self.make(item) for item in items)

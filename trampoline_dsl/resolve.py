@@ -691,12 +691,12 @@ def resolve(module: Module, target: Target) -> ir.Program:
     }
     checks = declared.checks
     scenarios: Sequence[ir.Scenario]
-    if not report.diagnostics and all(check.span.text in right for check in checks):
+    if not report.diagnostics and all(check.text in right for check in checks):
         scenarios = Scenarios(lambda: _scenarios(checks, environment, functions, contracts)) if checks else ()
     else:
         scenarios = _scenarios(checks, environment, functions, contracts)
         if not report.diagnostics:
-            right.update(check.span.text for check in checks)
+            right.update(check.text for check in checks)
     missing = not own and not outline.own_contracts
     if missing and not report.diagnostics and not _trampolines(module.file.items):
         report.error("R001", "this file declares no trampoline", None, file=module.name, notes=[EMPTY])

@@ -749,11 +749,12 @@ class Later(Sequence[CheckItem]):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`check f "title" { ... }`."""
+    """`check f "title" { ... }`. `text`: the whole of it, as it is written."""
 
     trampoline: Name
     title: str
     items: Sequence[CheckItem]
+    text: str = field(compare=False, repr=False)
     span: Span = field(compare=False)
 
 
