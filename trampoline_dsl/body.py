@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 from . import ir
 from . import syntax as s
 from .diagnostics import Report, Span, listed, suggestion
-from .layout import MAXIMUM_DEPTH, scalar
+from .layout import MAXIMUM_DEPTH, pointer_to, scalar
 from .target import (
     MOST_SYSTEM_ARGUMENTS,
     Bank,
@@ -433,9 +433,7 @@ class BodyResolver:
 
     def _address_of_variable(self, variable: ir.ExternVariable, span: Span) -> ir.Expression:
         struct = variable.type if isinstance(variable.type, str) else None
-        return ir.SymbolAddress(
-            variable.name, ir.Type("ptr", "pointer", 8 * self.environment.word, False, struct), span
-        )
+        return ir.SymbolAddress(variable.name, pointer_to(struct, 8 * self.environment.word), span)
 
     def _extern_variable(self, name: s.Name) -> s.Name | None:
         """The name of an extern variable, if a path begins with it, as its first part."""
@@ -469,7 +467,7 @@ class BodyResolver:
         """`g` points to the struct called g, if there is one."""
         word = 8 * self.environment.word
         struct = "g" if "g" in self.environment.layouts.declarations else None
-        return ir.Type("ptr", "pointer", word, False, struct)
+        return pointer_to(struct, word)
 
     def _path(self, node: s.Path, expected: ir.Type | None) -> ir.Expression | None:
         parts, spans = node.name.parts, node.name.spans
@@ -886,7 +884,7 @@ class BodyResolver:
             layout = self._struct_named(slot.type)
             type_: ir.Type | None
             if layout is not None:
-                type_ = ir.Type("ptr", "pointer", 8 * self.environment.word, False, layout.name)
+                type_ = pointer_to(layout.name, 8 * self.environment.word)
             else:
                 type_ = self.environment.layouts.type(slot.type, place="slot")
             pin: int | None = None
@@ -1726,7 +1724,7 @@ class BodyResolver:
                         self._declare(unknown)
                         self.untyped.add(unknown)
                         continue
-                    type_ = ir.Type("ptr", "pointer", word, False, node.type.name)
+                    type_ = pointer_to(node.type.name, word)
                     variable = ir.Variable(node.name, type_, "object", node.span)
                     self._declare(variable)
                     objects.append(variable)
@@ -1824,11 +1822,14 @@ def _is_literal(node: s.Expression) -> bool:
 def ends(body: Sequence[ir.Statement]) -> bool:
     """Whether the end of a list of statements is never reached."""
     for statement in body:
-        match statement:
-            case ir.Return() | ir.TailCall() | ir.Resume() | ir.Trap() | ir.Break() | ir.Continue():
+        if statement.__class__ in _ENDING:
+            return True
+        if isinstance(statement, ir.If):
+            if statement.otherwise and ends(statement.then) and ends(statement.otherwise):
                 return True
-            case ir.If(then=then, otherwise=otherwise) if otherwise and ends(then) and ends(otherwise):
-                return True
-            case ir.OnStack(body=inner) if ends(inner):
-                return True
+        elif isinstance(statement, ir.OnStack) and ends(statement.body):
+            return True
     return False
+
+
+_ENDING = frozenset({ir.Return, ir.TailCall, ir.Resume, ir.Trap, ir.Break, ir.Continue})

@@ -31,6 +31,12 @@ def word_type(target: Target) -> ir.Type:
 
 
 @lru_cache(maxsize=1024)
+def pointer_to(struct: str | None, bits: int) -> ir.Type:
+    """The type of a pointer of so many bits, to a struct if one is named."""
+    return ir.Type("ptr", "pointer", bits, False, struct)
+
+
+@lru_cache(maxsize=1024)
 def _scalar(name: str, word: int) -> ir.Type | None:
     if name in _INTEGERS:
         bits, signed = _INTEGERS[name]
@@ -85,13 +91,14 @@ class Headers:
 
     def __init__(self, include: Sequence[Path] = ()) -> None:
         self._include = include
-        self._texts: dict[Path, str | None] = {}  # by where a source says they are
-        self._reasons: dict[Path, str] = {}
+        self._texts: dict[str, str | None] = {}  # by where a source says they are
+        self._reasons: dict[str, str] = {}
 
-    def text(self, path: Path) -> str | None:
+    def text(self, path: str) -> str | None:
         """The text of a header; None where it cannot be read."""
         if path not in self._texts:
-            found = next((other / path.name for other in self._include if (other / path.name).is_file()), path)
+            others = (other / Path(path).name for other in self._include)
+            found = next(filter(Path.is_file, others), path)
             try:
                 self._texts[path] = read_source(found).text
             except InputError as error:
@@ -100,7 +107,7 @@ class Headers:
                 self._reasons[path] = f"cannot read the header {found}: {reason}"
         return self._texts[path]
 
-    def why_not(self, path: Path) -> str:
+    def why_not(self, path: str) -> str:
         """Why one cannot be read."""
         return self._reasons[path]
 
@@ -137,7 +144,7 @@ class Layouts:
         self.declarations: dict[str, tuple[s.Struct, Path]] = {}
         self.done: dict[str, ir.StructLayout | None] = {}
         self.active: list[str] = []
-        self.read: dict[Path, str | None] = {}  # the texts of the headers that have been read
+        self.read: dict[str, str | None] = {}  # the texts of the headers that have been read
 
     def declare(self, struct: s.Struct, folder: Path) -> None:
         name = str(struct.name)
@@ -176,7 +183,7 @@ class Layouts:
                 )
             elif node.pointee not in self.declarations:
                 self.unknown(node.pointee, node)
-            return ir.Type("ptr", "pointer", plain.bits, False, node.pointee)
+            return pointer_to(node.pointee, plain.bits)
         if node.name in self.declarations:
             message = f"{node.name} is a struct, and a value is a word or less"
             self.report.error("R011", message, node.span, notes=[f"write `ptr<{node.name}>`"])
@@ -221,7 +228,7 @@ class Layouts:
         if declaration.header is None or declaration.header_span is None:
             return None
         text = declaration.header.replace("{arch}", self.target.architecture.name).replace("{os}", self.target.os)
-        path = folder / text
+        path = str(folder / text)
         header = self.headers.text(path)
         if header is None and path not in self.read:
             self.report.error("H001", self.headers.why_not(path), declaration.header_span)

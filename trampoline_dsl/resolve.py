@@ -49,6 +49,7 @@ class Imports:
         self.files = files
         self.texts = (*map(str, include), *_declarations(files))  # as in `Module.declarations`
         self.declared: dict[Target, Declared] = {}  # to be copied, and not to be changed
+        self.targets_right = False  # once all targets that they name have been found to be some
 
 
 @lru_cache(maxsize=64)
@@ -150,8 +151,8 @@ class Scenarios(Sequence[ir.Scenario]):
 def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
     """Parse a source and everything that it imports. Raises InputError."""
     report = Report()
-    files: dict[str, s.File] = {}
-    root = _load(source, _real(Path(source.name)), 0, files, set(), report)
+    files: dict[object, s.File] = {}
+    root = _load(source, _identity(Path(source.name)), 0, files, set(), report)
     report.finish()
     assert root is not None  # a file that does not parse has been reported
     *imported, _ = (file.source for file in files.values())
@@ -162,9 +163,9 @@ def load_module(source: Source, include: Sequence[Path] = ()) -> Module:
 
 
 def _load(
-    current: Source, key: str, depth: int, files: dict[str, s.File], seen: set[str], report: Report
+    current: Source, key: object, depth: int, files: dict[object, s.File], seen: set[object], report: Report
 ) -> s.File | None:
-    """Parse a file and what it imports into `files`, by the names in `seen`. None where it is wrong."""
+    """Parse a file and what it imports into `files`, by what is in `seen`. None where it is wrong."""
     seen.add(key)
     try:
         parsed = parse(current)
@@ -176,7 +177,7 @@ def _load(
     for item in parsed.items:
         if isinstance(item, s.Import):
             path = _folder(current.name) / item.path
-            imported = _real(path)
+            imported = _identity(path)
             if imported in seen:
                 continue
             if depth >= MAXIMUM_IMPORTS:
@@ -199,12 +200,13 @@ def _folder(file: str) -> Path:
     return Path(file).parent
 
 
-def _real(path: Path) -> str:
-    """By which name a file is known, whatever it is called; its own name where that cannot be found out."""
+def _identity(path: Path) -> object:
+    """By what a file is known, whatever it is called; its name where there is no such file."""
     try:
-        return os.path.realpath(path)
-    except (OSError, ValueError):  # a name too long, a zero byte
+        found = os.stat(path)
+    except (OSError, ValueError):  # or a name too long, a zero byte
         return str(path)
+    return found.st_dev, found.st_ino
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -247,12 +249,22 @@ class Environment:
 
     def take(self, known: Environment, *, copied: bool = False) -> None:
         """Know all that is known there, of the same target and without a mistake: to be added to if it is copied."""
-        self.items, self.words = known.items, known.words
-        for names in (_KNOWN, _LAID_OUT):
-            ours, theirs = (self, known) if names is _KNOWN else (self.layouts, known.layouts)
-            for name in names:
-                found = getattr(theirs, name)
-                setattr(ours, name, found.copy() if copied else found)
+        self.items, self.words, self.conventions = known.items, known.words, known.conventions
+        self.declared_conventions, self.signatures = known.declared_conventions, known.signatures
+        self.constants, self.constant_nodes, self.variables = known.constants, known.constant_nodes, known.variables
+        self.variadic, self.suspending = known.variadic, known.suspending
+        self.tables, self.entered = known.tables, known.entered
+        layouts = self.layouts
+        layouts.declarations, layouts.done = known.layouts.declarations, known.layouts.done
+        layouts.read = known.layouts.read
+        if copied:
+            self.conventions, self.declared_conventions = dict(self.conventions), dict(self.declared_conventions)
+            self.signatures, self.variables = dict(self.signatures), dict(self.variables)
+            self.constants, self.constant_nodes = dict(self.constants), dict(self.constant_nodes)
+            self.variadic, self.suspending = set(self.variadic), dict(self.suspending)
+            self.tables, self.entered = dict(self.tables), dict(self.entered)
+            layouts.declarations, layouts.done = dict(layouts.declarations), dict(layouts.done)
+            layouts.read = dict(layouts.read)
 
     def register(self, name: s.Name) -> Register | None:
         registers = self.target.architecture.registers
@@ -295,12 +307,6 @@ class Environment:
         return _means(targets, self.words)
 
 
-# What is known by names, to those who may change it and to those who share it.
-_KNOWN = (
-    *("conventions", "declared_conventions", "constants", "constant_nodes", "signatures", "variables", "variadic"),
-    *("tables", "suspending", "entered"),
-)
-_LAID_OUT = ("declarations", "done", "read")
 _G_IN_REGISTER = "g in register"
 
 
@@ -340,7 +346,9 @@ def target_words(target: Target) -> frozenset[str]:
 
 def _check_target_names(module: Module, report: Report) -> None:
     known = _target_names()
-    for file in module.files:
+    imports = module.imports
+    files = module.files if imports is None or not imports.targets_right else module.files[-1:]
+    for file in files:
         for item in _without_whens(file.items):
             text = item.span.text
             if "when" not in text and "asm" not in text and not isinstance(item, s.TargetSet):
@@ -355,6 +363,8 @@ def _check_target_names(module: Module, report: Report) -> None:
                         notes = suggestion(name.name, known)
                         report.error("T001", f"no target is called `{name.name}`", name.span, notes=notes)
                         right.clear()
+    if imports is not None and not report.diagnostics:
+        imports.targets_right = True
 
 
 def _without_whens(items: Iterable[s.Item]) -> Iterator[s.Plain | s.TargetSet]:
@@ -524,9 +534,9 @@ class Declared:
         where a convention is somewhere else: it says where."""
         known, imported = self.environment, self.imported
         environment = _environment(known.target, report, module.headers)
+        own = _meant(module.file.items, environment.words)
         environment.take(known)
         environment.files = module.files
-        own = _meant(module.file.items, target_words(known.target))
         environment.items = (*known.items[:-1], own)
         bodies = list(imported.bodies) if imported is not None else []
         bodiless = list(imported.bodiless) if imported is not None else []
