@@ -469,6 +469,7 @@ table own_entries[4] enters first
 trampoline first() using c { BODY }
 trampoline second(a: ptr<own>) using own_mine writes a
 trampoline announced(a: uptr) -> uptr using c { return a }
+const elsewhere_only { when arm64 { 1 } }
 check announced { finally { expect a == sizeof(own) } }
 """
 EDITS = (
@@ -476,6 +477,8 @@ EDITS = (
     ("BODY", "let x = table index  call announced(x)"),
     ("import", "\n# further down\n\nimport"),  # the convention, too
     ("table", "\n\n  table"),
+    ("{ BODY }", "{\n\n call announced() }"),  # which is told with where it is declared, now further down
+    ("{ BODY }", "{\n\n let x = elsewhere_only }"),
     ("sizeof", "1 + sizeof"),
     ("expect", "expect 1 == 2  expect"),
     ("{ return a }", ""),
