@@ -75,6 +75,7 @@ from trampoline_dsl.target import (
     ValueType,
     aligned,
     in_part,
+    kept_by_run,
     signed,
     signed_field,
     spelled,
@@ -1173,17 +1174,17 @@ def _with_multiples(code: Sequence[Placed], *, pairs: bool) -> list[Placed]:
     for item in code:
         one = item[0]
         if run and not _continues(run, one):
-            result += _merged(run, pairs=pairs)
+            result += _MERGED[pairs](run) if len(run) > 1 else run
             run = []
         access = None if one.user_text else one.access
         if access is not None and _WORD_ACCESS.match(one.text) and access.register != SP and access.offset % 4 == 0:
             run.append(item)
         else:
             if run:
-                result += _merged(run, pairs=pairs)
+                result += _MERGED[pairs](run) if len(run) > 1 else run
                 run = []
             result.append(item)
-    return result + _merged(run, pairs=pairs)
+    return result + _MERGED[pairs](run)
 
 
 def _access(item: Placed) -> Access:
@@ -1202,15 +1203,13 @@ def _continues(run: Sequence[Placed], one: Insn) -> bool:
     return access.base not in loaded and access.register not in loaded
 
 
-def _merged(run: Sequence[Placed], *, pairs: bool) -> list[Placed]:
+def _merged(run: Sequence[Placed], pairs: bool) -> list[Placed]:
     """A run with its neighbours in multiples, or in pairs.
 
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
     for a signal handler or another thread may see it; what follows each other upwards may become one.
     """
-    if len(run) < 2:
-        return list(run)
-    if _access(run[0]).base == SP:
+    if run and _access(run[0]).base == SP:
         # All are whole words, so two either do not overlap or stay in their order.
         run = sorted(run, key=lambda item: _access(item).offset)
     groups: list[list[Placed]] = []
@@ -1278,6 +1277,8 @@ def _one_for(group: Sequence[Placed], text: str) -> Placed:
     )
     return one, place
 
+
+_MERGED = [kept_by_run(partial(_merged, pairs=pairs)) for pairs in (False, True)]
 
 TARGETS = (
     Target("linux/arm", "linux", Arm(""), "ARMv7-A, VFPv3"),

@@ -71,6 +71,7 @@ from trampoline_dsl.target import (
     ValueType,
     aligned,
     in_part,
+    kept_by_run,
     property_note,
     signed,
     signed_field,
@@ -1065,7 +1066,15 @@ class Arm64(Architecture):
         A store that lowers the stack is taken apart first, so that its register can find a partner among the stores
         that follow; then one store at 0(sp) and the step of sp become one instruction.
         """
-        apart = [piece for item in code if not _is_idle(item[0]) for piece in _apart(item)]
+        apart: list[Placed] = []
+        for item in code:
+            one = item[0]
+            if one.user_text:
+                apart.append(item)
+            elif one.text.endswith("!") or "[sp], #" in one.text:
+                apart += _APART([item])
+            elif one.text not in _IDLE:
+                apart.append(item)
         tables = self.object_format == "coff"
         pairs = _with_pairs(apart, tables)
         # Go's assembler does not follow the stack pointer through stores that move it.
@@ -1132,7 +1141,10 @@ def _steps(frame: Frame) -> tuple[Register | None, tuple[Slot, ...], int]:
 
 # ----------------------------------------------------------------------------------------------------------- peephole
 
-_IDLE = re.compile(r"f?mov (x\d+|sp|[sd]\d+), \1")
+# Moves to themselves. Not of w registers: those clear the upper half.
+_IDLE = frozenset(
+    [f"mov {r}, {r}" for r in (*X, SP)] + [f"fmov {letter}{n}, {letter}{n}" for letter in "sd" for n in range(32)]
+)
 _STEP = re.compile(r"(sub|add) sp, sp, #(\w+)")
 _STORE_AND_LOWER = re.compile(r"str (x\d+), \[sp, #-(\w+)\]!")
 _LOAD_AND_RAISE = re.compile(r"ldr (x\d+), \[sp\], #(\w+)")
@@ -1141,17 +1153,9 @@ _AT_SP = re.compile(r"(ld|st)[rp] (([xwdsq])(?:\d+|zr)(?:, [xwdsq](?:\d+|zr))?),
 _SIZES = {"x": 8, "w": 4, "d": 8, "s": 4, "q": 16}
 
 
-def _is_idle(one: Insn) -> bool:
-    """A move to itself. Not of w registers: that one clears the upper half."""
-    text = one.text
-    return text.startswith(("mov ", "fmov ")) and not one.user_text and _IDLE.fullmatch(text) is not None
-
-
-def _apart(item: Placed) -> Iterable[Placed]:
+def _apart(run: Sequence[Placed]) -> Iterable[Placed]:
     """A store that lowers the stack as two instructions, and a load that raises it likewise."""
-    one, place = item
-    if one.user_text or "[sp" not in one.text:
-        return (item,)
+    [(one, place)] = run
     nothing: frozenset[Register] = frozenset()
     if match := _STORE_AND_LOWER.fullmatch(one.text):
         register = _REGISTERS[match[1]]
@@ -1166,7 +1170,7 @@ def _apart(item: Placed) -> Iterable[Placed]:
         step = frozenset((SP,))
         upper = replace(one, text=f"add sp, sp, #{match[2]}", reads=step, writes=step, memory="none")
         return (load, place), (upper, place)
-    return (item,)
+    return run
 
 
 def _with_pairs(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
@@ -1176,16 +1180,16 @@ def _with_pairs(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
     for item in code:
         one = item[0]
         if run and not _continues(run, one):
-            result += _paired(run, tables)
+            result += _PAIRED[tables](run) if len(run) > 1 else run
             run = []
         if one.access is not None and not one.user_text and _PAIRABLE.match(one.text):
             run.append(item)
         else:
             if run:
-                result += _paired(run, tables)
+                result += _PAIRED[tables](run) if len(run) > 1 else run
                 run = []
             result.append(item)
-    return result + _paired(run, tables)
+    return result + _PAIRED[tables](run)
 
 
 def _continues(run: Sequence[Placed], one: Insn) -> bool:
@@ -1205,9 +1209,7 @@ def _paired(run: Sequence[Placed], tables: bool) -> list[Placed]:
     What lies in the frame is put in order first: nobody else looks there. Elsewhere the order of the source stays,
     for a signal handler or another thread may see it; two that follow each other may become one.
     """
-    if len(run) < 2:
-        return list(run)
-    if _access(run[0]).base == SP and _disjoint(run):
+    if run and _access(run[0]).base == SP and _disjoint(run):
         run = sorted(run, key=lambda item: _access(item).offset)
     result: list[Placed] = []
     index = 0
@@ -1284,19 +1286,17 @@ def _with_steps(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
         if step is None:
             result.append(item)
             index += 1
-            continue
-        size = int(step[2], 0)
-        if step[1] == "sub":
+        elif step[1] == "sub":
             end = index + 1
             while end < len(code) and _at_sp(code[end], "st"):
                 end += 1
-            result += _lowered(item, size, list(code[index + 1 : end]), tables)
+            result += _LOWERED[tables](code[index:end])
             index = end
         else:
             start = len(result)
             while start and _at_sp(result[start - 1], "ld"):
                 start -= 1
-            result[start:] = _raised(item, size, result[start:], tables)
+            result[start:] = _RAISED[tables]([*result[start:], item])
             index += 1
     return result
 
@@ -1307,7 +1307,16 @@ def _at_sp(item: Placed, kind: str) -> re.Match[str] | None:
     return match if match is not None and match[1] == kind else None
 
 
-def _lowered(step: Placed, size: int, stores: list[Placed], tables: bool) -> list[Placed]:
+def _size(step: Placed) -> int:
+    match = _STEP.fullmatch(step[0].text)
+    assert match is not None
+    return int(match[2], 0)
+
+
+def _lowered(run: Sequence[Placed], tables: bool) -> list[Placed]:
+    """A step downwards, and the stores behind it."""
+    step, *stores = run
+    size = _size(step)
     for index, item in enumerate(stores):
         match = _at_sp(item, "st")
         if match is None or match[4] is not None:
@@ -1331,7 +1340,10 @@ def _lowered(step: Placed, size: int, stores: list[Placed], tables: bool) -> lis
     return [step, *stores]
 
 
-def _raised(step: Placed, size: int, loads: list[Placed], tables: bool) -> list[Placed]:
+def _raised(run: Sequence[Placed], tables: bool) -> list[Placed]:
+    """Loads, and the step upwards behind them."""
+    *loads, step = run
+    size = _size(step)
     for index, item in enumerate(loads):
         match = _at_sp(item, "ld")
         if match is None or match[4] is not None or not _steps_with(match, size, tables, lowering=False):
@@ -1370,6 +1382,12 @@ def _reach(before: Placed, match: re.Match[str]) -> bool:
     """Whether a store before it touches the bytes that this one, at 0(sp), writes."""
     earlier = _at_sp(before, "st")
     return earlier is None or int(earlier[4] or "0", 0) < _SIZES[match[3]] * (2 if "," in match[2] else 1)
+
+
+_APART = kept_by_run(_apart)
+_PAIRED, _LOWERED, _RAISED = (
+    [kept_by_run(partial(merge, tables=tables)) for tables in (False, True)] for merge in (_paired, _lowered, _raised)
+)
 
 
 TARGETS = (

@@ -1146,10 +1146,10 @@ class Mips(Architecture):
     def _find_filler(self, code: Sequence[Placed], start: int, transfer: Insn) -> int | None:
         """The index of the last instruction that has the same effect behind `transfer`."""
         # What the core adds to a call's reads and writes is the callee's doing, and comes after the slot.
-        read = frozenset(self._by_text[name] for name in re.findall(r"\$\w+", transfer.text) if name in self._by_text)
+        read = [self._by_text[name] for name in _NAME.findall(transfer.text) if name in self._by_text]
         # Of the transfer, and of what is between it and the candidate.
         writes = set(transfer.writes & {self.ra})
-        touches = writes | read
+        touches = writes.union(read)
         accesses: list[Insn] = []
         leaves = transfer.transfer == "return" or (transfer.transfer == "jump" and transfer.target is None)
         for index in range(len(code) - 1, start - 1, -1):
@@ -1174,7 +1174,7 @@ class Mips(Architecture):
     def _may_sit_in_slot(insn: Insn) -> bool:
         # Moves from and to hi, lo and fcsr have to keep their distance from others that a jump would hide.
         # The distance to gp is that from its first instruction, and the second one is behind that.
-        return re.match(r"nop|d?(mult|div)|m[ft](hi|lo)|c[ft]c1|.*_gp_disp", insn.text) is None
+        return _NOT_IN_SLOT.match(insn.text) is None
 
     @staticmethod
     def _may_swap(a: Insn, b: Insn) -> bool:
@@ -1206,6 +1206,10 @@ def _nop(part: FramePart) -> Insn:
     return Insn("nop", part=part)
 
 
+_NAME = re.compile(r"\$\w+")
+_NOT_IN_SLOT = re.compile(r"nop|d?(mult|div)|m[ft](hi|lo)|c[ft]c1|.*_gp_disp")
+_MOVES_FLOAT = re.compile(r"c[ft]c1|d?m[ft]c1")
+_MULTIPLIES = re.compile(r"d?(mult|div)|mt(hi|lo)")
 _TO_ITSELF = re.compile(r"(?:move|mov\.[sd]) (\S+), \1")
 # What others have to keep their distance from.
 _SLOW = ("mfhi", "mflo", "cfc1", "ctc1", "mfc1", "mtc1", "dmfc1", "dmtc1")
@@ -1440,9 +1444,9 @@ class N64(Mips):
     @staticmethod
     def _distance(before: Sequence[Insn], insn: Insn) -> int:
         """How many instructions are missing between the last ones and this one."""
-        if before and before[-1].writes & insn.reads and re.match(r"c[ft]c1|d?m[ft]c1", before[-1].text):
+        if before and before[-1].writes & insn.reads and _MOVES_FLOAT.match(before[-1].text):
             return 1
-        if re.match(r"d?(mult|div)|mt(hi|lo)", insn.text):
+        if _MULTIPLIES.match(insn.text):
             for distance, previous in enumerate(reversed(before[-2:])):
                 if re.match(r"mf(hi|lo)", previous.text):
                     return 2 - distance

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -690,6 +691,8 @@ class X86(Architecture):
         """Push arguments instead of making room and storing them; drop moves of a register to itself, and jumps to
         what follows."""
         code = self.without_second_zeros(self.push_arguments(code))
+        if not any(insn.transfer == "jump" or insn.text in self.idle for insn, _ in code):
+            return code
         kept: list[Placed] = []
         labels: set[str] = set()  # between here and the next instruction
         for item in reversed(code):
@@ -698,16 +701,24 @@ class X86(Architecture):
                 labels.add(insn.label)
             elif insn.user_text:
                 labels.clear()
-            elif (insn.transfer == "jump" and insn.target in labels) or _is_idle(insn):
+            elif (insn.transfer == "jump" and insn.target in labels) or insn.text in self.idle:
                 continue
             else:
                 labels.clear()
             kept.append(item)
         return kept[::-1]
 
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """Moves of a register to itself. `mov eax, eax` on amd64 is none: it clears the upper half, and names no whole
+        register."""
+        return frozenset(f"{name} {r}, {r}" for r in self.registers.values() for name in ("mov", "movaps"))
+
     def without_second_zeros(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """A register that holds zero already is not cleared again. (Nobody reads the flags of that: `constant` is made
         wherever a value is wanted.)"""
+        if sum([insn.text.startswith("xor ") for insn, _ in code]) < 2:
+            return code
         result: list[Placed] = []
         zeros: set[Register] = set()
         for item in code:
@@ -807,14 +818,6 @@ def _may_be_read(registers: frozenset[Register], code: Sequence[Placed]) -> bool
         if straight:
             live -= insn.writes
     return False
-
-
-def _is_idle(insn: Insn) -> bool:
-    if not insn.text.startswith(("mov ", "movaps ")):
-        return False
-    d, _, s = insn.text.partition(" ")[2].partition(", ")
-    # `mov eax, eax` on amd64 is not: it clears the upper half, and names no whole register.
-    return d == s and any(d == str(r) for r in insn.writes)
 
 
 def fits(value: int, bits: int) -> bool:

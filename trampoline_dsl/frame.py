@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from operator import attrgetter
 
@@ -54,21 +55,19 @@ def _saves(body: Body, allocation: Allocation) -> tuple[tuple[Register, int], ..
         if operation.kind in ("call", "tail_call"):
             # s390x passes an argument in r6, which is kept all the same. (Nobody could give it back after a jump.)
             changed.update(operation.places)
-    lost = body.lost
-    return tuple([item for item in _savable(body.convention) if item[0] in changed or item[1] & lost.get(item[0], 0)])
+    savable, lost = _savable(body.convention), body.lost
+    found = [savable[register] for register in savable.keys() & changed.union(lost)]
+    found.sort()
+    return tuple([(r, mask) for _, r, mask in found if r in changed or mask & lost[r]])
 
 
 @lru_cache(maxsize=256)
-def _savable(convention: Convention) -> tuple[tuple[Register, int], ...]:
-    """What a convention keeps, in the order in which it is saved."""
+def _savable(convention: Convention) -> Mapping[Register, tuple[int, Register, int]]:
+    """What a convention keeps: which one of all it is in the order in which they are saved, and the mask."""
     fixed = {f.register for f in convention.fixed}
-    order = list(Bank)
-    return tuple(
-        sorted(
-            ((register, mask) for register, mask in convention.kept.items() if register not in fixed),
-            key=lambda item: (order.index(item[0].bank), item[0].number),
-        )
-    )
+    banks = list(Bank)
+    order = sorted(convention.kept, key=lambda register: (banks.index(register.bank), register.number))
+    return {r: (index, r, convention.kept[r]) for index, r in enumerate(order) if r not in fixed}
 
 
 def _lay_out_context(body: Body, context: Context, homes: list[Home], word: int) -> tuple[int, list[Slot]]:

@@ -36,6 +36,7 @@ class Instructions:
         self.tail_call_register = _kept(architecture.tail_call_register, "epilogue")
         self.established = _kept(self._established)
         self.established_at_end = _kept(self._established, "epilogue")
+        self.store_at_entry = _kept(architecture.store, "prologue")
         self.store_resumed = _kept(architecture.store, "resume")
         self.thread_base = _kept(architecture.thread_base)
         self.thread_load = _kept(architecture.thread_load)
@@ -74,6 +75,23 @@ class Around:
     @cached_property
     def epilogue(self) -> tuple[Insn, ...]:
         return tuple(in_part("epilogue", self.architecture.epilogue(self.frame)))
+
+    @cached_property
+    def kept_pieces(self) -> tuple[list[tuple[int, int, int]], int]:
+        """What was saved for the caller in the frame, and above it, in pieces of a word at most: bytes above sp, bytes
+        from the start of a copy, bytes of each; and the bytes of the copy."""
+        word = self.architecture.word
+        sizes: dict[int, int] = {}
+        for slot in self.frame.slots:
+            if slot.register is not None or slot.owner in ("return address", "back chain"):
+                for place in range(slot.offset, slot.offset + slot.size, word):
+                    sizes[place] = max(sizes.get(place, 0), min(word, slot.offset + slot.size - place))
+        pieces: list[tuple[int, int, int]] = []
+        end = 0
+        for place, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
+            pieces.append((place, end, size))
+            end += size
+        return pieces, end
 
 
 def _kept(make: Callable[..., Code], part: FramePart | None = None) -> Callable[..., tuple[Insn, ...]]:

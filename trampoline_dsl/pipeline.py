@@ -349,7 +349,7 @@ class Artifacts(Mapping[str, Artifact]):
         made = self._made.get(name)
         if made is None:
             function = self.program.functions[name]
-            made = self._made[name] = compile_function(function, self.program, self._ordinals[name])
+            made = self._made[name] = compile_function(function, self, self._ordinals[name])
         return made
 
     def __iter__(self) -> Iterator[str]:
@@ -505,8 +505,9 @@ def c_symbol(signature: ir.Signature) -> str:
     return convention.symbol(signature.name, [type_.value_type for _, type_ in signature.parameters])
 
 
-def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -> Artifact:
+def compile_function(function: ir.Function, others: Artifacts, ordinal: int) -> Artifact:
     """One trampoline, from IR to instructions."""
+    program = others.program
     target = program.target
     architecture = target.architecture
     body = lower(function, architecture)
@@ -525,7 +526,7 @@ def compile_function(function: ir.Function, program: ir.Program, ordinal: int) -
             body.contexts[need.context].exchange = home
             body.homes.append(home)
             continue
-        _check_same_frame(function, frame, program)
+        _check_same_frame(function, frame, others)
         return Artifact(function, target, frame, code, function.span.source, program)
 
 
@@ -537,7 +538,7 @@ def _bytes_in_memory(function: ir.Function) -> int:
     return function.convention.place(types, result).stack_bytes - function.convention.first_stack_argument
 
 
-def _check_same_frame(function: ir.Function, frame: Frame, program: ir.Program) -> None:
+def _check_same_frame(function: ir.Function, frame: Frame, others: Artifacts) -> None:
     """What switches to frames of another trampoline has one of its own that is laid out alike. Raises InputError."""
     if function.suspension is None or function.suspension.resumed is None:
         return
@@ -545,10 +546,10 @@ def _check_same_frame(function: ir.Function, frame: Frame, program: ir.Program) 
     if node is None:
         return
     of = function.suspension.of
-    if of not in program.functions:
+    if of not in others.program.functions:
         message = f"`{of}` has no body, and nothing is known of its frames"
         raise InputError([Diagnostic("L017", message, node.span, notes=("give it one in this file",))])
-    other = compile_function(program.functions[of], program, 0).frame
+    other = others[of].frame
     if (other.size, _kept_in(other)) != (frame.size, _kept_in(frame)):
         message = f"`{of}` has a frame of {other.size} bytes, and this one of {frame.size}, in another layout"
         notes = (f"they are alike where neither calls anything, and `{of}` says `save callee_saves in`",)

@@ -136,8 +136,7 @@ class _Selection:
         word = self.architecture.word
         pushed = word if self.convention.return_address is None else 0
         for index, register in enumerate(registers):
-            store = self.make.store(register, self.sp, pushed + start + index * word, 8 * word)
-            self.code += in_part("prologue", store)
+            self.code += self.make.store_at_entry(register, self.sp, pushed + start + index * word, 8 * word)
 
     def _enter_by_table(self) -> None:
         architecture = self.architecture
@@ -318,7 +317,7 @@ class _Selection:
 
     def _copy_frame(self, operation: Operation, word: Register, base: Register) -> Iterator[Insn]:
         """All in the frame that somebody else wants back, and what is saved in the caller's area."""
-        pieces, size = kept_pieces(self.frame, self.architecture.word)
+        pieces, size = self.around.kept_pieces
         if 8 * size > operation.bits:
             message = f"what {self.convention.name} keeps takes {size} bytes here, and there are {operation.bits // 8}"
             words = -(-size // self.architecture.word)
@@ -582,24 +581,6 @@ class _Selection:
         writes = operation.clobbers.union(operation.results)
         self.code += [Insn(text, reads, writes, memory="both", user_text=True) for text in operation.text]
         return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
-
-
-def kept_pieces(frame: Frame, word: int) -> tuple[list[tuple[int, int, int]], int]:
-    """What was saved for the caller in a frame, and above it, in pieces of a word at most: bytes above sp, bytes from
-    the start of a copy, bytes of each; and the bytes of the copy."""
-    saved = [
-        slot for slot in frame.slots if slot.register is not None or slot.owner in ("return address", "back chain")
-    ]
-    sizes: dict[int, int] = {}
-    for slot in saved:
-        for place in range(slot.offset, slot.offset + slot.size, word):
-            sizes[place] = max(sizes.get(place, 0), min(word, slot.offset + slot.size - place))
-    pieces: list[tuple[int, int, int]] = []
-    end = 0
-    for place, size in sorted(sizes.items(), key=lambda item: (-item[1], item[0])):
-        pieces.append((place, end, size))
-        end += size
-    return pieces, end
 
 
 @lru_cache(maxsize=1024)

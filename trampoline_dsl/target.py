@@ -410,6 +410,27 @@ Code = Iterator[Insn]
 Placed = tuple[Insn, int]
 
 
+_MOST_RUNS = 20_000
+
+
+def kept_by_run(merge: Callable[[Sequence[Placed]], Iterable[Placed]]) -> Callable[[Sequence[Placed]], list[Placed]]:
+    """A function of a run of instructions, whatever their places are, with what it has made kept. Runs are known by
+    the identity of their instructions, which are held on to, so that no others get it."""
+    kept: dict[tuple[int, ...], tuple[list[Insn], list[Placed]]] = {}
+
+    def made(run: Sequence[Placed]) -> list[Placed]:
+        key = tuple([id(insn) for insn, _ in run])
+        found = kept.get(key)
+        if found is None:
+            if len(kept) >= _MOST_RUNS:
+                kept.clear()
+            insns = [insn for insn, _ in run]
+            found = kept[key] = insns, list(merge([(insn, index) for index, insn in enumerate(insns)]))
+        return [(insn, run[index][1]) for insn, index in found[1]]
+
+    return made
+
+
 def in_part(part: FramePart, code: Iterable[Insn]) -> Code:
     """The same as a part of what makes or takes down a frame."""
     for insn in code:
