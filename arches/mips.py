@@ -471,6 +471,8 @@ class Mips(Architecture):
         known = (*self.integers[1:], self.hi, self.lo, *(() if soft else (*self.floats, _FCSR)))
         self.registers = {name: register for register in known for name in (register.name, *register.aliases)}
         self._by_text = {register.gnu: register for register in self.integers[1:]}
+        moves = [("move", self.integers), ("mov.s", self.floats), ("mov.d", self.floats)]
+        self._idle = frozenset(f"{name} {r}, {r}" for name, registers in moves for r in registers)
         r = self.integers
         self.system_calls = system_calls(
             self.conventions["c"],
@@ -1116,7 +1118,7 @@ class Mips(Architecture):
     def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Fill the delay slots, which Go's assembler fills with nops, then keep apart what the machine does not keep
         apart itself."""
-        kept = [item for item in code if not (item[0].text[:3] == "mov" and _TO_ITSELF.fullmatch(item[0].text))]
+        kept = [item for item in code if item[0].text not in self._idle or item[0].user_text]
         return self._separate(self._fill_slots(kept))
 
     def _fill_slots(self, code: Sequence[Placed]) -> list[Placed]:
@@ -1126,22 +1128,17 @@ class Mips(Architecture):
             insn, place = item
             if not insn.delay_slot:
                 done.append(item)
-                if self._is_barrier(insn):
-                    start = len(done)
+                # Nothing may move across.
+                opaque = insn.user_text or insn.text.startswith(".")
+                if opaque or insn.transfer != "none" or insn.label is not None:
                     # The text of a user may end in a branch, and then what follows is in its slot.
-                    start += insn.user_text
+                    start = len(done) + insn.user_text
                 continue
             found = self._find_filler(done, start, insn) if self.linkage != "go" else None
             filler = done.pop(found) if found is not None else (_nop(insn.part), place)
             done += (item, filler)
             start = len(done)
         return done
-
-    @staticmethod
-    def _is_barrier(insn: Insn) -> bool:
-        """Whether nothing may move across."""
-        opaque = insn.user_text or insn.text.startswith(".")
-        return insn.label is not None or insn.transfer != "none" or insn.delay_slot or opaque
 
     def _find_filler(self, code: Sequence[Placed], start: int, transfer: Insn) -> int | None:
         """The index of the last instruction that has the same effect behind `transfer`."""
@@ -1210,7 +1207,6 @@ _NAME = re.compile(r"\$\w+")
 _NOT_IN_SLOT = re.compile(r"nop|d?(mult|div)|m[ft](hi|lo)|c[ft]c1|.*_gp_disp")
 _MOVES_FLOAT = re.compile(r"c[ft]c1|d?m[ft]c1")
 _MULTIPLIES = re.compile(r"d?(mult|div)|mt(hi|lo)")
-_TO_ITSELF = re.compile(r"(?:move|mov\.[sd]) (\S+), \1")
 # What others have to keep their distance from.
 _SLOW = ("mfhi", "mflo", "cfc1", "ctc1", "mfc1", "mtc1", "dmfc1", "dmtc1")
 

@@ -1089,7 +1089,7 @@ class Ppc64(Architecture):
     def improved(self, code: Sequence[Placed]) -> Sequence[Placed]:
         """Without moves of a register to itself, and without keeping the return address where it is in the frame.
         There is nothing to merge: each access is one instruction."""
-        code = [item for item in code if item[0].user_text or not _moves_nothing(item[0])]
+        code = [item for item in code if item[0].text not in _IDLE or item[0].user_text]
         if not any(insn.text == HERE for insn, _ in code):
             return code
         saved = any(insn.part == "prologue" and LR in insn.reads for insn, _ in code)
@@ -1204,6 +1204,9 @@ def _free(*taken: Register) -> Register:
     raise ValueError("r11 and r12 are both operands, and one is needed for a constant")
 
 
+_IDLE = frozenset([f"mr {r}, {r}" for r in R] + [f"fmr {r}, {r}" for r in F])  # moves of a register to itself
+
+
 def _without_keeping_link(code: Sequence[Placed]) -> list[Placed]:
     """`bcl` sets lr. Where the return address comes back from the frame, nothing need be done about that."""
     aside, back = f"mflr {R12}", f"mtlr {R12}"
@@ -1213,14 +1216,6 @@ def _without_keeping_link(code: Sequence[Placed]) -> list[Placed]:
         if branch.text == HERE and (first.text, last.text) == (aside, back) and not branch.user_text:
             del kept[index + 5], kept[index]
     return kept
-
-
-def _moves_nothing(item: Insn) -> bool:
-    if not item.text.startswith(("mr ", "fmr ")):
-        return False
-    name, _, operands = item.text.partition(" ")
-    d, _, s = operands.partition(", ")
-    return name in ("mr", "fmr") and d == s
 
 
 def _build(d: Register, value: int) -> Code:

@@ -73,7 +73,7 @@ def _comments(texts: Iterable[str], target: Target) -> list[str]:
 
 def _body(code: Selected, target: Target, source: Source, unwinding: Sequence[Sequence[str]]) -> list[str]:
     mark = target.architecture.comment
-    spans = code.spans
+    source_lines = code.lines()
     pieces: list[str] = []  # labels, and what is between them
     lines: list[str] = []  # since the last label
     place, part = 0, ""  # of the instruction before
@@ -90,12 +90,10 @@ def _body(code: Selected, target: Target, source: Source, unwinding: Sequence[Se
             continue
         if number != place or insn.part != part:
             place, part = number, insn.part
-            span = spans[place]
-            if span is not None:
-                line, what = span.line, _PARTS.get(part, "")
-                if (line, what) != told:
-                    told = (line, what)
-                    lines.append(f"{mark} {line}: {what or source.statement(line)}".rstrip())
+            line, what = source_lines[place], _PARTS.get(part, "")
+            if line and (line, what) != told:
+                told = (line, what)
+                lines.append(f"{mark} {line}: {what or source.statement(line)}".rstrip())
         lines.append(insn.text)
     return [*pieces, *_indented(lines)]
 

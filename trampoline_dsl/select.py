@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -40,6 +41,10 @@ class Selected:
     instructions: tuple[Insn, ...]
     places: tuple[int, ...]
     spans: Sequence[Span | None] = field(compare=False)
+
+    def lines(self) -> list[int]:
+        """The line of each of `spans`; 0 for none."""
+        return [0 if span is None else bisect_right(span.source.starts, span.start) for span in self.spans]
 
     def placed(self) -> tuple[Insn, ...]:
         """Instructions that say themselves what they are made for."""
@@ -106,7 +111,8 @@ class _Selection:
         for operation in self.allocation.operations:
             self.operation(operation)
         code = self.architecture.improved(self._without_needless_establishing(self._with_places()))
-        return Selected(tuple([insn for insn, _ in code]), tuple([place for _, place in code]), self.spans)
+        instructions, places = zip(*code, strict=True)
+        return Selected(instructions, places, self.spans)
 
     def _with_places(self) -> list[Placed]:
         places: list[int] = []
@@ -177,9 +183,9 @@ class _Selection:
             self.code.append(Insn("", label=self.label(operation.label)))
             return
         self.context = operation.context
-        registers = self.registers
-        defs = [registers[v] for v in operation.defs]
-        uses = [registers[v] for v in operation.uses]
+        register = self.registers.__getitem__
+        defs = [*map(register, operation.defs)]
+        uses = [*map(register, operation.uses)]
         try:
             if operation.span is not self.spans[-1]:
                 self._go_to(operation.span)
@@ -524,12 +530,15 @@ class _Selection:
         kept, given = everywhere - lost, self._given_by_calls()
         targets = {insn.target for insn in self.code if insn.target is not None}
         known = own
+        lasting: set[Register] | None = None  # what is known wherever a branch comes from
         result: list[Placed] = []
         for index, item in enumerate(code):
             insn, _ = item
             if insn.label is not None and insn.label in targets:
-                others = [one for one in self.code if one.comment not in marks]
-                known = {r for r in own - lost if not any(r in self._written(one) for one in others if r in one.writes)}
+                if lasting is None:
+                    others = [one for one in self.code if one.comment not in marks]
+                    lasting = (own - lost).difference(*[self._written(one) for one in others])
+                known = lasting
             register = marks.get(insn.comment) if insn.comment else None
             if register is not None:
                 if register in known:
