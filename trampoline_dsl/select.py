@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from operator import attrgetter
 
 from .allocate import Allocation
 from .diagnostics import Diagnostic, InputError, Span
@@ -29,7 +28,6 @@ from .target import (
     in_part,
 )
 
-_comment = attrgetter("comment")
 Move = tuple[Register, Register, int]  # destination, source, bits of a float
 
 
@@ -101,6 +99,7 @@ class _Selection:
         self.spans: list[Span | None] = [None]  # what is made is for the last of these
         self.starts = [0]  # of what is made for each of them
         self.context = 0  # of the operation at hand
+        self.establishes = architecture.symbol_base() is not None  # whether some of it may be needless for that
 
     def run(self) -> Selected:
         try:
@@ -180,7 +179,7 @@ class _Selection:
 
     def operation(self, operation: Operation) -> None:
         if operation.kind == "label":
-            self.code.append(Insn("", label=self.label(operation.label)))
+            self.code += self.make.label(self.label(operation.label))
             return
         self.context = operation.context
         register = self.registers.__getitem__
@@ -261,7 +260,7 @@ class _Selection:
             case "resume":
                 return self._resume(uses)
             case "trap":
-                return self.architecture.trap()
+                return make.trap()
             case "enter_stack":
                 return self._enter_stack(operation, defs, uses)
             case "frame_out" | "frame_in":
@@ -315,11 +314,11 @@ class _Selection:
         if len(uses) > 1:
             yield from make.store(uses[1], self.sp, self._pushed_place(), 8 * word)
 
-    def _resume(self, uses: list[Register]) -> Iterator[Insn]:
-        yield from self.make.established(self.convention)
-        yield from self.make.move(self.sp, uses[0])
+    def _resume(self, uses: list[Register]) -> Iterable[Insn]:
+        self._establish(self.make.established(self.convention))
+        self.code += self.make.move(self.sp, uses[0])
         # A program counter is the address of code, where a function pointer may point to something else.
-        yield from self.make.jump_register(uses[1], _without_descriptors(self.convention))
+        return self.make.jump_register(uses[1], _without_descriptors(self.convention))
 
     def _copy_frame(self, operation: Operation, word: Register, base: Register) -> Iterator[Insn]:
         """All in the frame that somebody else wants back, and what is saved in the caller's area."""
@@ -346,7 +345,7 @@ class _Selection:
         if convention is self._kernel_convention():
             return self._system_call(operation, defs, uses)
         address = self._marshal(operation, uses, convention, operation.clobbers)
-        self.code += make.established(convention)
+        self._establish(make.established(convention))
         if address is None:
             call: Iterable[Insn] = make.call(operation.symbol, convention)
         else:
@@ -372,7 +371,7 @@ class _Selection:
         self.code += self._parallel(self._operands(operation, uses), operation.clobbers)
         number = operation.value if operation.immediate else None
         label = self.label(operation.label) if operation.label else ""
-        self.code += self.architecture.system_call(number, label)
+        self.code += self.make.system_call(number, label)
         return self._parallel(self._results(operation, defs), operation.clobbers, operation.results)
 
     def _results(self, operation: Operation, defs: list[Register]) -> list[Move]:
@@ -501,7 +500,7 @@ class _Selection:
             address = self._marshal(operation, uses, operation.convention, self._volatile())
         else:
             self.code += self._parallel(self._operands(operation, uses), self._volatile())
-        self.code += make.established_at_end(self.convention)
+        self._establish(make.established_at_end(self.convention))
         self.code += self.around.epilogue
         if operation.kind == "return" and operation.pops:
             busy = frozenset(place for place in operation.places[:-1] if place is not None)
@@ -516,9 +515,13 @@ class _Selection:
             self.code += make.tail_call(operation.symbol, operation.convention)
         return ()
 
+    def _establish(self, code: tuple[Insn, ...]) -> None:
+        self.code += code
+        self.establishes = self.establishes or bool(code)
+
     def _without_needless_establishing(self, code: list[Placed]) -> list[Placed]:
         """A register that already holds what a convention demands is not set again."""
-        if not any(comment.startswith("establish ") for comment in set(map(_comment, self.code))):
+        if not self.establishes:
             return code
         own: set[Register] = set(_fixed(self.convention))
         everywhere = set().union(*map(_fixed, self._conventions()))
