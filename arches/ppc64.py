@@ -255,7 +255,7 @@ GO0 = Convention(
         THREAD_POINTER: "the thread pointer",
         VRSAVE: "reserved by ELFv2, unused by Go",
     },
-    alignment=16,
+    alignment=8,
     red_zone=0,
     area=0,
     save_area={},
@@ -272,6 +272,7 @@ GO0 = Convention(
     linker_may_write=(),
     notes={
         "return address": "a function that calls keeps it at 0(r1), where Go's traceback looks",
+        "alignment": "8, and 16 where C is called: cmd/compile/abi-internal.md, section on ppc64, Stack layout",
         "r2": "the TOC pointer under -shared and -dynlink; not kept by hand-written code",
         "cr2": "no field of the condition register is kept",
         "kept": "nothing but the thread pointer and the control registers, which Go never changes",
@@ -318,6 +319,10 @@ def insn(
     access: Access | None = None,
 ) -> Insn:
     return Insn(text, frozenset(reads), frozenset(writes), memory=memory, access=access)
+
+
+# stvx and lvx pass over the low bits of an address: Power ISA 2.07, I, "Vector Storage Access Instructions".
+_SAVE_ALIGNMENT = {Bank.VECTOR: 16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,6 +437,7 @@ class Ppc64(Architecture):
     word = WORD
     registers = _REGISTERS
     sp = SP
+    save_alignment = _SAVE_ALIGNMENT
     flags = CR[0]
     fixups = _FIXUPS
     linkages = ("static", "pic", "go")

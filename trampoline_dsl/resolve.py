@@ -1027,6 +1027,11 @@ def _conflicts(
         yield f"a call itself changes {names(clash)}, which cannot be kept"
     if clash := [r for r in reserved if r not in base.reserved and (r in own or r in scratch)]:
         yield f"calls and the compiler's own sequences use {names(clash)}, which cannot be reserved"
+    alignment = changes.get("alignment", base.alignment)
+    assert isinstance(alignment, int)
+    if unaligned := [r for r in kept if architecture.save_alignment.get(r.bank, 1) > alignment]:
+        more = max(architecture.save_alignment[r.bank] for r in unaligned)
+        yield f"{names(unaligned)} can be kept with `align {more}` only, and the stack is aligned to {alignment}"
     if isinstance(thread, Register) and (thread in own or thread in scratch):
         yield f"calls and the compiler's own sequences use {thread.name}, which cannot hold the thread's g"
 

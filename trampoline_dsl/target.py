@@ -853,6 +853,8 @@ class Architecture(ABC):
     signals: SignalFrame | None = None  # of Linux on this machine
     system_calls: SystemCalls | None = None  # where programs may make them
     function_alignment: int = 16  # bytes; what gcc gives a function on most of these machines
+    # Banks whose registers are saved at multiples of more bytes than a word has, by instructions that take no others.
+    save_alignment: Mapping[Bank, int] = {}
     object_format: ObjectFormat = "elf"  # of the files that the assembly text is for
     machines: Mapping[str, int] = {}  # what ELF, PE (COFF too) and Mach-O call it: by "elf", "pe", "macho"
     elf_flags: tuple[int, tuple[int, ...]] = (0, (0,))  # a mask for e_flags, and what may be left: the ABI
