@@ -622,7 +622,10 @@ class Follower:
         if begun is None:
             state = self.entry()
             self._follow(0, state, end)
-            begun = _Followed(effects, self.found[:end], bytes(self.stepped[:end]), frozenset(self.read), state)
+            kept = {id(row): kept_row(row) for row in (*self.found[:end], state.row) if row is not None}
+            rows = [kept.get(id(row)) for row in self.found[:end]]
+            state.row = kept.get(id(state.row))
+            begun = _Followed(effects, rows, bytes(self.stepped[:end]), frozenset(self.read), state)
             if len(self.beginnings) >= _MOST_BEGINNINGS:
                 self.beginnings.clear()
             self.beginnings[key] = begun
@@ -1043,12 +1046,16 @@ class Follower:
         several = len(state.callers) > 1 and len(state.memory) > 1
         if several or caller is not self.caller or sp[0] != CFA or sp[2] is not None:
             return self._row_anywhere(state, sp, caller)
-        bias, rules = self.described.bias, NO_RULES
+        bias, rules = self.bias, dict[int, Rule]()
         for one in self.watched.all:
             if not one.unmoved(state):
-                rules = _with(rules, one, self._rule(state, one, CFA, -bias, None))
+                rule = self._rule(state, one, CFA, -bias, None)
+                if rule != one.at_entry:
+                    rules[one.number] = rule
         if bias:
-            rules = _with(rules, self.watched.sp, self._rule_of_sp(state, self.watched.sp, CFA, -bias, None))
+            rule = self._rule_of_sp(state, self.watched.sp, CFA, -bias, None)
+            if rule != self.watched.sp.at_entry:
+                rules[self.watched.sp.number] = rule
         state.row = Row(self.described.sp, bias - sp[1], NO_EXPRESSION, rules)
         return state.row
 
@@ -1068,8 +1075,13 @@ class Follower:
         # If there is one stack alone, all ways lead to the same places.
         ways = all_ways if len(state.memory) > 1 or cfa[0] != sp[0] else None
         start, shift = _start(cfa), -cfa[1] - bias
-        pc = watched.pc if caller.pc == watched.pc.value else watched.pc._replace(value=caller.pc)
-        rules = _with(NO_RULES, pc, self._rule(state, pc, start, shift, ways))
+        rules: dict[int, Rule] = {}
+        pc, whole = watched.pc, watched.sp
+        if caller.pc != pc.value:
+            pc = Kept(pc.number, pc.home, caller.pc, pc.size, pc.at_entry)
+        rule = self._rule(state, pc, start, shift, ways)
+        if rule != pc.at_entry:
+            rules[pc.number] = rule
         for one in watched.kept:
             if one.unmoved(state):
                 continue  # as it was
@@ -1078,10 +1090,14 @@ class Follower:
             else:
                 there = one.home is not None and state.get(one.home) == one.value
                 rule = _SAME if there and not self._is_stored(state, one.value) else _UNDEFINED
-            rules = _with(rules, one, rule)
+            if rule is not _SAME:
+                rules[one.number] = rule
         if bias:
-            whole = watched.sp if cfa == watched.sp.value else watched.sp._replace(value=cfa)
-            rules = _with(rules, whole, self._rule_of_sp(state, whole, start, shift, ways))
+            if cfa != whole.value:
+                whole = Kept(whole.number, whole.home, cfa, whole.size, whole.at_entry)
+            rule = self._rule_of_sp(state, whole, start, shift, ways)
+            if rule != whole.at_entry:
+                rules[whole.number] = rule
         return Row(register, 0 if expression.code else offset + bias, expression, rules)
 
     def _in_memory(self, state: State, wanted: Kept, start: Hashable, shift: int, ways: _Ways | None) -> Rule | None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from .cfi import Described, effects_of, label_places, loaded_by
-from .target import Architecture, Register, WindowsUnwinding, spelled
+from .cfi import Described, effects_of, label_places, loaded_by, made_of
+from .target import Architecture, Convention, Register, WindowsUnwinding, spelled
 from .transitions import followed
 
 _LONGEST_PROLOGUE = 255  # bytes on amd64: "Size of prolog" is a byte
@@ -69,6 +70,19 @@ Saves = list[tuple[Register, int]]
 Step = tuple[int, Saves]  # by how much the stack pointer moves, and the registers, in bytes above where it is lowest
 
 
+@lru_cache(maxsize=256)
+def _wanted_back(architecture: Architecture, convention: Convention) -> Sequence[tuple[Register, int, bool]]:
+    """The registers that callers want back, with the numbers that the tables have for them; and whether there is a
+    place for all that is kept of them."""
+    described, found = made_of(architecture), list[tuple[Register, int, bool]]()
+    for register, number in sorted(described.numbers.items(), key=lambda item: item[1]):
+        kept = convention.kept.get(register, 0)
+        if register is not architecture.sp and (register == convention.return_address or kept):
+            fits = -(-kept.bit_length() // 8) <= described.saved_bytes(register, kept)
+            found.append((register, number, fits))
+    return found
+
+
 class _Function:
     def __init__(
         self,
@@ -93,15 +107,12 @@ class _Function:
         written = frozenset[Register]().union(*(insn.writes for insn in self.code))
         loaded = loaded_by(effects_of(described).of(self.code))
         calls = [row.rules for insn, row in zip(self.code, self.rows, strict=True) if row and insn.transfer == "call"]
+        in_memory = {number for rules in calls for number, rule in rules.items() if rule.kind == "offset"}
         self.changed: list[Register] = []
-        for register, number in sorted(described.numbers.items(), key=lambda item: item[1]):
-            kept = convention.kept.get(register, 0)
-            if register is architecture.sp or (register != convention.return_address and not kept):
-                continue
-            in_memory = (number in rules and rules[number].kind == "offset" for rules in calls)
-            if register in written or register in loaded or any(in_memory):
+        for register, number, fits in _wanted_back(architecture, convention):
+            if register in written or register in loaded or number in in_memory:
                 self.changed.append(register)
-                if -(-kept.bit_length() // 8) > described.saved_bytes(register, kept):
+                if not fits:
                     raise NotDescribed(f"Windows' tables have no place for all of {register.name}")
 
     # -------------------------------------------------------------------------------------------- what holds at a place

@@ -89,6 +89,7 @@ class X64Unwinding(X86Unwinding, WindowsUnwinding):
         self.numbers = {r: r.number for r in whole if r.bank is Bank.INTEGER} | {r: 16 + r.number for r in vectors}
         self.sp, self.return_column = self.numbers[sp], 32
         self.names = {r.name: n for r, n in self.numbers.items()}
+        self.raised = re.compile(rf"add {self.pointer}, \d\w*")
         moves = (
             (re.compile(rf"mov(?:up|ap)[sd] {_PLACE}, (xmm\d+)"), self._store_vector),
             (re.compile(rf"mov(?:up|ap)[sd] (xmm\d+), {_PLACE}"), self._load_vector),
@@ -108,10 +109,8 @@ class X64Unwinding(X86Unwinding, WindowsUnwinding):
     def leaving(self, insn: Insn) -> Literal["step", "pop", "leave"] | None:
         if insn.user_text:
             return None
-        if re.fullmatch(rf"add {self.pointer}, \d\w*", insn.text):
-            return "step"
-        if re.fullmatch(rf"pop {_WORD}", insn.text):
-            return "pop"
+        if insn.transfer == "none":
+            return "step" if self.raised.fullmatch(insn.text) else "pop" if _POP.fullmatch(insn.text) else None
         # A jump to where a register says is none of those that are looked for.
         if insn.transfer == "return" or (insn.transfer == "jump" and insn.relocation is not None):
             return "leave"
@@ -125,3 +124,4 @@ class X64Unwinding(X86Unwinding, WindowsUnwinding):
 
 
 _WORD = r"[a-z]\w+"
+_POP = re.compile(rf"pop {_WORD}")
