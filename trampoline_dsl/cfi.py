@@ -443,12 +443,14 @@ Fields = tuple[str, Register, Register | None, int, int, Register | None, bool]
 class Effect:
     """What an instruction does with the words that are followed. Two of a machine that are equal are one."""
 
-    __slots__ = ("in_order", "motions", "unknown")
+    __slots__ = ("in_order", "motions", "registers", "unknown")
 
     def __init__(self, motions: tuple[Fields, ...], in_order: bool, unknown: frozenset[Register]) -> None:
         self.motions = motions
         self.in_order = in_order  # each motion reads what no earlier one has written
         self.unknown = unknown  # get values that are not known
+        named = {one for _, register, base, _, _, index, _ in motions for one in (register, base, index)}
+        self.registers = unknown.union(one for one in named if one is not None)  # all that it has to do with
 
 
 _MOST_KEPT = 20_000

@@ -120,7 +120,7 @@ def _passed(size: int, described: IndexedUnwinding) -> Iterator[str]:
 def _saved(row: Row, cfa: Path, described: IndexedUnwinding) -> dict[tuple[int, ...], list[tuple[int, Register]]]:
     """Registers in memory, by the ways to the places that they are so many bytes above. Raises NotDescribed."""
     found: dict[tuple[int, ...], list[tuple[int, Register]]] = {}
-    for number, rule in row.rules.items():
+    for number, rule in sorted(row.rules.items()):
         match rule.kind:
             case "offset":
                 path = cfa.moved(rule.offset)

@@ -9,12 +9,12 @@ nothing. So each of these steps is taken once, by the follower of all functions,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 
 from .cfi import (
     CFA,
-    NO_EXPRESSION,
+    Caller,
     Cells,
     Described,
     Effect,
@@ -34,7 +34,6 @@ _MOST_KEPT = 20_000  # steps of functions of one convention
 _LEAVES = frozenset(("jump", "return", "trap"))
 _ANOTHER_STACK = frozenset(("push", "switch", "resume"))  # the parts of functions that lead to one
 _BEFORE = -1  # where was made what is in registers that nobody asks for
-_NOTHING = Insn("")  # an instruction to stand for those of all functions
 
 # What may come next: what an instruction does, or a callee that takes so many bytes of arguments off the stack.
 Step = Effect | int
@@ -65,6 +64,8 @@ class Table:
 
     def __init__(self, architecture: Architecture, convention: Convention, described: Unwinding) -> None:
         self.architecture, self.convention, self.described = architecture, convention, described
+        self.follower = self._follower(Insn(""))  # takes steps, one at a time
+        self.unknown = dict.fromkeys(self.follower.watched.registers, _BEFORE)
         self.known: dict[tuple[Held, Stored, bool], Known] = {}
         self.rows: dict[tuple[int, int, frozenset[object]], KeptRow] = {}
         self.entries: dict[bool, Known] = {}
@@ -78,20 +79,22 @@ class Table:
             self.entries.clear()
             self.steps = 0
         if called not in self.entries:
-            follower = self._follower(_NOTHING, called)
+            follower = self._follower(Insn(""), called)
             self.entries[called] = self._of(follower, follower.entry(), False)
         return self.entries[called]
 
     def behind(self, known: Known, step: Step) -> Known | None:
         """What a step makes of what is known."""
         self.steps += 1
+        follower = self.follower
         if isinstance(step, int):
-            follower = self._follower(Insn("", popped=step))
-            state = self._state(follower, known)
+            follower, state = self._follower(Insn("", popped=step)), self._state(known)
             follower.called(0, state)
         else:
-            follower = self._follower(_NOTHING)
-            state = self._state(follower, known)
+            loads = known.elsewhere and any(kind == "load" for kind, *_ in step.motions)
+            if not loads and dict(known.held).keys().isdisjoint(step.registers):
+                return known
+            state = self._state(known)
             on_stack = {register for register, symbol in state.holding.items() if symbol == CFA}
             for kind, register, base, _, _, index, _ in step.motions:
                 # What a sum comes to is a question of what else has been put into registers; so is what is loaded.
@@ -99,6 +102,7 @@ class Table:
                     return None
                 if kind == "load" and known.elsewhere and base not in on_stack:
                     return None
+            follower.stepped[0] = False  # it is another one each time
             follower.step(0, state, step)
         value, memory = state.registers[follower.sp], state.memory
         if not isinstance(value, tuple) or value[0] != CFA or value[2] is not None:
@@ -110,45 +114,46 @@ class Table:
         """What holds on two ways to a place. `one`: on the first of them."""
         if one is other:
             return one
-        sp = self.architecture.sp
-        held, stored = one.held & other.held, set(other.stored)
-        if all(register is not sp for register, _ in held):
-            return None
-        return self._made(held, tuple(cell for cell in one.stored if cell in stored), one.elsewhere or other.elsewhere)
+        state, sp = self._state(one), self.architecture.sp
+        for register, _ in one.held - other.held:
+            if register is sp:
+                return None
+            state.registers[register] = _BEFORE
+            state.changed.append(state.holding.pop(register))
+        for offset, value, _ in set(one.stored) - set(other.stored):
+            del state.memory[CFA][offset]
+            state.changed.append(value[0])
+        return self._of(self.follower, state, one.elsewhere or other.elsewhere)
 
     def _follower(self, insn: Insn, called: bool = False) -> Follower:
         described = Described((insn,), self.convention, 0, called)
         return Follower(described, self.architecture, self.described, (None,))
 
-    def _state(self, follower: Follower, known: Known) -> State:
+    def _state(self, known: Known) -> State:
         """The same as the follower of all functions has it."""
-        state = follower.entry()
-        state.registers = {**dict.fromkeys(follower.watched.registers, _BEFORE), **dict(known.held)}
-        state.holding = {register: value[0] for register, value in known.held}
-        state.called = _BEFORE
-        cells = Cells()
-        state.stored.clear()
+        registers, cells = self.unknown | dict(known.held), Cells()
+        holding = {register: value[0] for register, value in known.held}
+        stored: dict[Hashable, tuple[tuple[Hashable, int], ...]] = {}
         for offset, value, size in known.stored:
-            cells.put(offset, value, size)
-            state.stored[value[0]] = (*state.stored.get(value[0], ()), (CFA, offset))
-        state.memory = {CFA: cells}
-        state.row = None
-        return state
+            cells[offset] = value, size
+            stored[value[0]] = (*stored.get(value[0], ()), (CFA, offset))
+        if cells:
+            cells.below, cells.above = min(cells), max(offset + size for offset, _, size in known.stored)
+        callers: dict[Hashable, Caller] = {CFA: self.follower.watched.caller}
+        return State(registers, holding, {CFA: cells}, stored, callers, _BEFORE, known.row, [])
 
     def _of(self, follower: Follower, state: State, elsewhere: bool) -> Known:
-        registers = ((register, state.get(register)) for register in state.holding)
-        held = frozenset((register, value) for register, value in registers if value[2] is None)
-        cells = state.memory.get(CFA, Cells())
-        return self._made(held, tuple((offset, value, size) for offset, (value, size) in cells.items()), elsewhere)
-
-    def _made(self, held: Held, stored: Stored, elsewhere: bool) -> Known:
+        """What is known in a state."""
+        registers = state.registers
+        held = frozenset([(one, value) for one in state.holding if not isinstance(value := registers[one], int)])
+        stored = tuple([(offset, *cell) for offset, cell in state.memory.get(CFA, _NO_CELLS).items()])
         known = self.known.get((held, stored, elsewhere))
         if known is None:
-            known = self.known[held, stored, elsewhere] = Known(self, held, stored, elsewhere, _NO_ROW)
-            follower = self._follower(_NOTHING)
-            row = follower.row(self._state(follower, known))
-            key = row.register, row.offset, frozenset(row.rules.items())
-            known.row = self.rows.get(key) or self.rows.setdefault(key, kept_row(row))
+            row = follower.row(state)
+            if not isinstance(row, KeptRow):
+                key = row.register, row.offset, frozenset(row.rules.items())
+                row = self.rows.get(key) or self.rows.setdefault(key, kept_row(row))
+            known = self.known[held, stored, elsewhere] = Known(self, held, stored, elsewhere, row)
         return known
 
     def rows_of(self, function: Described, effects: Sequence[Effect | None]) -> list[Row | None] | None:
@@ -231,7 +236,7 @@ def followed(function: Described, architecture: Architecture) -> list[Row | None
     return Follower(function, architecture, table.described, effects).rows() if rows is None else rows
 
 
-_NO_ROW = kept_row(Row(0, 0, NO_EXPRESSION, {}))
+_NO_CELLS = Cells()
 
 
 __all__ = ["followed"]
