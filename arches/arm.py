@@ -34,7 +34,7 @@ How this machine differs from the others:
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -75,6 +75,7 @@ from trampoline_dsl.target import (
     ValueType,
     aligned,
     in_part,
+    insn,
     kept_by_run,
     signed,
     signed_field,
@@ -406,16 +407,6 @@ def pieces(value: int) -> list[int]:
         found.insert(0, value & 0xFF << low)
         value &= ~found[0]
     return found
-
-
-def insn(
-    text: str,
-    reads: Iterable[Register] = (),
-    writes: Iterable[Register] = (),
-    memory: Literal["none", "read", "write"] = "none",
-    access: Access | None = None,
-) -> Insn:
-    return Insn(text, frozenset(reads), frozenset(writes), memory, access)
 
 
 def half(register: Register) -> str:

@@ -71,6 +71,7 @@ from trampoline_dsl.target import (
     ValueType,
     aligned,
     in_part,
+    insn,
     kept_by_run,
     property_note,
     signed,
@@ -397,16 +398,6 @@ def _control_bits(register: Register) -> int:
 def narrow(register: Register, letter: str) -> str:
     """The register under the name that its use at this width has: w5, d8, q8, xzr."""
     return f"{letter}zr" if register is ZERO else f"{letter}{register.number}"
-
-
-def insn(
-    text: str,
-    reads: Iterable[Register] = (),
-    writes: Iterable[Register] = (),
-    memory: Literal["none", "read", "write"] = "none",
-    access: Access | None = None,
-) -> Insn:
-    return Insn(text, frozenset(reads), frozenset(writes), memory, access)
 
 
 def is_pattern(value: int, bits: int = 64) -> bool:

@@ -77,6 +77,7 @@ from trampoline_dsl.target import (
     ValueType,
     aligned,
     in_part,
+    insn,
     signed,
     signed_field,
     spelled,
@@ -308,17 +309,6 @@ def fits(value: int, bits: int) -> bool:
 def high_adjusted(value: int) -> int:
     """What `addis` has to add so that a signed low half makes up the rest (`@ha`)."""
     return (value - signed(value, 16)) >> 16
-
-
-def insn(
-    text: str,
-    reads: Iterable[Register] = (),
-    writes: Iterable[Register] = (),
-    *,
-    memory: Literal["none", "read", "write", "both"] = "none",
-    access: Access | None = None,
-) -> Insn:
-    return Insn(text, frozenset(reads), frozenset(writes), memory=memory, access=access)
 
 
 # stvx and lvx pass over the low bits of an address: Power ISA 2.07, I, "Vector Storage Access Instructions".

@@ -66,6 +66,7 @@ from trampoline_dsl.target import (
     ValueType,
     aligned,
     in_part,
+    insn,
     signed,
     spelled,
     system_calls,
@@ -264,18 +265,6 @@ def raw(*parts: tuple[int, int]) -> str:
     for bits, value in parts:
         code, length = code << bits | value, length + bits
     return ".byte " + ", ".join(f"{byte:#04x}" for byte in code.to_bytes(length // 8, "big"))
-
-
-def insn(
-    text: str,
-    reads: Iterable[Register] = (),
-    writes: Iterable[Register] = (),
-    *,
-    memory: Literal["none", "read", "write", "both"] = "none",
-    access: Access | None = None,
-    keystone: str | None = None,
-) -> Insn:
-    return Insn(text, frozenset(reads), frozenset(writes), memory=memory, access=access, keystone=keystone)
 
 
 def three(name: str, opcode: int, d: Register, a: Register, b: Register) -> Insn:

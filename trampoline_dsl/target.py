@@ -431,10 +431,22 @@ def kept_by_run(merge: Callable[[Sequence[Placed]], Iterable[Placed]]) -> Callab
     return made
 
 
+def insn(
+    text: str,
+    reads: Iterable[Register] = (),
+    writes: Iterable[Register] = (),
+    memory: Literal["none", "read", "write", "both"] = "none",
+    access: Access | None = None,
+    keystone: str | None = None,
+) -> Insn:
+    """An instruction that goes on behind itself."""
+    return Insn(text, frozenset(reads), frozenset(writes), memory, access, keystone=keystone)
+
+
 def in_part(part: FramePart, code: Iterable[Insn]) -> Code:
     """The same as a part of what makes or takes down a frame."""
-    for insn in code:
-        yield insn.placed(insn.line, insn.column, part)
+    for one in code:
+        yield one.placed(one.line, one.column, part)
 
 
 # What the code is linked into. "static": what stays where the linker put it. "pic": a shared library, or an executable
