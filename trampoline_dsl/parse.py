@@ -777,6 +777,8 @@ def _syntax_error(source: Source, error: lark.UnexpectedInput, offset: int, end:
         notes.append("names are of the letters A to Z and a to z, digits, `_`, `·` and `$`")
     if "`using`" in possible and span.text in ("{", "writes", "suspends", "resumes", "switches", "clobbers"):
         notes.append("a function says by which convention it is called: `using c`")
+    if words == ["a name", "a number"] and span.text == "}":
+        notes.append("commas stand between the names of a list: `keeps rbx, rbp`")
     if span.text == "table":
         notes.append("a table is `table NAME[COUNT] enters TRAMPOLINE`")
     if span.text == "expect" and "`finally`" in possible:

@@ -423,10 +423,8 @@ def conventions_in(module: Module, target: Target) -> dict[str, Convention]:
     """What conventions there are for the functions of a module. Raises InputError."""
     report = Report()
     environment = _environment(target, report, module.headers)
-    for file in module.files:
-        for item in _meant(file.items, environment.words):
-            if isinstance(item, s.ConventionDeclaration):
-                _declare_convention(item, environment)
+    items = [item for file in module.files for item in _meant(file.items, environment.words)]
+    _declare_conventions([item for item in items if isinstance(item, s.ConventionDeclaration)], environment)
     report.finish()
     return environment.conventions
 
@@ -463,6 +461,7 @@ class Declared:
         layouts, report = environment.layouts, environment.report
         environment.items = (*environment.items, [item for item, _ in items])
         known = set(environment.constant_nodes)
+        conventions = []
         for item, folder in items:
             match item:
                 case s.Extern() | s.Check() | s.Trampoline() | s.ExternVariable() | s.Table() | s.Import():
@@ -473,9 +472,10 @@ class Declared:
                 case s.Struct():
                     layouts.declare(item, folder)
                 case s.ConventionDeclaration():
-                    _declare_convention(item, environment)
+                    conventions.append(item)
                 case _:
                     assert_never(item)
+        _declare_conventions(conventions, environment)
         for name, node in environment.constant_nodes.items():
             resolver = BodyResolver(environment, Scope(), None)
             if name not in known and resolver.constant_value(node) is not None:
@@ -944,6 +944,46 @@ def _scenario(
 
 
 # ------------------------------------------------------------------------------------------------- user's conventions
+
+
+def _declare_conventions(items: Sequence[s.ConventionDeclaration], environment: Environment) -> None:
+    """Each behind the one that it is like, wherever that is declared."""
+    by_name = {str(item.name): item for item in reversed(items)}
+    declared = environment.declared_conventions
+    done: set[str] = set()
+    for item in items:
+        if by_name[str(item.name)] is item and str(item.name) in done:
+            continue  # another one is like it
+        path = {str(item.name): item}
+        while True:
+            last = path[next(reversed(path))]
+            base = _base_name(last, environment)
+            following = by_name.get(str(base))
+            if following is None or str(base) in declared or str(base) in environment.target.conventions:
+                break
+            if str(base) in path:
+                circle = [*path][[*path].index(str(base)) :]
+                notes = [" like ".join([*circle, str(base)])] if len(circle) > 1 else []
+                message = f"convention `{last.name}` is like itself"
+                environment.report.error(
+                    "R027",
+                    message,
+                    base.span,
+                    notes=[*notes, "in the end a convention is like one that the target has: `like c`"],
+                )
+                declared[str(last.name)] = last.name.span
+                done.add(str(last.name))
+                del path[str(last.name)]
+                break
+            path[str(base)] = following
+        for one in reversed(path.values()):
+            _declare_convention(one, environment)
+            done.add(str(one.name))
+
+
+def _base_name(item: s.ConventionDeclaration, environment: Environment) -> s.Name:
+    named = (fact.names for fact in _facts(item.facts, environment) if str(fact.what) == "like")
+    return next((names[0] for names in named if names), item.like)
 
 
 def _declare_convention(item: s.ConventionDeclaration, environment: Environment) -> None:
