@@ -74,6 +74,7 @@ from trampoline_dsl.target import (
     Unwinding,
     ValueType,
     aligned,
+    continues,
     in_part,
     insn,
     kept_by_run,
@@ -1164,7 +1165,7 @@ def _with_multiples(code: Sequence[Placed], *, pairs: bool) -> list[Placed]:
     run: list[Placed] = []
     for item in code:
         one = item[0]
-        if run and not _continues(run, one):
+        if run and not continues(run, one):
             result += _MERGED[pairs](run) if len(run) > 1 else run
             run = []
         access = None if one.user_text else one.access
@@ -1181,17 +1182,6 @@ def _with_multiples(code: Sequence[Placed], *, pairs: bool) -> list[Placed]:
 def _access(item: Placed) -> Access:
     assert item[0].access is not None
     return item[0].access
-
-
-def _continues(run: Sequence[Placed], one: Insn) -> bool:
-    """Whether `one` goes on with a run of accesses that are independent of each other."""
-    last, access = _access(run[-1]), one.access
-    if access is None or (access.kind, access.base) != (last.kind, last.base):
-        return False
-    if access.kind == "store":
-        return True
-    loaded = {register for before, _ in run for register in before.writes}
-    return access.base not in loaded and access.register not in loaded
 
 
 def _merged(run: Sequence[Placed], pairs: bool) -> list[Placed]:

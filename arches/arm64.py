@@ -70,6 +70,7 @@ from trampoline_dsl.target import (
     Unwinding,
     ValueType,
     aligned,
+    continues,
     in_part,
     insn,
     kept_by_run,
@@ -1170,7 +1171,7 @@ def _with_pairs(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
     run: list[Placed] = []
     for item in code:
         one = item[0]
-        if run and not _continues(run, one):
+        if run and not continues(run, one):
             result += _PAIRED[tables](run) if len(run) > 1 else run
             run = []
         if one.access is not None and not one.user_text and _PAIRABLE.match(one.text):
@@ -1181,17 +1182,6 @@ def _with_pairs(code: Sequence[Placed], tables: bool = False) -> list[Placed]:
                 run = []
             result.append(item)
     return result + _PAIRED[tables](run)
-
-
-def _continues(run: Sequence[Placed], one: Insn) -> bool:
-    """Whether `one` goes on with a run of accesses that are independent of each other."""
-    last, access = run[-1][0].access, one.access
-    if last is None or access is None or (access.kind, access.base) != (last.kind, last.base):
-        return False
-    if access.kind == "store":
-        return True
-    loaded = {register for before, _ in run for register in before.writes}
-    return access.base not in loaded and access.register not in loaded
 
 
 def _paired(run: Sequence[Placed], tables: bool) -> list[Placed]:

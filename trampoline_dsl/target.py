@@ -443,6 +443,17 @@ def insn(
     return Insn(text, frozenset(reads), frozenset(writes), memory, access, keystone=keystone)
 
 
+def continues(run: Sequence[Placed], one: Insn) -> bool:
+    """Whether an instruction goes on with a run of accesses that are independent of each other."""
+    last, access = run[-1][0].access, one.access
+    if last is None or access is None or (access.kind, access.base) != (last.kind, last.base):
+        return False
+    if access.kind == "store":
+        return True
+    loaded = {register for before, _ in run for register in before.writes}
+    return access.base not in loaded and access.register not in loaded
+
+
 def in_part(part: FramePart, code: Iterable[Insn]) -> Code:
     """The same as a part of what makes or takes down a frame."""
     for one in code:
