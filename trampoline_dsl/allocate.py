@@ -516,6 +516,8 @@ def _spill(
     cheap = ~file.costly(body.lost)
     spilled = homes.keys()
     falls = True
+    made: dict[VirtualRegister, VirtualRegister] | None
+    stores: list[Operation] = []
     for operation in operations:
         kind = operation.kind
         if kind == "label":
@@ -534,13 +536,13 @@ def _spill(
                     result.append(_home_load(fresh, homes[value], base, operation, architecture))
             uses = tuple([cache[value] if value in homes else value for value in uses])
             operation = operation.with_registers(defs, uses)
-        made: dict[VirtualRegister, VirtualRegister] = {}
-        stores: list[Operation] = []
+        made = None
         if not spilled.isdisjoint(defs):
             home = operation.home
             if kind == "home_load" and home is homes[defs[0]] and home is not None and home.incoming is not None:
                 # The value stays where it is until somebody wants it.
                 continue
+            made, stores = {}, []
             for value in defs:
                 if value in homes:
                     fresh = made[value] = _renewed(body, value, share)
@@ -723,8 +725,11 @@ class _Colouring:
             if bit & allowed and (near & held or barred[bit] >> number & 1):
                 allowed ^= bit
         some = allowed & ~self.costly or allowed
+        preferred, partners = self.preferred[number], self.partners[number]
+        if not partners and len(preferred) <= 1:
+            return sum(preferred) & some or some & -some
         best = most = 0
-        for bit, count in self._wanted(number).items():
+        for bit, count in self._wanted(preferred, partners).items():
             if bit & some and (count > most or (count == most and bit < best)):
                 best, most = bit, count
         return best or some & -some
@@ -806,13 +811,12 @@ class _Colouring:
             lost |= self.file.together(operation.clobbers)
             self.lost[lost] = self.lost.get(lost, 0) | through
 
-    def _wanted(self, number: int) -> dict[int, int]:
+    def _wanted(self, preferred: tuple[int, ...], partners: tuple[int, ...]) -> dict[int, int]:
         """The registers that a value is drawn to, and how much."""
-        preferred = self.preferred[number]
         wanted = dict.fromkeys(preferred, 2)
         if len(wanted) < len(preferred):
             wanted = {bit: 2 * preferred.count(bit) for bit in wanted}
-        for partner in self.partners[number]:
+        for partner in partners:
             given = self.given.get(partner)
             if given is not None:
                 wanted[given] = wanted.get(given, 0) + 2
