@@ -50,7 +50,7 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         operations = _store_zeros(operations, architecture.zero)
     if "outgoing" in kinds and "call" in kinds:
         operations = _hoist_outgoing(operations)
-    operations, live = _remove_dead(operations)
+    operations, live, loops = _remove_dead(operations)
     # What matters is asked of all operations; only where something is widened, or later spilled.
     everything, bits = operations, None
     if "extend" in kinds:
@@ -62,7 +62,8 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
             value.temporary = value.short = True  # there is no place for it: the frame is another one then
     incoming = _incoming(operations, crossing) if "home_load" in kinds else None
     if incoming:
-        operations, live = _remove_dead(_spill(body, operations, incoming, architecture))
+        operations = _spill(body, operations, incoming, architecture, loops)
+        operations, live, loops = _remove_dead(operations)
     costly = _register_file(architecture, body.convention).costly(body.lost)  # unless it is paid for already
     while True:
         colouring = _Colouring(body, operations, architecture, live, crossing, costly)
@@ -77,7 +78,8 @@ def allocate(body: Body, architecture: Architecture) -> Allocation:
         some = [v for v in victims if not v.temporary]
         share = bool(some)
         homes = _homes_of(some or victims, body, operations, architecture, bits)
-        operations, live = _remove_dead(_spill(body, operations, homes, architecture, share=share))
+        operations = _spill(body, operations, homes, architecture, loops, share=share)
+        operations, live, loops = _remove_dead(operations)
 
 
 def _values(operations: Iterable[Operation]) -> Iterator[VirtualRegister]:
@@ -307,20 +309,20 @@ def _hoist_outgoing(operations: Sequence[Operation]) -> list[Operation]:
 _FIXED = 1 << 0  # stands for all fixed registers in sets of values; those are always live
 
 
-def _remove_dead(operations: Sequence[Operation]) -> tuple[list[Operation], list[int]]:
-    """Without operations whose results nobody reads, and without what cannot be reached; and the values that are live
-    behind each of the rest, as a set of bits by their numbers."""
+def _remove_dead(operations: Sequence[Operation]) -> tuple[Sequence[Operation], list[int], set[str]]:
+    """Without operations whose results nobody reads, and without what cannot be reached; the values that are live
+    behind each of the rest, as a set of bits by their numbers; and the labels that are jumped to from behind."""
     current, loops = _reachable(operations)
     while True:
         at_label = _at_loops(current) if loops else {}
         now_at_label = dict(at_label)
         kept, live, dropped = _sweep(current, now_at_label, "all")
         if not dropped:
-            return kept, live
+            return kept, live, loops
         if not now_at_label or len(_reachable(kept)[0]) == len(kept):
             # A load that went may have been the last one of its home.
             if not loops and "home_load" not in dropped:
-                return kept, live
+                return kept, live, loops
             current = kept
         else:
             # Jumps came to say nothing. Which other ones and which labels are left is a matter of order: it is that of
@@ -403,12 +405,12 @@ def _private(home: Home | None) -> bool:
     return home is not None and home.pin is None and home.reason != DECLARED
 
 
-def _reachable(operations: Sequence[Operation]) -> tuple[list[Operation], set[str]]:
+def _reachable(operations: Sequence[Operation]) -> tuple[Sequence[Operation], set[str]]:
     """What control reaches from the beginning, without labels and jumps that say nothing; and the labels that are
     jumped to from behind. Those are reached from above first: there are no other loops than structured ones."""
     loops: set[str] = set()
     if [o for o in operations if o.kind in _CONTROL] == [operations[-1]]:
-        return list(operations), loops
+        return operations, loops
     reached: list[Operation] = []
     labels: set[str] = set()
     targets: set[str] = set()
@@ -498,6 +500,7 @@ def _spill(
     operations: Sequence[Operation],
     homes: Mapping[VirtualRegister, Home],
     architecture: Architecture,
+    loops: set[str],
     *,
     share: bool = True,
 ) -> list[Operation]:
@@ -511,7 +514,6 @@ def _spill(
     result: list[Operation] = []
     cache: dict[VirtualRegister, VirtualRegister] = {}
     at_label: dict[str, dict[VirtualRegister, VirtualRegister]] = {}
-    backward = _backward_labels(operations)
     file = _register_file(architecture, body.convention)
     cheap = ~file.costly(body.lost)
     spilled = homes.keys()
@@ -522,7 +524,7 @@ def _spill(
         kind = operation.kind
         if kind == "label":
             arriving = at_label.get(operation.label)
-            if operation.label in backward:
+            if operation.label in loops:
                 cache = {}
             elif arriving is not None:
                 cache = _agree(cache, arriving) if falls else dict(arriving)
@@ -777,15 +779,16 @@ class _Colouring:
     def _tie_values(self, operation: Operation, after: int) -> None:
         """What an operation demands that has its operands or results in certain registers."""
         kind, bits, forbidden, preferred = operation.kind, self.file.bits, self.forbidden, self.preferred
-        places = operation.places
-        lost = self.file.together(places)
-        if lost:
-            for value, place in zip(operation.uses, places, strict=False):
-                if place in bits:
-                    preferred[value.number] += (bits[place],)
+        lost = address = 0
+        for value, place in zip(operation.uses, operation.places, strict=False):
+            if place in bits:
+                bit = bits[place]
+                preferred[value.number] += (bit,)
+                lost |= bit
+            elif place is None:
+                address = value.number
         if kind == "return":
             return
-        address = operation.uses[places.index(None)].number if None in places else 0
         if address:
             # The callee's address is still needed when the arguments are in place.
             forbidden[address] |= lost
@@ -793,12 +796,12 @@ class _Colouring:
                 # The frame is given up before control leaves: what is needed then is in no register being restored.
                 forbidden[address] |= self.file.all_kept
         through = after & ~_FIXED
-        if operation.defs:
-            lost |= self.file.together(operation.results)
-            for value, register in zip(operation.defs, operation.results, strict=False):
-                through &= ~(1 << value.number)
-                if register in bits:
-                    preferred[value.number] += (bits[register],)
+        for value, register in zip(operation.defs, operation.results, strict=False):
+            through &= ~(1 << value.number)
+            if register in bits:
+                bit = bits[register]
+                preferred[value.number] += (bit,)
+                lost |= bit
         if kind == "enter":
             # Parameters that change places would need a register to step aside into; floats may leave none free.
             for value, register in zip(operation.defs, operation.results, strict=True):
