@@ -71,11 +71,25 @@ def test_kept_steps_lead_to_the_rows_that_following_finds(
         function = artifact._described
         effects = cfi.effects_of(described).of(function.code)
         table = transitions._table(architecture, function.convention)
+        table.learns = True
         rows = table.rows_of(function, effects)
         if rows is not None:
             compared += 1
             assert rows == cfi.Follower(function, architecture, described, effects).rows(), artifact.name
     assert compared > 5
+
+
+def test_steps_are_kept_once_many_functions_have_a_prologue() -> None:
+    transitions._table.cache_clear()
+    artifact = next(programs("linux/s390x", ["crosscall2"])).own[0]
+    architecture, function = artifact.target.architecture, artifact._described
+    table = transitions._table(architecture, function.convention)
+    effects = cfi.effects_of(table.described).of(function.code)
+    first = transitions.followed(function, architecture)
+    assert table.rows_of(function, effects) is None
+    for _ in range(transitions._FIRST):
+        assert transitions.followed(function, architecture) == first
+    assert table.rows_of(function, effects) == first
 
 
 def directives(artifact: Artifact) -> tuple[tuple[int, str], ...]:

@@ -512,6 +512,10 @@ def effects_of(described: Unwinding) -> _Effects:
     return _Effects(described)
 
 
+# What a prologue is known by: whether a table's entry has called, and the identities of its instructions' effects.
+Beginning = tuple[bool, tuple[int, ...]]
+
+
 class _Followed(NamedTuple):
     """The beginning of functions, followed."""
 
@@ -526,7 +530,7 @@ _MOST_BEGINNINGS = 500
 
 
 @lru_cache(maxsize=256)
-def _beginnings(architecture: Architecture, convention: Convention) -> dict[tuple[bool, tuple[int, ...]], _Followed]:
+def _beginnings(architecture: Architecture, convention: Convention) -> dict[Beginning, _Followed]:
     """Prologues that have been followed, by whether a table's entry has called, and by the identities of their
     instructions' effects, which are kept with them. Many functions have the same one."""
     return {}
@@ -611,15 +615,20 @@ class Follower:
 
     # ----------------------------------------------------------------------------------------------- following the code
 
-    def _begun(self) -> tuple[int, State]:
-        """Where the prologue ends, and what is known there."""
+    @cached_property
+    def beginning(self) -> tuple[int, Beginning]:
+        """Where the prologue ends, and what it is known by."""
         end = 0
         for insn in self.code:
             if insn.part != "prologue" or insn.transfer != "none" or insn.delay_slot or insn.label is not None:
                 break
             end += 1
+        return end, (self.function.entered_by_call, tuple(map(id, self.effects[:end])))
+
+    def _begun(self) -> tuple[int, State]:
+        """Where the prologue ends, and what is known there."""
+        end, key = self.beginning
         effects = self.effects[:end]
-        key = self.function.entered_by_call, tuple(map(id, effects))
         begun = self.beginnings.get(key)
         if begun is None:
             state = self.entry()

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from .cfi import (
     CFA,
+    Beginning,
     Caller,
     Cells,
     Described,
@@ -31,6 +32,7 @@ from .cfi import (
 from .target import Architecture, Convention, Insn, Register, Unwinding
 
 _MOST_KEPT = 20_000  # steps of functions of one convention
+_FIRST = 5  # functions with a prologue: to take their steps costs as much as to follow so many functions
 _LEAVES = frozenset(("jump", "return", "trap"))
 _ANOTHER_STACK = frozenset(("push", "switch", "resume"))  # the parts of functions that lead to one
 _BEFORE = -1  # where was made what is in registers that nobody asks for
@@ -55,7 +57,11 @@ class Known(dict[Step, "Known | None"]):
         self.row = row
 
     def __missing__(self, step: Step) -> Known | None:
-        made = self[step] = self.table.behind(self, step)
+        table = self.table
+        if not table.learns:
+            table.missed = True
+            return None
+        made = self[step] = table.behind(self, step)
         return made
 
 
@@ -64,12 +70,15 @@ class Table:
 
     def __init__(self, architecture: Architecture, convention: Convention, described: Unwinding) -> None:
         self.architecture, self.convention, self.described = architecture, convention, described
-        self.follower = self._follower(Insn(""))  # takes steps, one at a time
+        self.follower = self._follower(Insn(""))  # makes rows
         self.unknown = dict.fromkeys(self.follower.watched.registers, _BEFORE)
         self.known: dict[tuple[Held, Stored, bool], Known] = {}
         self.rows: dict[tuple[int, int, frozenset[object]], KeptRow] = {}
         self.entries: dict[bool, Known] = {}
         self.steps = 0
+        self.learns = False  # whether new steps are taken
+        self.missed = False  # whether one would have had to be
+        self.begun: dict[Beginning, int] = {}  # how many functions with a prologue have been followed
 
     def at_entry(self, called: bool) -> Known:
         """`called`: by a table's entry."""
@@ -83,10 +92,16 @@ class Table:
             self.entries[called] = self._of(follower, follower.entry(), False)
         return self.entries[called]
 
+    def has_seen(self, beginning: Beginning) -> bool:
+        """Whether a function with this prologue is one of many."""
+        if len(self.begun) >= _MOST_KEPT:
+            self.begun.clear()
+        seen = self.begun[beginning] = self.begun.get(beginning, 0) + 1
+        return seen > _FIRST
+
     def behind(self, known: Known, step: Step) -> Known | None:
         """What a step makes of what is known."""
         self.steps += 1
-        follower = self.follower
         if isinstance(step, int):
             follower, state = self._follower(Insn("", popped=step)), self._state(known)
             follower.called(0, state)
@@ -102,7 +117,7 @@ class Table:
                     return None
                 if kind == "load" and known.elsewhere and base not in on_stack:
                     return None
-            follower.stepped[0] = False  # it is another one each time
+            follower = self._follower(Insn(""))
             follower.step(0, state, step)
         value, memory = state.registers[follower.sp], state.memory
         if not isinstance(value, tuple) or value[0] != CFA or value[2] is not None:
@@ -232,8 +247,15 @@ def followed(function: Described, architecture: Architecture) -> list[Row | None
     """The row before each of a function's instructions; None where control does not come by, and for labels."""
     table = _table(architecture, function.convention)
     effects = effects_of(table.described).of(function.code)
+    table.learns = table.missed = False
     rows = table.rows_of(function, effects)
-    return Follower(function, architecture, table.described, effects).rows() if rows is None else rows
+    if rows is not None:
+        return rows
+    follower = Follower(function, architecture, table.described, effects)
+    if table.missed and table.has_seen(follower.beginning[1]):
+        table.learns = True
+        rows = table.rows_of(function, effects)
+    return follower.rows() if rows is None else rows
 
 
 _NO_CELLS = Cells()
