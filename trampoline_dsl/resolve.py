@@ -12,10 +12,13 @@ from weakref import ref
 
 from . import ir
 from . import syntax as s
-from .body import BodyResolver, Scope, define
+from .checks import CheckResolver
+from .constants import ConstantResolver
 from .diagnostics import Diagnostic, InputError, Report, Source, Span, read_source, suggestion
+from .functions import FunctionResolver
 from .layout import Headers, Layouts, word_type
 from .parse import EMPTY, parse
+from .scope import Scope, define
 from .suspensions import resumed_by, suspension
 from .target import Bank, Convention, InRegister, Register, Target
 from .targets import all_targets
@@ -433,7 +436,7 @@ def _environment(target: Target, report: Report, headers: Headers) -> Environmen
     def constant(node: s.Expression) -> int | None:
         known = reference()
         assert known is not None
-        return BodyResolver(known, Scope(), None).constant(node)
+        return ConstantResolver(known).constant(node)
 
     environment = Environment(target, report, Layouts(target, report, constant, headers), dict(target.conventions))
     reference = ref(environment)  # or it would be in a cycle, and all that it knows would wait for the collector
@@ -476,8 +479,8 @@ class Declared:
                 case _:
                     assert_never(item)
         _declare_conventions(conventions, environment)
+        resolver = ConstantResolver(environment)
         for name, node in environment.constant_nodes.items():
-            resolver = BodyResolver(environment, Scope(), None)
             if name not in known and resolver.constant_value(node) is not None:
                 resolver.constant_named(name, node.name.span)
         for name in layouts.declarations:
@@ -747,7 +750,7 @@ def _declare_variable(item: s.ExternVariable, environment: Environment, names: d
 
 
 def _contract(item: s.Trampoline, signature: ir.Signature, environment: Environment) -> ir.Function:
-    function = BodyResolver(environment, Scope(), signature).contract(item, signature)
+    function = FunctionResolver(environment, Scope(), signature).contract(item, signature)
     return _suspending(function, item, signature, environment)
 
 
@@ -755,7 +758,7 @@ def _function(
     item: s.Trampoline, signature: ir.Signature, untyped: frozenset[str], environment: Environment
 ) -> ir.Function:
     resumed = resumed_by(item, environment) if item.clauses else None
-    function = BodyResolver(environment, Scope(), signature).function(item, signature, untyped, resumed)
+    function = FunctionResolver(environment, Scope(), signature).function(item, signature, untyped, resumed)
     return _suspending(function, item, signature, environment)
 
 
@@ -776,7 +779,7 @@ def _declare_table(
     report, target = environment.report, environment.target
     name, entered = str(item.name), str(item.trampoline)
     define(names, name, item.name.span, report)
-    count = BodyResolver(environment, Scope(), None).constant(item.count)
+    count = ConstantResolver(environment).constant(item.count)
     if count is not None and not 1 <= count <= MOST_ENTRIES:
         message = f"a table has 1 to {MOST_ENTRIES} entries, not {count}"
         report.error("R081", message, item.count.span)
@@ -930,9 +933,9 @@ def _scenario(
 ) -> ir.Scenario | None:
     name = str(item.trampoline)
     if name in contracts:
-        return BodyResolver(environment, Scope(), None).scenario(item, contracts[name], functions)
+        return CheckResolver(environment, Scope(), None).scenario(item, contracts[name], functions)
     if name in functions:
-        return BodyResolver(environment, Scope(), None).scenario(item, functions[name], functions)
+        return CheckResolver(environment, Scope(), None).scenario(item, functions[name], functions)
     if name in environment.signatures:
         message = f"`{name}` is an extern, and what is checked is a trampoline"
         notes = ["say what it does in the check of a trampoline that calls it: `on " + name + "(...) { }`"]

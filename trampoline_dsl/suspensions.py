@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from . import ir
 from . import syntax as s
-from .body import BodyResolver, Scope
+from .constants import ConstantResolver
 from .diagnostics import Report, suggestion
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _place(
         return None
     if len(name.parts) == 1:
         return parameter, struct, None
-    resolver = BodyResolver(environment, Scope(), None)
+    resolver = ConstantResolver(environment)
     found = resolver.fields(struct, name.parts[1:], name.spans[1:], name.span)
     if found is None:
         return None
