@@ -86,19 +86,7 @@ class AtCalls(AtReturns):
             signature.parameters, event.arguments, assignment.arguments, strict=True
         ):
             self._check_value(f"{name}'s {parameter}", value, type_, location, cfa)
-        for fixed in convention.fixed:
-            if fixed.register not in self.bench.masks:
-                continue
-            want = self.build.symbols[name] & fixed.code_mask if fixed.code_mask else fixed.value
-            found = self.machine.get(fixed.register)
-            if (found ^ want) & fixed.mask:
-                self._violate(
-                    "args",
-                    f"calls {name} with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
-                    register=fixed.register.name,
-                    expected=want & fixed.mask,
-                    found=found & fixed.mask,
-                )
+        self._check_fixed("args", f"calls {name}", convention, self.build.symbols[name])
         toc, want = self._toc(), self.build.symbols[".TOC."]
         pointer = self.build.pointers[name]
         if event.indirect and pointer != self.build.symbols[name]:

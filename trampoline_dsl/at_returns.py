@@ -68,7 +68,11 @@ class AtReturns(Entering):
                     found=found,
                 )
         if not jumped:
-            self._check_fixed(activation, "returns")
+            self._check_own_fixed(activation, "returns")
+
+    def _check_own_fixed(self, activation: Activation, leaves: str) -> None:
+        function = activation.function
+        self._check_fixed("preserve", leaves, function.convention, self.build.symbols[function.name])
 
     def _check_left(self, activation: Activation, sp: int, convention: Convention) -> None:
         """A jump: the frame is gone, and everything is as the caller of the trampoline left it."""
@@ -98,6 +102,6 @@ class AtReturns(Entering):
                 found=self.machine.sp,
             )
         self._compare_memory(event)
-        self._check_fixed(self.activations[-1], "resumes")
+        self._check_own_fixed(self.activations[-1], "resumes")
         self.finished = True
         return True

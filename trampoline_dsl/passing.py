@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from . import ir
-from .activations import Activation
 from .effects import Effects
 from .target import Convention, InRegister, Location, OnStack, Part, Register
 
@@ -77,18 +76,17 @@ class Passing(Effects):
             value = code & fixed.code_mask if fixed.code_mask else fixed.value
             values[fixed.register] = values.get(fixed.register, 0) & ~fixed.mask | value & fixed.mask
 
-    def _check_fixed(self, activation: Activation, leaves: str) -> None:
-        convention = activation.function.convention
+    def _check_fixed(self, obligation: str, what: str, convention: Convention, entry: int) -> None:
+        """What a convention fixes, where something is entered or left. `entry`: the address of the function's code."""
         for fixed in convention.fixed:
             if fixed.register not in self.bench.masks:
                 continue
-            entry = self.build.symbols[activation.function.name]
             want = entry & fixed.code_mask if fixed.code_mask else fixed.value
             found = self.machine.get(fixed.register)
             if (found ^ want) & fixed.mask:
                 self._violate(
-                    "preserve",
-                    f"{leaves} with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
+                    obligation,
+                    f"{what} with {fixed.register.name} not as {convention.name} wants it: {fixed.why}",
                     register=fixed.register.name,
                     expected=want & fixed.mask,
                     found=found & fixed.mask,
